@@ -1,0 +1,1 @@
+"""Thin client for HQ-SAM served by NVIDIA Triton."""

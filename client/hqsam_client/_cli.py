@@ -1,0 +1,60 @@
+"""The `hqsam` command: finds the subcommand, imports what it needs, runs it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hqsam_client._errors import HQSamError
+
+
+class _Command(NamedTuple):
+    """A subcommand: the module with its `add_arguments` and `run`, and the extra it needs."""
+
+    module: str
+    help: str
+    extra: str | None = None
+
+
+_COMMANDS = {
+    "export": _Command(
+        "hqsam_export._cli", "convert a checkpoint into a Triton model repository", "export"
+    ),
+    "serve": _Command("hqsam_server._cli", "start Triton on a model repository", "server"),
+    "segment": _Command("hqsam_client._cli_segment", "segment a picture through a server"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the `hqsam` command line and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="hqsam", description="HQ-SAM (Segment Anything in High Quality) on NVIDIA Triton."
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in _COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.help, description=command.help)
+        if arguments[:1] == [name]:
+            importlib.import_module(command.module).add_arguments(subparser)
+    args = parser.parse_args(arguments)
+    command = _COMMANDS[args.command]
+    try:
+        status: int = importlib.import_module(command.module).run(args)
+    except HQSamError as error:
+        print(f"hqsam {args.command}: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if command.extra is None:
+            raise
+        print(
+            f"hqsam {args.command}: the package {error.name} is missing: "
+            f"pip install 'hqsam-triton[{command.extra}]'",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status

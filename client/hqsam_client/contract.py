@@ -1,0 +1,137 @@
+"""Names, shapes, dtypes and codes that client, server and exporter share.
+
+Every tensor name, model name and label code of the project stands here once. The
+tests hold the `config.pbtxt` files, the ONNX files and a running server against it.
+
+Shapes are in Triton's order, with ``-1`` where a dimension is dynamic. No model
+uses Triton's own batching (``max_batch_size: 0``), so shapes are complete.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+INPUT_SIZE = 1024
+"""Side in pixels of the square that the encoder sees: the *1024 frame*."""
+
+MASK_SIZE = 256
+"""Side in pixels of the low-resolution logits, a quarter of the 1024 frame."""
+
+EMBEDDING_SIZE = 64
+"""Side in tokens of the image embeddings, a sixteenth of the 1024 frame."""
+
+IMAGE_ID_LENGTH = 64
+"""Hex digits of an `image_id`: the SHA-256 of the encoded bytes, in lower case."""
+
+IMAGE_ID_HEADER = "x-image-id"
+"""gRPC metadata key that carries the `image_id` for consistent hashing."""
+
+# Point labels, as in SAM's prompt encoder.
+LABEL_PADDING = -1
+LABEL_BACKGROUND = 0
+LABEL_FOREGROUND = 1
+LABEL_BOX_TOP_LEFT = 2
+LABEL_BOX_BOTTOM_RIGHT = 3
+
+# What SAM subtracts and divides by, RGB, in units of 0 to 255.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    Attributes:
+        name: the tensor's name.
+        dtype: its type as Triton and KServe v2 name it, such as ``FP32``.
+        shape: its dimensions, ``-1`` where dynamic.
+        optional: whether a request may leave the input out.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model of the repository: its name, and its inputs and outputs in order."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+_ENCODED_IMAGE = TensorSpec("encoded_image", "UINT8", (-1,))
+_IMAGE = TensorSpec("image", "FP32", (1, 3, 1024, 1024))
+_ORIGINAL_SIZE = TensorSpec("original_size", "INT32", (2,))  # (height, width), original pixels
+_IMAGE_EMBEDDINGS = TensorSpec("image_embeddings", "FP32", (1, 256, 64, 64))
+_INTERM_EMBEDDINGS = TensorSpec("interm_embeddings", "FP32", (4, 1, 64, 64, 768))
+_HQ_FEATURES = TensorSpec("hq_features", "FP32", (1, 32, 256, 256))
+_IMAGE_ID = TensorSpec("image_id", "BYTES", (1,))
+
+# One prompt: N points of the 1024 frame, (x, y).
+_ONE_PROMPT = (
+    TensorSpec("point_coords", "FP32", (1, -1, 2)),
+    TensorSpec("point_labels", "FP32", (1, -1)),
+    TensorSpec("mask_input", "FP32", (1, 1, 256, 256)),
+    TensorSpec("has_mask_input", "FP32", (1,)),
+)
+# P prompts of N points each; shorter ones are padded with label -1.
+_PROMPTS = (
+    TensorSpec("point_coords", "FP32", (-1, -1, 2)),
+    TensorSpec("point_labels", "FP32", (-1, -1)),
+    TensorSpec("mask_input", "FP32", (-1, 1, 256, 256)),
+    TensorSpec("has_mask_input", "FP32", (-1,)),
+)
+_ONE_MASK = (
+    TensorSpec("masks", "FP32", (1, 1, 1024, 1024)),
+    TensorSpec("iou_predictions", "FP32", (1, 1)),
+    TensorSpec("low_res_masks", "FP32", (1, 1, 256, 256)),
+)
+_MASKS = (
+    TensorSpec("low_res_masks", "FP32", (-1, 1, 256, 256)),
+    TensorSpec("iou_predictions", "FP32", (-1, 1)),
+    TensorSpec("sam_masks", "FP32", (-1, 4, 256, 256)),
+    TensorSpec("sam_iou_predictions", "FP32", (-1, 4)),
+)
+
+ENCODER = ModelSpec("encoder", (_IMAGE,), (_IMAGE_EMBEDDINGS, _INTERM_EMBEDDINGS))
+DECODER = ModelSpec("decoder", (_IMAGE_EMBEDDINGS, _INTERM_EMBEDDINGS, *_ONE_PROMPT), _ONE_MASK)
+FEATURES = ModelSpec("features", (_IMAGE_EMBEDDINGS, _INTERM_EMBEDDINGS), (_HQ_FEATURES,))
+PROMPT_DECODER = ModelSpec("prompt_decoder", (_IMAGE_EMBEDDINGS, _HQ_FEATURES, *_PROMPTS), _MASKS)
+PREPROCESS = ModelSpec("preprocess", (_ENCODED_IMAGE,), (_IMAGE, _ORIGINAL_SIZE))
+ENCODE = ModelSpec("encode", (_ENCODED_IMAGE,), (_IMAGE_EMBEDDINGS, _HQ_FEATURES, _ORIGINAL_SIZE))
+HQ_SAM = ModelSpec("hq_sam", (_ENCODED_IMAGE, *_ONE_PROMPT), (*_ONE_MASK, _ORIGINAL_SIZE))
+EMBED = ModelSpec(
+    "embed",
+    (
+        TensorSpec("encoded_image", "UINT8", (-1,), optional=True),
+        TensorSpec("image_id", "BYTES", (1,), optional=True),
+    ),
+    (_IMAGE_ID, _ORIGINAL_SIZE, TensorSpec("already_stored", "BOOL", (1,))),
+)
+SEGMENT = ModelSpec(
+    "segment",
+    (
+        _IMAGE_ID,
+        *_PROMPTS[:2],
+        TensorSpec("mask_input", "FP32", (-1, 1, 256, 256), optional=True),
+        TensorSpec("has_mask_input", "FP32", (-1,), optional=True),
+    ),
+    (*_MASKS, _ORIGINAL_SIZE),
+)
+
+MODELS = (
+    ENCODER,
+    DECODER,
+    FEATURES,
+    PROMPT_DECODER,
+    PREPROCESS,
+    ENCODE,
+    HQ_SAM,
+    EMBED,
+    SEGMENT,
+)

@@ -1,0 +1,1 @@
+"""From an HQ-SAM checkpoint to verified ONNX files."""

@@ -1,0 +1,1 @@
+"""Embedded Triton, its ONNX backend and the embedding store."""
