@@ -1,0 +1,34 @@
+"""`hqsam export`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `hqsam export`."""
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="sam_hq_vit_b.pth (or _l, _h), or a folder of transformers with config.json",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("model_repository"),
+        metavar="FOLDER",
+        help="the model repository to write into (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `hqsam export`."""
+    from hqsam_export import checkpoint, exporter
+
+    model = checkpoint.load_model(args.checkpoint)
+    manifest = exporter.export(model, args.output, report=lambda line: print(line, flush=True))
+    print(f"{args.output}: fingerprint {manifest['fingerprint']}")
+    return 0

@@ -1,0 +1,219 @@
+"""Reads HQ-SAM checkpoints, strictly.
+
+Two formats are read: the official `.pth` file, and a folder as `transformers` saves
+it (`config.json` beside `*.safetensors`). Both end up under the official names.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import Tensor
+
+from hqsam_export._errors import CheckpointError
+from hqsam_export.modeling import Architecture, HQSamModel
+from hqsam_export.modeling.image_encoder import GRID
+
+# Patterns from the names of `transformers` to the official ones, applied in order.
+_TRANSFORMERS_NAMES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^prompt_encoder\.shared_embedding\.positional_embedding$",
+         "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
+        (r"\.(iou_prediction_head|hq_mask_mlp|output_hypernetworks_mlps\.\d+)\.layers\.0\.",
+         r".\1.layers.1."),
+        (r"\.proj_in\.", ".layers.0."),
+        (r"\.proj_out\.", ".layers.2."),
+        (r"\.hq_mask_mlp\.", ".hf_mlp."),
+        (r"\.hq_token\.", ".hf_token."),
+        (r"^vision_encoder\.layers\.", "image_encoder.blocks."),
+        (r"^vision_encoder\.", "image_encoder."),
+        (r"\.patch_embed\.projection\.", ".patch_embed.proj."),
+        (r"\.neck\.conv1\.", ".neck.0."),
+        (r"\.neck\.layer_norm1\.", ".neck.1."),
+        (r"\.neck\.conv2\.", ".neck.2."),
+        (r"\.neck\.layer_norm2\.", ".neck.3."),
+        (r"\.mask_embed\.conv1\.", ".mask_downscaling.0."),
+        (r"\.mask_embed\.layer_norm1\.", ".mask_downscaling.1."),
+        (r"\.mask_embed\.conv2\.", ".mask_downscaling.3."),
+        (r"\.mask_embed\.layer_norm2\.", ".mask_downscaling.4."),
+        (r"\.mask_embed\.conv3\.", ".mask_downscaling.6."),
+        (r"\.point_embed\.", ".point_embeddings."),
+        (r"\.upscale_conv1\.", ".output_upscaling.0."),
+        (r"\.upscale_layer_norm\.", ".output_upscaling.1."),
+        (r"\.upscale_conv2\.", ".output_upscaling.3."),
+        (r"\.compress_vit_conv1\.", ".compress_vit_feat.0."),
+        (r"\.compress_vit_norm\.", ".compress_vit_feat.1."),
+        (r"\.compress_vit_conv2\.", ".compress_vit_feat.3."),
+        (r"\.encoder_conv1\.", ".embedding_encoder.0."),
+        (r"\.encoder_norm\.", ".embedding_encoder.1."),
+        (r"\.encoder_conv2\.", ".embedding_encoder.3."),
+        (r"\.mask_conv1\.", ".embedding_maskfeature.0."),
+        (r"\.mask_norm\.", ".embedding_maskfeature.1."),
+        (r"\.mask_conv2\.", ".embedding_maskfeature.3."),
+        (r"\.layer_norm(\d|_final_attn)\.", r".norm\1."),
+    )
+)  # fmt: skip
+
+# A second copy of the position encoding that `transformers` keeps.
+_TRANSFORMERS_COPY = "shared_image_embedding.positional_embedding"
+
+_LISTED = 8
+"""How many tensors an error message names before it only counts."""
+
+
+def load_model(path: Path) -> HQSamModel:
+    """Load the model from a checkpoint of either format.
+
+    Args:
+        path: an official `.pth` file or a folder of `transformers`.
+
+    Returns:
+        the model in evaluation mode, float32, on the CPU.
+
+    Raises:
+        CheckpointError: the file cannot be read, is no HQ-SAM checkpoint, or its
+            tensors are not exactly those of the model.
+    """
+    return build_model(read_tensors(path))
+
+
+def build_model(tensors: Mapping[str, Tensor]) -> HQSamModel:
+    """Build the model that holds `tensors`, which carry the official names.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected or of a wrong shape.
+    """
+    architecture = recognise(tensors)
+    with torch.device("meta"):
+        model = HQSamModel(architecture)
+    expected = model.state_dict()
+    problems = [
+        *(f"{name} is missing" for name in expected if name not in tensors),
+        *(f"{name} is unexpected" for name in tensors if name not in expected),
+        *(
+            f"{name} has shape {list(tensors[name].shape)}, expected {list(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in tensors and tensors[name].shape != tensor.shape
+        ),
+        *(
+            f"{name} is not finite"
+            for name in expected
+            if name in tensors and not tensors[name].isfinite().all()
+        ),
+    ]
+    if problems:
+        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise CheckpointError(
+            f"not an HQ-SAM checkpoint: {'; '.join(problems[:_LISTED])}{more}. "
+            "Expected the tensors of sam_hq_vit_b.pth, sam_hq_vit_l.pth or sam_hq_vit_h.pth"
+        )
+    model.load_state_dict({name: tensors[name].float() for name in expected}, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> Architecture:
+    """Read the architecture (ViT-B, ViT-L, ViT-H or another) off the tensors' shapes.
+
+    Raises:
+        CheckpointError: the tensors that tell are not there.
+    """
+    blocks = {
+        int(match[1]): tensor
+        for name, tensor in tensors.items()
+        if (match := re.fullmatch(r"image_encoder\.blocks\.(\d+)\.attn\.rel_pos_h", name))
+    }
+    position = tensors.get("image_encoder.pos_embed")
+    if not blocks or position is None or position.dim() != 4:
+        raise CheckpointError(
+            "not an HQ-SAM checkpoint: it has no image_encoder.pos_embed and "
+            "image_encoder.blocks.*.attn.rel_pos_h. Expected a file such as sam_hq_vit_b.pth"
+        )
+    width = position.shape[-1]
+    global_blocks = sorted(i for i, table in blocks.items() if table.shape[0] == 2 * GRID - 1)
+    # The middle of the table's widths: one wrong tensor is then named, not taken for the rule.
+    head_width = sorted(table.shape[-1] for table in blocks.values())[len(blocks) // 2]
+    return Architecture(
+        vit_width=width,
+        vit_depth=max(blocks) + 1,
+        vit_heads=max(1, width // max(1, head_width)),
+        global_blocks=tuple(global_blocks),
+    )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint's tensors under the official names.
+
+    Raises:
+        CheckpointError: nothing there, or nothing that can be read safely.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at {path}: expected sam_hq_vit_b.pth or a folder of transformers"
+        )
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty: download it again")
+    if path.suffix == ".safetensors":
+        return _official_names(_read_safetensors(path))
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is not a file of weights alone, and was not run: expected a PyTorch "
+            "checkpoint such as sam_hq_vit_b.pth"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a PyTorch checkpoint: download it again"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise CheckpointError(f"{path} holds no state dict: expected tensors by name")
+    return tensors
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    """Read what `transformers` saved."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} has no config.json beside its *.safetensors") from error
+    except ValueError as error:
+        raise CheckpointError(f"{folder / 'config.json'} is not JSON") from error
+    if not isinstance(config, dict) or config.get("model_type") != "sam_hq":
+        raise CheckpointError(f"{folder / 'config.json'} is not that of a sam_hq model")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder} has no *.safetensors beside its config.json")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= _read_safetensors(file)
+    return _official_names(tensors)
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is damaged or not a safetensors file: {error}") from error
+
+
+def _official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, tensor in tensors.items():
+        if name == _TRANSFORMERS_COPY:
+            continue
+        for pattern, replacement in _TRANSFORMERS_NAMES:
+            name = pattern.sub(replacement, name)
+        renamed[name] = tensor
+    return renamed
