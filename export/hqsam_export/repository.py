@@ -30,7 +30,7 @@ def template_files() -> list[Path]:
     root = template()
     return sorted(
         path.relative_to(root)
-        for pattern in ("*/config.pbtxt", "*/configs/*.pbtxt", "*/1/*.py")
+        for pattern in ("*/config.pbtxt", "*/configs/*.pbtxt", "*/1/*.py", "*/1/.gitkeep")
         for path in root.glob(pattern)
     )
 

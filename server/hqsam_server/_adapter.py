@@ -1,0 +1,96 @@
+"""Between Triton's Python backend and the plain functions that do the work.
+
+Only importable inside a Python model of Triton, which brings `triton_python_backend_utils`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from hqsam_server._errors import (
+    BadRequestError,
+    ModelCallError,
+    OverloadedError,
+    ServingError,
+    UnknownImageError,
+)
+
+# By name: the codes are not there yet when a model.py is imported.
+_CODES: dict[type[Exception], str] = {
+    BadRequestError: "INVALID_ARG",
+    UnknownImageError: "NOT_FOUND",
+    OverloadedError: "UNAVAILABLE",
+}
+
+
+def parameters(args: Mapping[str, str]) -> dict[str, str]:
+    """Return the `parameters` of the model's config.pbtxt, from what `initialize` is given."""
+    config = json.loads(args["model_config"])
+    return {name: value["string_value"] for name, value in config["parameters"].items()}
+
+
+def answer(requests: Iterable[Any], handle: Callable[[Any], dict[str, NDArray[Any]]]) -> list[Any]:
+    """Handle each request by itself, so that a bad one never fails its neighbours.
+
+    Args:
+        requests: what `execute` is given.
+        handle: maps a request to its outputs by name.
+
+    Returns:
+        One response for each request, an error with its code where `handle` raised.
+    """
+    return [_answer_one(request, handle) for request in requests]
+
+
+def _answer_one(request: Any, handle: Callable[[Any], dict[str, NDArray[Any]]]) -> Any:
+    try:
+        return response(handle(request))
+    except Exception as error:
+        return error_response(error)
+
+
+def response(outputs: Mapping[str, NDArray[Any]]) -> Any:
+    """Make a response of outputs by name."""
+    return pb_utils.InferenceResponse([pb_utils.Tensor(*item) for item in outputs.items()])
+
+
+def error_response(error: Exception) -> Any:
+    """Make a response that carries an error's message under its gRPC code."""
+    code = getattr(pb_utils.TritonError, _CODES.get(type(error), "INTERNAL"))
+    if isinstance(error, ModelCallError):
+        code = error.code
+    elif not isinstance(error, ServingError):
+        pb_utils.Logger.log_error(f"unexpected {type(error).__name__}: {error}")
+    message = str(error) or type(error).__name__
+    return pb_utils.InferenceResponse([], pb_utils.TritonError(message, code))
+
+
+def read(request: Any, name: str) -> NDArray[Any] | None:
+    """Return an input as an array, or None where the request leaves it out."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()
+
+
+def call(
+    model_name: str, inputs: Mapping[str, NDArray[Any]], outputs: Iterable[str]
+) -> dict[str, NDArray[Any]]:
+    """Run another model of this server and return the outputs asked for, by name.
+
+    Raises:
+        ModelCallError: that model answered with an error.
+    """
+    result = pb_utils.InferenceRequest(
+        model_name=model_name,
+        requested_output_names=list(outputs),
+        inputs=[pb_utils.Tensor(*item) for item in inputs.items()],
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+    ).exec()
+    if result.has_error():
+        raise ModelCallError(result.error().message(), result.error().code())
+    return {tensor.name(): np.asarray(tensor.as_numpy()) for tensor in result.output_tensors()}
