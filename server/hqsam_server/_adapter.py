@@ -6,26 +6,36 @@ Only importable inside a Python model of Triton, which brings `triton_python_bac
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from hqsam_server import _metrics
 from hqsam_server._errors import (
     BadRequestError,
     ModelCallError,
     OverloadedError,
+    RequestCancelledError,
     ServingError,
     UnknownImageError,
 )
+from hqsam_server._metrics import Metrics
+
+# Triton drops the metrics of a family that nobody refers to.
+_families: list[Any] = []
 
 # By name: the codes are not there yet when a model.py is imported.
 _CODES: dict[type[Exception], str] = {
     BadRequestError: "INVALID_ARG",
     UnknownImageError: "NOT_FOUND",
     OverloadedError: "UNAVAILABLE",
+    ModelCallError: "UNAVAILABLE",
+    RequestCancelledError: "CANCELLED",
 }
 
 
@@ -33,6 +43,20 @@ def parameters(args: Mapping[str, str]) -> dict[str, str]:
     """Return the `parameters` of the model's config.pbtxt, from what `initialize` is given."""
     config = json.loads(args["model_config"])
     return {name: value["string_value"] for name, value in config["parameters"].items()}
+
+
+def metrics() -> Metrics:
+    """Make the project's own metrics, which appear on Triton's Prometheus endpoint."""
+    return _metrics.build(
+        lambda name, text: _metric(name, text, pb_utils.MetricFamily.COUNTER),
+        lambda name, text: _metric(name, text, pb_utils.MetricFamily.GAUGE),
+    )
+
+
+def _metric(name: str, description: str, kind: Any) -> Any:
+    family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
+    _families.append(family)
+    return family.Metric(labels={})
 
 
 def answer(requests: Iterable[Any], handle: Callable[[Any], dict[str, NDArray[Any]]]) -> list[Any]:
@@ -46,6 +70,18 @@ def answer(requests: Iterable[Any], handle: Callable[[Any], dict[str, NDArray[An
         One response for each request, an error with its code where `handle` raised.
     """
     return [_answer_one(request, handle) for request in requests]
+
+
+def send_later(request: Any) -> tuple[Callable[[Any], None], Callable[[], bool]]:
+    """Keep a request after `execute` has returned None for all of its requests.
+
+    Returns:
+        What sends the one response to it, and what tells whether it was cancelled; both
+        may be called from any thread.
+    """
+    sender = request.get_response_sender()
+    final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+    return lambda response: sender.send(response, flags=final), sender.is_cancelled
 
 
 def _answer_one(request: Any, handle: Callable[[Any], dict[str, NDArray[Any]]]) -> Any:
@@ -63,10 +99,8 @@ def response(outputs: Mapping[str, NDArray[Any]]) -> Any:
 def error_response(error: Exception) -> Any:
     """Make a response that carries an error's message under its gRPC code."""
     code = getattr(pb_utils.TritonError, _CODES.get(type(error), "INTERNAL"))
-    if isinstance(error, ModelCallError):
-        code = error.code
-    elif not isinstance(error, ServingError):
-        pb_utils.Logger.log_error(f"unexpected {type(error).__name__}: {error}")
+    if not isinstance(error, ServingError):
+        pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
     message = str(error) or type(error).__name__
     return pb_utils.InferenceResponse([], pb_utils.TritonError(message, code))
 
@@ -75,6 +109,17 @@ def read(request: Any, name: str) -> NDArray[Any] | None:
     """Return an input as an array, or None where the request leaves it out."""
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return None if tensor is None else tensor.as_numpy()
+
+
+def read_text(request: Any, name: str) -> str | None:
+    """Return an input of one string, or None where the request leaves it out."""
+    array = read(request, name)
+    return None if array is None else bytes(array[0]).decode("ascii", "replace")
+
+
+def repository(args: Mapping[str, str]) -> Path:
+    """Return the model repository's folder, from what `initialize` is given."""
+    return Path(args["model_repository"]).parent
 
 
 def call(
@@ -92,5 +137,5 @@ def call(
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
     ).exec()
     if result.has_error():
-        raise ModelCallError(result.error().message(), result.error().code())
+        raise ModelCallError(f"the model {model_name} failed: {result.error().message()}")
     return {tensor.name(): np.asarray(tensor.as_numpy()) for tensor in result.output_tensors()}

@@ -3,12 +3,13 @@
 ::
 
     HQSamError
-    └── ServingError
-        ├── BadRequestError    the request is at fault: INVALID_ARGUMENT
-        ├── UnknownImageError  the picture is not stored: NOT_FOUND
-        ├── OverloadedError    too much is waiting: UNAVAILABLE
-        ├── ModelCallError     another model of the server failed: the code it answered
-        └── StoreError         the store cannot be used: INTERNAL
+    └── ServingError                 INTERNAL
+        ├── BadRequestError          INVALID_ARGUMENT: the request is at fault
+        ├── UnknownImageError        NOT_FOUND: the picture is not stored
+        ├── OverloadedError          UNAVAILABLE: too much is waiting
+        ├── ModelCallError           UNAVAILABLE: a model behind this one failed
+        ├── RequestCancelledError    CANCELLED: nobody waits for the answer
+        └── StoreError               INTERNAL: the store cannot be used
 
 The Triton models turn them into gRPC codes in one place, `hqsam_server._adapter`.
 """
@@ -35,15 +36,15 @@ class OverloadedError(ServingError):
 
 
 class ModelCallError(ServingError):
-    """Another model of this server answered with an error.
+    """Another model of this server, called with valid inputs, answered with an error.
 
-    Attributes:
-        code: its code, one of `triton_python_backend_utils.TritonError`'s.
+    Its queue may be full, or its process may have died and be on its way back. Triton
+    loses the code on the way, so that they cannot be told apart.
     """
 
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
+
+class RequestCancelledError(ServingError):
+    """The caller cancelled the request, or its deadline is over."""
 
 
 class StoreError(ServingError):

@@ -105,8 +105,17 @@ def resized_size(height: int, width: int) -> tuple[int, int]:
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def _decode(encoded: bytes | memoryview, limits: Limits) -> Image.Image:
-    """Return the upright picture in mode RGB."""
+def check_header(encoded: bytes | memoryview, limits: Limits) -> None:
+    """Refuse what `preprocess` would refuse before it decodes a pixel.
+
+    Raises:
+        BadRequestError: it is not a picture, or over a limit.
+    """
+    _checked(encoded, limits)
+
+
+def _checked(encoded: bytes | memoryview, limits: Limits) -> Image.Image:
+    """Return the picture with its header read."""
     if len(encoded) > limits.max_bytes:
         raise BadRequestError(
             f"the picture has {len(encoded)} bytes, expected at most {limits.max_bytes}: "
@@ -122,12 +131,17 @@ def _decode(encoded: bytes | memoryview, limits: Limits) -> Image.Image:
             f"encoded_image is not a picture that can be read: expected the bytes of a file in "
             f"one of the formats {', '.join(FORMATS)}, got {len(encoded)} bytes"
         ) from error
-    width, height = image.size
-    if width * height > limits.max_pixels:
+    if image.width * image.height > limits.max_pixels:
         raise BadRequestError(
-            f"the picture has {width} x {height} pixels, expected at most {limits.max_pixels}: "
-            "send it smaller, or raise max_pixels on the server"
+            f"the picture has {image.width} x {image.height} pixels, expected at most "
+            f"{limits.max_pixels}: send it smaller, or raise max_pixels on the server"
         )
+    return image
+
+
+def _decode(encoded: bytes | memoryview, limits: Limits) -> Image.Image:
+    """Return the upright picture in mode RGB."""
+    image = _checked(encoded, limits)
     try:
         image.load()
         return _to_rgb(_upright(image))

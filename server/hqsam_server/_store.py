@@ -1,0 +1,290 @@
+"""The embedding store: a folder of files, one for each picture, shared by processes.
+
+An entry is a safetensors file named ``<fingerprint>-<image_id>.safetensors``: the
+fingerprint of the weights and the digest of the picture, so that neither new weights
+nor another picture are ever answered with old embeddings. Its tensors are those of
+`Embedding`, in fp32 or fp16; its metadata says format, fingerprint, image_id, height
+and width.
+
+- Writers take turns (a lock on ``.write.lock``), write to a temporary name and rename,
+  so that readers, who need no lock, see whole entries or none. A temporary file that
+  a writer finds in its turn belongs to one that died, and is removed.
+- Reading an entry sets its modification time; the least recently read goes first.
+- An entry that cannot be read or is not what its name says is a miss, and is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from hqsam_client.contract import FEATURES, IMAGE_ID_LENGTH
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from hqsam_server._errors import BadRequestError, StoreError
+from hqsam_server._metrics import Metrics
+
+# Changes whenever the same picture and weights are to give other embeddings.
+_FORMAT = "hqsam-embedding-1"
+_SUFFIX = ".safetensors"
+_TEMPORARY = ".writing"
+_IMAGE_ID = re.compile(rf"[0-9a-f]{{{IMAGE_ID_LENGTH}}}")
+_SHAPES = {spec.name: spec.shape for spec in (FEATURES.inputs[0], FEATURES.outputs[0])}
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What is kept of a picture.
+
+    Attributes:
+        image_embeddings: the encoder's, float32 [1, 256, 64, 64].
+        hq_features: what `features` makes of the encoder's outputs, float32 [1, 32, 256, 256].
+        original_size: (height, width) of the upright picture in original pixels.
+    """
+
+    image_embeddings: NDArray[np.float32]
+    hq_features: NDArray[np.float32]
+    original_size: tuple[int, int]
+
+
+def checked_image_id(image_id: str) -> str:
+    """Return an `image_id` that is safe as a file name.
+
+    Raises:
+        BadRequestError: it is anything but 64 lower-case hex digits.
+    """
+    if not _IMAGE_ID.fullmatch(image_id):
+        raise BadRequestError(
+            f"image_id is {image_id[:80]!r}, expected {IMAGE_ID_LENGTH} lower-case hex digits: "
+            "the SHA-256 of the encoded picture"
+        )
+    return image_id
+
+
+class EmbeddingStore:
+    """Embeddings in a folder, bounded in bytes."""
+
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str,
+        metrics: Metrics,
+        *,
+        max_bytes: int | None = None,
+        half_precision: bool = False,
+    ) -> None:
+        """Open a store, making its folder where it is missing.
+
+        Args:
+            folder: where the entries are; other processes may use it at the same time.
+            fingerprint: of the weights that the embeddings are from.
+            metrics: where evictions, bytes and entries are reported.
+            max_bytes: what all entries together may take, of whatever weights; None for
+                no bound, as fits a process that only reads.
+            half_precision: write entries in fp16; entries of both kinds are read.
+
+        Raises:
+            StoreError: the folder cannot be used, or not one entry would fit.
+        """
+        self._folder = folder
+        self._fingerprint = fingerprint
+        self._metrics = metrics
+        self._max_bytes = max_bytes
+        self._dtype = np.float16 if half_precision else np.float32
+        values = sum(int(np.prod(shape)) for shape in _SHAPES.values())
+        entry_bytes = values * np.dtype(self._dtype).itemsize + 4096
+        if max_bytes is not None and max_bytes < entry_bytes:
+            raise StoreError(
+                f"the embedding store may take {max_bytes} bytes, expected at least the "
+                f"{entry_bytes} of one entry: raise store_bytes, or free space for {folder}"
+            )
+        try:
+            with self._locked(".write.lock"):
+                self._report()
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def get(self, image_id: str) -> Embedding | None:
+        """Return an entry, which thereby becomes the most recently used, or None.
+
+        Raises:
+            BadRequestError: `image_id` is malformed.
+        """
+        return self._read(image_id, _embedding)
+
+    def original_size(self, image_id: str) -> tuple[int, int] | None:
+        """Return (height, width) of an entry's picture, reading little more, or None.
+
+        The entry becomes the most recently used.
+
+        Raises:
+            BadRequestError: `image_id` is malformed.
+        """
+        return self._read(image_id, lambda _, size: size)
+
+    def put(self, image_id: str, embedding: Embedding) -> None:
+        """Write an entry, after removing the least recently used ones if it needs room.
+
+        Raises:
+            BadRequestError: `image_id` is malformed.
+            StoreError: it cannot be written, though all other entries were removed.
+        """
+        path = self._path(image_id)
+        content = self._serialized(image_id, embedding)
+        try:
+            with self._locked(".write.lock"):
+                self._write(path, content)
+                self._report()
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    @contextmanager
+    def exclusive(self, image_id: str) -> Iterator[None]:
+        """Hold the only right, among all processes, to encode this picture.
+
+        Some pictures share a lock, so that there is a bounded number of lock files.
+
+        Raises:
+            StoreError: the lock cannot be taken.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._locked(f".key-{int(image_id[:2], 16)}.lock"))
+            except OSError as error:
+                raise self._unusable(error) from error
+            yield
+
+    def _path(self, image_id: str) -> Path:
+        name = f"{self._fingerprint}-{checked_image_id(image_id)}{_SUFFIX}"
+        return self._folder / name
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        # The folder may have been removed under a running server.
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self._folder / name).open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # released by closing, and by dying
+            yield
+
+    def _read(self, image_id: str, extract: Callable[[Any, tuple[int, int]], _T]) -> _T | None:
+        path = self._path(image_id)
+        try:
+            with safe_open(path, "np") as file:
+                found = extract(file, self._checked_size(file, image_id))
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError):
+            with suppress(OSError):
+                path.unlink()
+                self._report()
+            return None
+        with suppress(OSError):  # evicted meanwhile, or a folder that is read-only
+            os.utime(path)
+        return found
+
+    def _metadata(self, image_id: str) -> dict[str, str]:
+        return {"format": _FORMAT, "fingerprint": self._fingerprint, "image_id": image_id}
+
+    def _checked_size(self, file: Any, image_id: str) -> tuple[int, int]:
+        """Return (height, width), or raise ValueError where the entry is not what it should be."""
+        metadata = dict(file.metadata() or {})
+        size = int(metadata.pop("height", 0)), int(metadata.pop("width", 0))
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        dtypes = {file.get_slice(name).get_dtype() for name in shapes}
+        if (
+            metadata != self._metadata(image_id)
+            or min(size) < 1
+            or shapes != _SHAPES
+            or not dtypes <= {"F16", "F32"}
+        ):
+            raise ValueError("another file under the name of an entry")
+        return size
+
+    def _serialized(self, image_id: str, embedding: Embedding) -> bytes:
+        height, width = embedding.original_size
+        return save(
+            {name: getattr(embedding, name).astype(self._dtype, copy=False) for name in _SHAPES},
+            {**self._metadata(image_id), "height": str(height), "width": str(width)},
+        )
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Write a file in one step; the caller holds the lock."""
+        for left in self._folder.glob(f"*{_TEMPORARY}"):
+            left.unlink(missing_ok=True)
+        if self._max_bytes is not None:
+            self._evict(self._max_bytes - len(content), but=path)
+        temporary = path.with_suffix(_TEMPORARY)
+        while True:
+            try:
+                with temporary.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    # Else a crash of the machine may leave a whole name on half a file.
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+                return
+            except OSError as error:
+                temporary.unlink(missing_ok=True)
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                others = sum(entry.bytes for entry in self._entries() if entry.path != path)
+                if not (full and self._evict(others - 1, but=path)):
+                    raise
+
+    def _entries(self) -> list[_Entry]:
+        """Return the entries of all weights, the least recently used first."""
+        found = []
+        with os.scandir(self._folder) as files:
+            for file in files:
+                if file.name.endswith(_SUFFIX):
+                    with suppress(FileNotFoundError):
+                        status = file.stat()
+                        found.append(_Entry(status.st_mtime_ns, status.st_size, Path(file.path)))
+        return sorted(found, key=lambda entry: entry.used_ns)
+
+    def _evict(self, max_bytes: int, but: Path) -> int:
+        """Remove the least recently used of the other entries until they fit; return how many."""
+        others = [entry for entry in self._entries() if entry.path != but]
+        used = sum(entry.bytes for entry in others)
+        evicted = 0
+        for entry in others:
+            if used <= max_bytes:
+                break
+            entry.path.unlink(missing_ok=True)
+            used -= entry.bytes
+            evicted += 1
+        self._metrics.store_evictions.increment(evicted)
+        return evicted
+
+    def _report(self) -> None:
+        entries = self._entries()
+        self._metrics.store_bytes.set(sum(entry.bytes for entry in entries))
+        self._metrics.store_entries.set(len(entries))
+
+    def _unusable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"the embedding store in {self._folder} cannot be written: "
+            f"{error.strerror or error}; free space there, or set store_folder and store_bytes"
+        )
+
+
+class _Entry(NamedTuple):
+    used_ns: int
+    bytes: int
+    path: Path
+
+
+def _embedding(file: Any, size: tuple[int, int]) -> Embedding:
+    # What is fp32 in the file is not copied again.
+    tensors = {name: file.get_tensor(name).astype(np.float32, copy=False) for name in _SHAPES}
+    return Embedding(**tensors, original_size=size)
