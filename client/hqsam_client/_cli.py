@@ -20,9 +20,14 @@ class _Command(NamedTuple):
 
 
 _COMMANDS = {
+    "fetch": _Command("hqsam_export._cli_fetch", "download a checkpoint and verify it", "export"),
     "export": _Command(
-        "hqsam_export._cli", "convert a checkpoint into a Triton model repository", "export"
+        "hqsam_export._cli_export", "convert a checkpoint into a Triton model repository", "export"
     ),
+    "validate": _Command(
+        "hqsam_export._cli_validate", "prove that exported files are right", "export"
+    ),
+    "clean": _Command("hqsam_export._cli_clean", "remove what export generated", "export"),
     "serve": _Command("hqsam_server._cli", "start Triton on a model repository", "server"),
     "segment": _Command("hqsam_client._cli_segment", "segment a picture through a server"),
 }

@@ -1,0 +1,146 @@
+"""The gRPC channel: address, balancing, retries, limits and credentials."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+# gRPC reads it when it starts; without it the ring ignores the header.
+os.environ.setdefault("GRPC_EXPERIMENTAL_RING_HASH_SET_REQUEST_HASH_KEY", "true")
+
+import grpc
+
+from hqsam_client import contract
+from hqsam_client._errors import OptionError
+
+MAX_MESSAGE_BYTES = 512 * 2**20
+"""Limit of a request and of a response; 256 masks in mode "best" take 320 MiB."""
+
+# Requests up to this size can be sent a second time when a server goes away.
+_RETRY_BUFFER_BYTES = 128 * 2**20
+
+# The first release whose ring hash can take its key from a header.
+_RING_HASH_SINCE = (1, 71)
+
+# A name with one of gRPC's own schemes, such as dns:///host:8001 or ipv4:10.0.0.1:8001.
+_GRPC_NAME = re.compile(r"(dns|ipv4|ipv6|unix|xds):.*[:/]")
+
+_SERVICE = "inference.GRPCInferenceService"
+
+
+_Path: TypeAlias = "str | os.PathLike[str] | None"
+
+
+def credentials(
+    tls: bool, root_certificates: _Path, client_certificate: _Path, client_key: _Path
+) -> Any:
+    """Return gRPC's credentials, or None for a connection in the clear; see `BaseClient`."""
+    if (client_certificate is None) != (client_key is None):
+        raise OptionError(
+            "client_certificate and client_key belong together, expected both or neither"
+        )
+    files = (root_certificates, client_key, client_certificate)
+    if not tls and all(path is None for path in files):
+        return None
+    return grpc.ssl_channel_credentials(*(_pem(path) for path in files))
+
+
+def _pem(path: _Path) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise OptionError(f"{path} cannot be read: {error.strerror}; check the path") from error
+    # gRPC itself would only log it, and then fail to connect.
+    if b"-----BEGIN " not in content:
+        raise OptionError(f"{path} is not a PEM file: convert it, or check the path")
+    return content
+
+
+def addresses(url: str) -> list[str]:
+    """Split a URL at its commas; a gRPC scheme such as ``ipv4:`` stays with the first."""
+    parts = [part.strip() for part in url.split(",")]
+    if not all(parts):
+        raise OptionError(f"url is {url!r}, expected host:port, or several separated by commas")
+    return parts
+
+
+def target(url: str) -> str:
+    """Return gRPC's name for one address, a DNS name of several, or a list of them."""
+    parts = addresses(url)
+    if _GRPC_NAME.match(url) or (len(parts) == 1 and "/" not in url):
+        return url
+    # gRPC takes a list of IP addresses, not of names.
+    return "ipv4:" + ",".join(_resolve(part) for part in parts)
+
+
+def _resolve(address: str) -> str:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        raise OptionError(f"url has {address!r}, expected host:port, such as localhost:8001")
+    try:
+        found = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        raise OptionError(f"url has {address!r}, whose name cannot be resolved") from error
+    return f"{found[0][4][0]}:{port}"
+
+
+def options(url: str) -> list[tuple[str, str | int]]:
+    """Return the channel's arguments."""
+    chosen: list[tuple[str, str | int]] = [
+        ("grpc.service_config", json.dumps(service_config())),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
+        # Finds dead connections under waiting calls. Triton closes connections that
+        # ping more often than every five minutes without data, from the third on.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.max_pings_without_data", 2),
+        # A server that comes back is found again within seconds.
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+    ]
+    parts = addresses(url)
+    if len(parts) > 1:
+        # The name in the server's certificate, which a list of addresses lacks.
+        host = parts[0].split("/")[-1].rpartition(":")[0]
+        chosen.append(("grpc.default_authority", host))
+    return chosen
+
+
+def service_config() -> dict[str, Any]:
+    """Return gRPC's service config: a picture stays on its replica, brief outages are retried."""
+    version = tuple(int(part) for part in grpc.__version__.split(".")[:2])
+    if version >= _RING_HASH_SINCE:
+        balancing = {"ring_hash_experimental": {"requestHashHeader": contract.IMAGE_ID_HEADER}}
+    else:
+        balancing = {"round_robin": {}}
+    return {
+        "loadBalancingConfig": [balancing],
+        "methodConfig": [
+            {
+                "name": [{"service": _SERVICE}],
+                "retryPolicy": {
+                    "maxAttempts": 5,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+    }
+
+
+def metadata(token: str | None, extra: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    """Return what goes with every call: the bearer token and the caller's own entries."""
+    pairs = [(key.lower(), value) for key, value in (extra or {}).items()]
+    if token is not None:
+        pairs.append(("authorization", f"Bearer {token}"))
+    return tuple(pairs)

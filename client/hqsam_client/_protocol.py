@@ -1,0 +1,171 @@
+"""Requests and responses of the models `embed` and `segment`, and the flows of calls.
+
+A flow is a generator that yields calls and is sent their responses, or thrown their
+errors. It knows nothing of networks, so that the sync and the async client share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
+
+from hqsam_client import contract
+from hqsam_client._errors import NotFoundError, PromptError, ServerFailedError
+from hqsam_client._mask import Mask
+from hqsam_client._prompts import Prompts
+from hqsam_client._upload import Upload
+
+Mode: TypeAlias = Literal["hq", "hq+sam", "best"]
+
+ASK_FROM_BYTES = 64 * 1024
+"""Pictures of at least so many bytes are asked for before they are sent: a question
+costs about a millisecond, as many bytes on a 100 Mbit/s line take five."""
+
+_SAM_MASKS = slice(1, 4)
+"""SAM's three masks for ambiguous prompts; its mask 0 is the one for clear prompts."""
+
+_OUTPUTS: dict[Mode, tuple[str, ...]] = {
+    "hq": ("low_res_masks", "iou_predictions"),
+    "hq+sam": ("low_res_masks", "iou_predictions", "sam_masks"),
+    "best": ("low_res_masks", "sam_masks", "sam_iou_predictions"),
+}
+
+_DTYPES: dict[str, Any] = {
+    "FP32": np.float32,
+    "INT32": np.int32,
+    "UINT8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request to send.
+
+    Attributes:
+        request: the `ModelInferRequest`.
+        image_id: what the balancing goes by.
+        encodes: whether it may take as long as encoding a picture does.
+    """
+
+    request: Any
+    image_id: str
+    encodes: bool = False
+
+
+Flow: TypeAlias = Generator[Call, Any, T]
+
+
+def embed_flow(upload: Upload, ask: bool) -> Flow[bool]:
+    """Make sure that the server has the picture; returns whether it had it before.
+
+    Args:
+        upload: the picture.
+        ask: whether to ask before sending the bytes.
+    """
+    if ask:
+        response = yield Call(_embed_request(upload.image_id), upload.image_id)
+        if _tensors(response)["already_stored"][0]:
+            return True
+    request = _embed_request(upload.image_id, upload.encoded)
+    response = yield Call(request, upload.image_id, encodes=True)
+    return bool(_tensors(response)["already_stored"][0])
+
+
+def segment_flow(upload: Upload, prompts: Prompts, mode: Mode) -> Flow[list[Mask]]:
+    """Segment by `image_id`; where the server lost the picture, embed it and ask again, once."""
+    call = Call(_segment_request(upload.image_id, prompts, mode), upload.image_id)
+    try:
+        response = yield call
+    except NotFoundError:
+        yield from embed_flow(upload, ask=len(upload.encoded) >= ASK_FROM_BYTES)
+        response = yield call
+    return _masks(_tensors(response), upload, mode)
+
+
+def check_mode(mode: str) -> None:
+    """Raise `PromptError` unless `mode` is a `Mode`."""
+    if mode not in _OUTPUTS:
+        raise PromptError(f"mode is {mode!r}, expected one of {', '.join(map(repr, _OUTPUTS))}")
+
+
+def combine(
+    tensors: dict[str, NDArray[Any]], mode: Mode
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the logits [P, 256, 256] and predicted IoU [P] of a mode, as the authors define it."""
+    hq = tensors["low_res_masks"][:, 0]  # [P, 256, 256]
+    if mode == "hq":
+        return hq, tensors["iou_predictions"][:, 0]
+    if mode == "hq+sam":
+        return hq + tensors["sam_masks"][:, 0], tensors["iou_predictions"][:, 0]
+    scores = tensors["sam_iou_predictions"][:, _SAM_MASKS]  # [P, 3]
+    best = scores.argmax(axis=1)
+    row = np.arange(len(best))
+    return hq + tensors["sam_masks"][:, _SAM_MASKS][row, best], scores[row, best]
+
+
+def _masks(tensors: dict[str, NDArray[Any]], upload: Upload, mode: Mode) -> list[Mask]:
+    logits, ious = combine(tensors, mode)
+    return [
+        # A copy, so that one mask does not keep the whole response in memory.
+        Mask(one.copy(), float(iou), upload.size, upload.full_picture)
+        for one, iou in zip(logits, ious, strict=True)
+    ]
+
+
+def _embed_request(image_id: str, encoded: bytes | None = None) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=contract.EMBED.name)
+    _add_image_id(request, image_id)
+    if encoded is not None:
+        _add_input(request, "encoded_image", "UINT8", (len(encoded),), encoded)
+    return request
+
+
+def _segment_request(image_id: str, prompts: Prompts, mode: Mode) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=contract.SEGMENT.name)
+    _add_image_id(request, image_id)
+    _add_array(request, "point_coords", prompts.coords)
+    _add_array(request, "point_labels", prompts.labels)
+    if prompts.masks is not None and prompts.has_mask is not None:
+        _add_array(request, "mask_input", prompts.masks)
+        _add_array(request, "has_mask_input", prompts.has_mask)
+    for name in _OUTPUTS[mode]:
+        request.outputs.add(name=name)
+    return request
+
+
+def _add_image_id(request: Any, image_id: str) -> None:
+    raw = image_id.encode("ascii")
+    # Triton's BYTES: each element after its length.
+    _add_input(request, "image_id", "BYTES", (1,), len(raw).to_bytes(4, "little") + raw)
+
+
+def _add_array(request: Any, name: str, array: NDArray[np.float32]) -> None:
+    _add_input(request, name, "FP32", array.shape, array.tobytes())
+
+
+def _add_input(request: Any, name: str, dtype: str, shape: Sequence[int], raw: bytes) -> None:
+    request.inputs.add(name=name, datatype=dtype, shape=shape)
+    request.raw_input_contents.append(raw)
+
+
+def _tensors(response: Any) -> dict[str, NDArray[Any]]:
+    """Return the outputs of a response by name, read-only; BYTES outputs are left out."""
+    outputs = zip(response.outputs, response.raw_output_contents, strict=True)
+    try:
+        return {
+            output.name: np.frombuffer(raw, _DTYPES[output.datatype]).reshape(output.shape)
+            for output, raw in outputs
+            if output.datatype in _DTYPES
+        }
+    except ValueError as error:
+        raise ServerFailedError(
+            f"the answer of {response.model_name} cannot be read: {error}", "INTERNAL"
+        ) from error
