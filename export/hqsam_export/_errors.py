@@ -5,6 +5,7 @@
     HQSamError
     └── ExportError
         ├── CheckpointError
+        ├── FetchError
         └── VerificationError
 """
 
@@ -19,6 +20,10 @@ class ExportError(HQSamError):
 
 class CheckpointError(ExportError):
     """A checkpoint cannot be read, or does not hold an HQ-SAM model."""
+
+
+class FetchError(ExportError):
+    """A checkpoint cannot be downloaded, or is not the one that was meant."""
 
 
 class VerificationError(ExportError):

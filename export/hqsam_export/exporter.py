@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from hqsam_client import contract
+from torch import Tensor
+from torch.nn import functional
 
 from hqsam_export import onnx_files, repository
 from hqsam_export.examples import Examples
 from hqsam_export.graphs import GRAPHS, interm_width
+from hqsam_export.graphs.encoder import GLOBAL_BLOCKS
 from hqsam_export.modeling import HQSamModel
 
 SPECS = (contract.ENCODER, contract.DECODER, contract.FEATURES, contract.PROMPT_DECODER)
 
 
 def export(
-    model: HQSamModel, output: Path, report: Callable[[str], None] = lambda line: None
+    model: HQSamModel,
+    output: Path,
+    precision: str = "fp32",
+    report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write the ONNX files of `model`, and what else a model repository needs.
 
@@ -32,6 +38,8 @@ def export(
     Args:
         model: the model, in evaluation mode.
         output: the model repository; `encoder/1/model.onnx` and so on are written.
+        precision: "fp32", or "fp16" for files of half the size whose inputs and outputs
+            are float32 all the same.
         report: called with a line for each file.
 
     Returns:
@@ -44,30 +52,49 @@ def export(
     width = interm_width(model)
     examples = Examples()
     with repository.staging(output) as folder:
-        repository.write_template(folder, output, width)
+        generated = repository.write_template(folder, output, width)
         for spec in SPECS:
+            adapted = with_interm_width(spec, width)
             path = folder / spec.name / "1" / "model.onnx"
             path.parent.mkdir(parents=True, exist_ok=True)
-            difference = _write_one(model, spec, examples, path)
+            inputs = examples.inputs(spec)
+            expected = references(model, spec, inputs)
+            examples.keep(spec, expected)
+            with torch.no_grad():
+                onnx_files.write(GRAPHS[spec.name](model), adapted, inputs, path)
+            if precision == "fp16":
+                onnx_files.lower(path)
+            onnx_files.check(path, adapted)
+            outputs = onnx_files.run(path, inputs)
+            tolerance = onnx_files.TOLERANCE[precision]
+            difference = onnx_files.compare(outputs, expected, adapted, tolerance)
             report(f"{spec.name}: within {difference:.1e} of PyTorch")
-        manifest = _manifest(model, folder)
+        manifest = _manifest(model, folder, precision, generated)
         repository.write_manifest(folder, manifest)
     return manifest
 
 
-def _write_one(
-    model: HQSamModel, spec: contract.ModelSpec, examples: Examples, path: Path
-) -> float:
-    graph = GRAPHS[spec.name](model).eval()
-    inputs = examples.inputs(spec)
-    adapted = with_interm_width(spec, interm_width(model))
+def references(
+    model: HQSamModel, spec: contract.ModelSpec, inputs: Mapping[str, Tensor]
+) -> tuple[Tensor, ...]:
+    """Return what the model itself, not a graph made from it, gives for the outputs of `spec`."""
     with torch.no_grad():
-        references = graph(*inputs.values())
-        references = references if isinstance(references, tuple) else (references,)
-        onnx_files.write(graph, adapted, inputs, path)
-    onnx_files.check(path, adapted)
-    examples.keep(spec, references)
-    return onnx_files.compare(onnx_files.run(path, inputs), references, adapted)
+        if spec is contract.ENCODER:
+            embeddings, interm = model.image_encoder(inputs["image"])
+            missing = (interm_width(model) - interm.shape[-1], GLOBAL_BLOCKS - len(interm))
+            return embeddings, functional.pad(interm, (0, missing[0], *(0,) * 7, missing[1]))
+        features = inputs.get("hq_features")
+        if features is None:
+            interm = inputs["interm_embeddings"][..., : model.architecture.vit_width]
+            features = model.mask_decoder.hq_features(inputs["image_embeddings"], interm)
+        if spec is contract.FEATURES:
+            return (features,)
+        prompts = [inputs[tensor.name] for tensor in contract.PROMPT_DECODER.inputs[2:]]
+        logits, sam, iou = model.decode(inputs["image_embeddings"], features, *prompts)
+        if spec is contract.PROMPT_DECODER:
+            return logits, iou[:, :1], sam, iou
+        masks = functional.interpolate(logits, (1024, 1024), mode="bilinear")
+        return masks, iou[:, :1], logits
 
 
 def with_interm_width(spec: contract.ModelSpec, width: int) -> contract.ModelSpec:
@@ -95,14 +122,18 @@ def weights_digest(model: HQSamModel) -> str:
     return digest.hexdigest()
 
 
-def _manifest(model: HQSamModel, folder: Path) -> dict[str, Any]:
+def _manifest(
+    model: HQSamModel, folder: Path, precision: str, generated: list[str]
+) -> dict[str, Any]:
     files = sorted(path for path in folder.rglob("model.onnx*"))
     digests = {str(path.relative_to(folder)): repository.file_digest(path) for path in files}
     return {
         "fingerprint": repository.fingerprint(digests),
         "architecture": dataclasses.asdict(model.architecture),
         "weights_sha256": weights_digest(model),
+        "precision": precision,
         "opset": onnx_files.OPSET,
         "versions": {name: version(name) for name in ("hqsam-triton", "torch", "onnx")},
         "files": digests,
+        "template_files": {path: repository.file_digest(folder / path) for path in generated},
     }

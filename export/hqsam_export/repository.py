@@ -16,6 +16,9 @@ from hqsam_export._errors import ExportError
 
 MANIFEST = "manifest.json"
 
+VIT_B_WIDTH = 768
+"""Last dimension of `interm_embeddings` in the template."""
+
 _INTERM_DIMS = re.compile(r"(4,\s*1,\s*64,\s*64,\s*)\d+")
 
 
@@ -71,23 +74,78 @@ def _publish(folder: Path, output: Path) -> None:
         (folder / path).replace(output / path)
 
 
-def write_template(folder: Path, output: Path, interm_width: int) -> None:
-    """Put the template's files into `folder` that `output` lacks or that differ in width.
+def write_template(folder: Path, output: Path, interm_width: int) -> list[str]:
+    """Put into `folder` the template's files that `output` lacks or that do not fit.
 
     Args:
         folder: where to write.
-        output: the repository; files that are there and fit are left alone.
+        output: the repository. Files there that no export wrote, or that were changed
+            since, are left as they are but for the width of `interm_embeddings`.
         interm_width: last dimension of `interm_embeddings`, 768 for ViT-B.
+
+    Returns:
+        the files that the export answers for, relative to the repository.
     """
+    generated = []
+    earlier = _generated(output, "template_files")
     for path in template_files():
-        source = output / path if (output / path).is_file() else template() / path
+        ours = not (output / path).is_file() or earlier.get(str(path)) == file_digest(output / path)
+        source = (template() if ours else output) / path
         before = source.read_text(encoding="utf-8")
-        after = before
-        if path.suffix == ".pbtxt":
-            after = _INTERM_DIMS.sub(rf"\g<1>{interm_width}", before)
-        if after != before or not (output / path).is_file():
+        after = _with_width(path, before, interm_width)
+        if ours or after != before:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(after, encoding="utf-8")
+        if ours:
+            generated.append(str(path))
+    return generated
+
+
+def _with_width(path: Path, text: str, interm_width: int) -> str:
+    return _INTERM_DIMS.sub(rf"\g<1>{interm_width}", text) if path.suffix == ".pbtxt" else text
+
+
+def _generated(repository: Path, kind: str) -> dict[str, str]:
+    """Return what an earlier export wrote, as {relative path: SHA-256}; nothing if none did."""
+    if not (repository / MANIFEST).is_file():
+        return {}
+    return dict(read_manifest(repository).get(kind, {}))
+
+
+def clean(repository: Path) -> list[tuple[Path, bool]]:
+    """Remove what `export` generated in a model repository, and nothing else.
+
+    Files that were changed since stay, as do files that were there before. Configs that
+    were there before get the width of ViT-B again.
+
+    Returns:
+        each generated file that was there and whether it was removed.
+
+    Raises:
+        ExportError: there is no manifest, so nothing was generated.
+    """
+    manifest = read_manifest(repository)
+    generated = manifest["files"] | manifest.get("template_files", {})
+    results = []
+    for name, digest in generated.items():
+        path = repository / name
+        if path.is_file():
+            unchanged = file_digest(path) == digest
+            if unchanged:
+                path.unlink()
+            results.append((path, unchanged))
+    (repository / MANIFEST).unlink()
+    results.append((repository / MANIFEST, True))
+    for path in template_files():
+        if (repository / path).is_file():
+            text = (repository / path).read_text(encoding="utf-8")
+            if text != (restored := _with_width(path, text, VIT_B_WIDTH)):
+                (repository / path).write_text(restored, encoding="utf-8")
+    folders = {parent for name in generated for parent in (repository / name).parents}
+    for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
+        if folder.is_relative_to(repository) and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    return results
 
 
 def file_digest(path: Path) -> str:

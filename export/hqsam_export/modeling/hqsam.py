@@ -70,7 +70,7 @@ class HQSamModel(nn.Module):
         Returns:
             as `MaskDecoder.forward`.
         """
-        return self.mask_decoder(  # type: ignore[no-any-return]
+        return self.mask_decoder(
             image_embeddings,
             hq_features,
             self.prompt_encoder.grid_encoding(),

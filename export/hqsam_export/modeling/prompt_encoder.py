@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from hqsam_client import contract
@@ -45,7 +46,7 @@ class PromptEncoder(nn.Module):
         x = self.pe_layer((coords + 0.5) / contract.INPUT_SIZE)  # [P, N, C]
         x = torch.where(labels == contract.LABEL_PADDING, self.not_a_point_embed.weight, x)
         for label, embedding in enumerate(self.point_embeddings):
-            x = x + embedding.weight * (labels == label)
+            x = x + cast(nn.Embedding, embedding).weight * (labels == label)
         return x
 
     def embed_masks(self, masks: Tensor, has_mask: Tensor) -> Tensor:

@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="the model repository to write into (default: %(default)s)",
     )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="fp16 halves the files; inputs and outputs stay float32 (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from hqsam_export import checkpoint, exporter
 
     model = checkpoint.load_model(args.checkpoint)
-    manifest = exporter.export(model, args.output, report=lambda line: print(line, flush=True))
+    manifest = exporter.export(
+        model, args.output, args.precision, report=lambda line: print(line, flush=True)
+    )
     print(f"{args.output}: fingerprint {manifest['fingerprint']}")
     return 0

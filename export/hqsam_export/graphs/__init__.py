@@ -1,0 +1,76 @@
+"""The four graphs that are exported, as modules with the contract's inputs and outputs.
+
+Tracing `hqsam_export.modeling` as it stands would work and be slow. What stands here
+computes the same, arranged for inference; the export compares the two.
+"""
+
+from __future__ import annotations
+
+from hqsam_client import contract
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hqsam_export.graphs.encoder import EncoderGraph, interm_width
+from hqsam_export.graphs.prompt_decoder import PromptDecoderGraph
+from hqsam_export.graphs.upscaling import Upscaling, to_pixels
+from hqsam_export.modeling import HQSamModel
+
+
+class FeaturesGraph(nn.Module):
+    """`image_embeddings`, `interm_embeddings` -> `hq_features`."""
+
+    def __init__(self, model: HQSamModel) -> None:
+        super().__init__()
+        self.vit_width = model.architecture.vit_width
+        self.from_interm = Upscaling(model.mask_decoder.compress_vit_feat)
+        self.from_image = Upscaling(model.mask_decoder.embedding_encoder)
+
+    def forward(self, image_embeddings: Tensor, interm_embeddings: Tensor) -> Tensor:
+        """Shapes as in the contract's `features`."""
+        interm = interm_embeddings[0, ..., : self.vit_width].flatten(1, 2)  # [1, 4096, width]
+        image = image_embeddings.flatten(2).transpose(1, 2)  # [1, 4096, C]
+        return to_pixels(self.from_interm(interm) + self.from_image(image))
+
+
+class DecoderGraph(nn.Module):
+    """One prompt on one picture -> the HQ mask in the 1024 frame, its score and logits."""
+
+    def __init__(self, model: HQSamModel) -> None:
+        super().__init__()
+        self.features = FeaturesGraph(model)
+        self.prompt_decoder = PromptDecoderGraph(model)
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        interm_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Shapes as in the contract's `decoder`."""
+        hq_features = self.features(image_embeddings, interm_embeddings)
+        logits, iou, _, _ = self.prompt_decoder(
+            image_embeddings, hq_features, point_coords, point_labels, mask_input, has_mask_input
+        )
+        size = (contract.INPUT_SIZE, contract.INPUT_SIZE)
+        masks = functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+        return masks, iou, logits
+
+
+__all__ = [
+    "GRAPHS",
+    "DecoderGraph",
+    "EncoderGraph",
+    "FeaturesGraph",
+    "PromptDecoderGraph",
+    "interm_width",
+]
+
+GRAPHS: dict[str, type[nn.Module]] = {
+    contract.ENCODER.name: EncoderGraph,
+    contract.DECODER.name: DecoderGraph,
+    contract.FEATURES.name: FeaturesGraph,
+    contract.PROMPT_DECODER.name: PromptDecoderGraph,
+}

@@ -1,0 +1,110 @@
+"""The image encoder, with scale and relative positions folded into its weights."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hqsam_export.modeling import HQSamModel
+from hqsam_export.modeling.image_encoder import (
+    GRID,
+    Attention,
+    Block,
+    merge_windows,
+    relative_table,
+    split_windows,
+)
+
+GLOBAL_BLOCKS = 4
+"""Intermediate embeddings in the contract; a smaller model's are filled up with zeros."""
+
+MIN_VIT_WIDTH = 768
+"""Width of the contract's intermediate embeddings; a narrower model's are filled up."""
+
+
+def interm_width(model: HQSamModel) -> int:
+    """Return the last dimension of `interm_embeddings`."""
+    return max(MIN_VIT_WIDTH, model.architecture.vit_width)
+
+
+class EncoderGraph(nn.Module):
+    """`image` -> `image_embeddings`, `interm_embeddings`."""
+
+    def __init__(self, model: HQSamModel) -> None:
+        super().__init__()
+        encoder = model.image_encoder
+        self.encoder = encoder
+        self.blocks = nn.ModuleList(_Block(cast(Block, block)) for block in encoder.blocks)
+        blocks = len(model.architecture.global_blocks)
+        width = model.architecture.vit_width
+        self.padding = (0, interm_width(model) - width, *(0,) * 7, GLOBAL_BLOCKS - blocks)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes as in the contract's `encoder`."""
+        x = self.encoder.patch_embed(image) + self.encoder.pos_embed  # [1, 64, 64, C]
+        interm = []
+        for block in self.blocks:
+            x = block(x)
+            if block.window == 0:
+                interm.append(x)
+        stacked = torch.stack(interm)  # [G, 1, 64, 64, C]
+        if any(self.padding):
+            stacked = functional.pad(stacked, self.padding)  # [4, 1, 64, 64, 768]
+        return self.encoder.neck(x.permute(0, 3, 1, 2)), stacked
+
+
+class _Block(nn.Module):
+    """A transformer block around the rewritten attention."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.window = block.window
+        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
+        self.attention = _Attention(block.attn, block.window or GRID)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens [1, 64, 64, C] to tokens [1, 64, 64, C]."""
+        y = self.norm1(x)
+        if self.window:
+            y = merge_windows(self.attention(split_windows(y, self.window)), self.window)
+        else:
+            y = self.attention(y)
+        x = x + y
+        return x + self.mlp(self.norm2(x))
+
+
+class _Attention(nn.Module):
+    """Attention as plain matrix products, softmax and one addition, for runtimes to fuse."""
+
+    def __init__(self, attention: Attention, side: int) -> None:
+        super().__init__()
+        self.heads = attention.heads
+        self.side = side
+        self.proj = attention.proj
+        weights = attention.qkv.weight.detach().chunk(3)  # each [C, C]
+        biases = attention.qkv.bias.detach().chunk(3)
+        scale = (len(biases[0]) // self.heads) ** -0.5
+        # The query comes out scaled; the position tables, which meet it, take that back.
+        self.weights = [weights[0].T * scale, weights[1].T, weights[2].T]
+        self.biases = [biases[0] * scale, biases[1], biases[2]]
+        # [S, D, S]: for each query row or column, from head channels to key row or column.
+        self.rows = relative_table(attention.rel_pos_h.detach(), side).transpose(1, 2) / scale
+        self.columns = relative_table(attention.rel_pos_w.detach(), side).transpose(1, 2) / scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, S, S, C] to [B, S, S, C]."""
+        side, tokens = self.side, self.side * self.side
+        q, k, v = (
+            (x @ weight + bias).reshape(-1, tokens, self.heads, x.shape[-1] // self.heads)
+            for weight, bias in zip(self.weights, self.biases, strict=True)
+        )
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, heads, S*S, D]
+        square = q.unflatten(2, (side, side))  # [B, heads, S, S, D]
+        by_row = square @ self.rows  # [B, heads, S, S, S]
+        by_column = (square.transpose(2, 3) @ self.columns).transpose(2, 3)  # the same
+        bias = (by_row[..., None] + by_column[..., None, :]).flatten(4, 5).flatten(2, 3)
+        attended = (q @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v  # [B, heads, S*S, D]
+        return self.proj(attended.transpose(1, 2).reshape(x.shape))
