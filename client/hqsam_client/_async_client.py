@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 import grpc.aio
 from numpy.typing import NDArray
 
-from hqsam_client import _prompts
+from hqsam_client import _prompts, _protocol
 from hqsam_client._base import BaseClient, EmbedResult
 from hqsam_client._errors import HQSamError, SupersededError
 from hqsam_client._geometry import Size
@@ -19,9 +19,9 @@ from hqsam_client._prompts import Box, Labels, Points, Prompts
 from hqsam_client._protocol import (
     ASK_FROM_BYTES,
     Call,
+    Choice,
     Flow,
     Mode,
-    check_mode,
     embed_flow,
     segment_flow,
 )
@@ -172,7 +172,7 @@ class AsyncPicture:
         points: Sequence[Points | None] | None = None,
         labels: Sequence[Labels | None] | None = None,
         *,
-        boxes: Sequence[Box] | NDArray[Any],
+        boxes: Sequence[Box | None] | NDArray[Any],
         refine: Sequence[Mask | None] | None = None,
         mode: Mode = "hq",
     ) -> list[Mask]: ...
@@ -193,18 +193,18 @@ class AsyncPicture:
         labels: Any = None,
         box: Box | None = None,
         *,
-        boxes: Sequence[Box] | NDArray[Any] | None = None,
+        boxes: Sequence[Box | None] | NDArray[Any] | None = None,
         refine: Any = None,
         mode: Mode = "hq",
     ) -> Mask | list[Mask]:
         """Segment one object, or many in one request; see `Picture.segment`."""
-        check_mode(mode)
+        choice = _protocol.choice(mode)
         prompts = _prompts.build(self.size, points, labels, box, boxes, refine)
-        masks = await self._segment(prompts, mode)
+        masks = await self._segment(prompts, choice)
         return masks if prompts.many else masks[0]
 
-    async def _segment(self, prompts: Prompts, mode: Mode) -> list[Mask]:
-        calls = self._client._run(segment_flow(self._upload, prompts, mode))
+    async def _segment(self, prompts: Prompts, choice: Choice) -> list[Mask]:
+        calls = self._client._run(segment_flow(self._upload, prompts, choice))
         return await (calls if self._turns is None else self._turns.take(calls))
 
 

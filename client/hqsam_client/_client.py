@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 import grpc
 from numpy.typing import NDArray
 
-from hqsam_client import _prompts
+from hqsam_client import _prompts, _protocol
 from hqsam_client._base import BaseClient, EmbedResult
 from hqsam_client._errors import HQSamError, SupersededError, UnavailableError
 from hqsam_client._geometry import Size
@@ -20,9 +20,9 @@ from hqsam_client._prompts import Box, Labels, Points, Prompts
 from hqsam_client._protocol import (
     ASK_FROM_BYTES,
     Call,
+    Choice,
     Flow,
     Mode,
-    check_mode,
     embed_flow,
     segment_flow,
 )
@@ -215,7 +215,7 @@ class Picture:
         points: Sequence[Points | None] | None = None,
         labels: Sequence[Labels | None] | None = None,
         *,
-        boxes: Sequence[Box] | NDArray[Any],
+        boxes: Sequence[Box | None] | NDArray[Any],
         refine: Sequence[Mask | None] | None = None,
         mode: Mode = "hq",
     ) -> list[Mask]: ...
@@ -236,7 +236,7 @@ class Picture:
         labels: Any = None,
         box: Box | None = None,
         *,
-        boxes: Sequence[Box] | NDArray[Any] | None = None,
+        boxes: Sequence[Box | None] | NDArray[Any] | None = None,
         refine: Any = None,
         mode: Mode = "hq",
     ) -> Mask | list[Mask]:
@@ -265,14 +265,14 @@ class Picture:
             ConnectionLostError: no server can be reached, or none answers in time.
             RequestRefusedError: the server answered with an error.
         """
-        check_mode(mode)
+        choice = _protocol.choice(mode)
         prompts = _prompts.build(self.size, points, labels, box, boxes, refine)
-        masks = self._segment(prompts, mode)
+        masks = self._segment(prompts, choice)
         return masks if prompts.many else masks[0]
 
-    def _segment(self, prompts: Prompts, mode: Mode) -> list[Mask]:
+    def _segment(self, prompts: Prompts, choice: Choice) -> list[Mask]:
         turn = self._turns.next() if self._turns is not None else None
-        return self._client._run(segment_flow(self._upload, prompts, mode), turn)
+        return self._client._run(segment_flow(self._upload, prompts, choice), turn)
 
 
 class _Turn:

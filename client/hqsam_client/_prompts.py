@@ -48,7 +48,7 @@ def build(
     points: Points | Sequence[Points | None] | None = None,
     labels: Labels | Sequence[Labels | None] | None = None,
     box: Box | None = None,
-    boxes: Sequence[Box] | NDArray[Any] | None = None,
+    boxes: Sequence[Box | None] | NDArray[Any] | None = None,
     refine: Mask | Sequence[Mask | None] | None = None,
 ) -> Prompts:
     """Check prompts and bring them into the 1024 frame.
@@ -62,7 +62,7 @@ def build(
         points: as in `Points`, or a list of them, of any lengths; None for none.
         labels: as in `Labels`, or a list of them; None where all are foreground.
         box: a box for the one prompt.
-        boxes: a box for each of many prompts, or an array [P, 4].
+        boxes: a box for each of many prompts, None where there is none, or an array [P, 4].
         refine: an earlier mask of the same picture to start from, or a list of them.
 
     Raises:
@@ -76,6 +76,8 @@ def build(
     if not many and labels is not None and points is None:
         raise PromptError("labels were given without points, expected one label for each point")
 
+    if boxes is not None and not isinstance(boxes, (Sequence, np.ndarray)):
+        raise PromptError(f"boxes is {_short(boxes)}, expected a list of (x0, y0, x1, y1)")
     count = len(boxes) if boxes is not None else len(points or ()) if many else 1
     if count == 0:
         raise PromptError("boxes is empty, expected at least one box")

@@ -6,9 +6,9 @@ errors. It knows nothing of networks, so that the sync and the async client shar
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,28 @@ costs about a millisecond, as many bytes on a 100 Mbit/s line take five."""
 _SAM_MASKS = slice(1, 4)
 """SAM's three masks for ambiguous prompts; its mask 0 is the one for clear prompts."""
 
-_OUTPUTS: dict[Mode, tuple[str, ...]] = {
-    "hq": ("low_res_masks", "iou_predictions"),
-    "hq+sam": ("low_res_masks", "iou_predictions", "sam_masks"),
-    "best": ("low_res_masks", "sam_masks", "sam_iou_predictions"),
+
+class Choice(NamedTuple):
+    """Which of the decoder's masks make up the result; the official predictor's two flags.
+
+    Attributes:
+        multimask: of SAM, take the best of three masks rather than the single one.
+        hq_only: leave SAM's mask out.
+    """
+
+    multimask: bool
+    hq_only: bool
+
+    def outputs(self) -> list[str]:
+        """Return the outputs of `segment` that it takes."""
+        names = ["low_res_masks", "sam_iou_predictions" if self.multimask else "iou_predictions"]
+        return names if self.hq_only else [*names, "sam_masks"]
+
+
+_CHOICES: dict[Mode, Choice] = {
+    "hq": Choice(multimask=False, hq_only=True),
+    "hq+sam": Choice(multimask=False, hq_only=False),
+    "best": Choice(multimask=True, hq_only=False),
 }
 
 _DTYPES: dict[str, Any] = {
@@ -79,40 +97,47 @@ def embed_flow(upload: Upload, ask: bool) -> Flow[bool]:
     return bool(_tensors(response)["already_stored"][0])
 
 
-def segment_flow(upload: Upload, prompts: Prompts, mode: Mode) -> Flow[list[Mask]]:
+def segment_flow(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list[Mask]]:
     """Segment by `image_id`; where the server lost the picture, embed it and ask again, once."""
-    call = Call(_segment_request(upload.image_id, prompts, mode), upload.image_id)
+    call = Call(_segment_request(upload.image_id, prompts, choice), upload.image_id)
     try:
         response = yield call
     except NotFoundError:
         yield from embed_flow(upload, ask=len(upload.encoded) >= ASK_FROM_BYTES)
         response = yield call
-    return _masks(_tensors(response), upload, mode)
+    return _masks(_tensors(response), upload, choice)
 
 
-def check_mode(mode: str) -> None:
-    """Raise `PromptError` unless `mode` is a `Mode`."""
-    if mode not in _OUTPUTS:
-        raise PromptError(f"mode is {mode!r}, expected one of {', '.join(map(repr, _OUTPUTS))}")
+def choice(mode: Mode) -> Choice:
+    """Return what a mode stands for, or raise `PromptError`."""
+    if mode not in _CHOICES:
+        raise PromptError(f"mode is {mode!r}, expected one of {', '.join(map(repr, _CHOICES))}")
+    return _CHOICES[mode]
 
 
 def combine(
-    tensors: dict[str, NDArray[Any]], mode: Mode
+    tensors: Mapping[str, NDArray[np.float32]], choice: Choice
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the logits [P, 256, 256] and predicted IoU [P] of a mode, as the authors define it."""
+    """Return logits [P, 256, 256] and predicted IoU [P], combined as the authors do.
+
+    Args:
+        tensors: `choice.outputs()` by name, in the contract's shapes.
+        choice: which masks to take.
+    """
     hq = tensors["low_res_masks"][:, 0]  # [P, 256, 256]
-    if mode == "hq":
-        return hq, tensors["iou_predictions"][:, 0]
-    if mode == "hq+sam":
-        return hq + tensors["sam_masks"][:, 0], tensors["iou_predictions"][:, 0]
+    if not choice.multimask:
+        ious = tensors["iou_predictions"][:, 0]  # [P]
+        return (hq if choice.hq_only else hq + tensors["sam_masks"][:, 0]), ious
     scores = tensors["sam_iou_predictions"][:, _SAM_MASKS]  # [P, 3]
     best = scores.argmax(axis=1)
     row = np.arange(len(best))
+    if choice.hq_only:
+        return hq, scores[row, best]
     return hq + tensors["sam_masks"][:, _SAM_MASKS][row, best], scores[row, best]
 
 
-def _masks(tensors: dict[str, NDArray[Any]], upload: Upload, mode: Mode) -> list[Mask]:
-    logits, ious = combine(tensors, mode)
+def _masks(tensors: dict[str, NDArray[Any]], upload: Upload, choice: Choice) -> list[Mask]:
+    logits, ious = combine(tensors, choice)
     return [
         # A copy, so that one mask does not keep the whole response in memory.
         Mask(one.copy(), float(iou), upload.size, upload.full_picture)
@@ -128,7 +153,7 @@ def _embed_request(image_id: str, encoded: bytes | None = None) -> Any:
     return request
 
 
-def _segment_request(image_id: str, prompts: Prompts, mode: Mode) -> Any:
+def _segment_request(image_id: str, prompts: Prompts, choice: Choice) -> Any:
     request = service_pb2.ModelInferRequest(model_name=contract.SEGMENT.name)
     _add_image_id(request, image_id)
     _add_array(request, "point_coords", prompts.coords)
@@ -136,7 +161,7 @@ def _segment_request(image_id: str, prompts: Prompts, mode: Mode) -> Any:
     if prompts.masks is not None and prompts.has_mask is not None:
         _add_array(request, "mask_input", prompts.masks)
         _add_array(request, "has_mask_input", prompts.has_mask)
-    for name in _OUTPUTS[mode]:
+    for name in choice.outputs():
         request.outputs.add(name=name)
     return request
 

@@ -1,0 +1,160 @@
+"""Drop-in for the official `SamPredictor`: change one import, and a server does the work.
+
+::
+
+    from hqsam_client.predictor import SamPredictor, sam_model_registry
+
+    sam = sam_model_registry["vit_b"](checkpoint="sam_hq_vit_b.pth")
+    predictor = SamPredictor(sam)
+    predictor.set_image(image)
+    masks, scores, low_res = predictor.predict(point_coords=points, point_labels=labels)
+
+The model is the server's: `checkpoint` is not read. The server is the one that the
+environment variable ``HQSAM_URL`` names, else ``localhost:8001``; or pass an `HQSam`
+in place of the model. `set_torch_image`, `predict_torch` and `get_image_embedding`,
+which hand out the model's own tensors, have no counterpart.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hqsam_client import _prompts, contract
+from hqsam_client._base import DEFAULT_URL
+from hqsam_client._client import HQSam, Picture
+from hqsam_client._errors import OptionError, PictureError, PromptError
+from hqsam_client._geometry import Size
+from hqsam_client._mask import Mask
+from hqsam_client._protocol import Choice
+
+__all__ = ["RemoteSam", "SamPredictor", "sam_model_registry"]
+
+
+class RemoteSam:
+    """Stands where the official model stands: takes its calls, and has nothing to do."""
+
+    def __init__(self, checkpoint: Any = None) -> None:
+        self.client = HQSam(os.environ.get("HQSAM_URL", DEFAULT_URL))
+
+    def to(self, *_: Any, **__: Any) -> RemoteSam:
+        """Do nothing: the server chose its device."""
+        return self
+
+    def eval(self) -> RemoteSam:
+        """Do nothing: the server's model is never in training."""
+        return self
+
+
+sam_model_registry: dict[str, Callable[..., RemoteSam]] = {
+    "default": RemoteSam,
+    "vit_b": RemoteSam,
+}
+"""The official registry's entries for ViT-B, the model that the server has."""
+
+
+class SamPredictor:
+    """Segments one picture after the other, with the official class's methods.
+
+    Args:
+        sam_model: what `sam_model_registry` returns, or an `HQSam`.
+
+    Attributes:
+        is_image_set: whether `predict` can be called.
+        original_size: (height, width) of the picture that was set; None without one.
+    """
+
+    is_image_set: bool
+    original_size: Size | None
+    _picture: Picture | None
+
+    def __init__(self, sam_model: RemoteSam | HQSam) -> None:
+        client = sam_model.client if isinstance(sam_model, RemoteSam) else sam_model
+        if not isinstance(client, HQSam):
+            raise OptionError(
+                f"sam_model is a {type(sam_model).__name__}, expected what "
+                "hqsam_client.predictor.sam_model_registry returns, or an HQSam"
+            )
+        self._client = client
+        self.reset_image()
+
+    def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
+        """Have a picture encoded, for `predict` to segment.
+
+        Args:
+            image: uint8 [height, width, 3], 0 to 255.
+            image_format: order of the last axis, "RGB" or "BGR".
+
+        Raises:
+            PictureError: it is not such an array.
+        """
+        if image_format not in ("RGB", "BGR"):
+            raise PictureError(f"image_format is {image_format!r}, expected 'RGB' or 'BGR'")
+        if not isinstance(image, np.ndarray):
+            raise PictureError(f"image is a {type(image).__name__}, expected an array")
+        self.reset_image()
+        self._picture = self._client.open(image if image_format == "RGB" else image[..., ::-1])
+        self.original_size = self._picture.size
+        self.is_image_set = True
+
+    def predict(
+        self,
+        point_coords: NDArray[Any] | None = None,
+        point_labels: NDArray[Any] | None = None,
+        box: NDArray[Any] | None = None,
+        mask_input: NDArray[np.float32] | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+        hq_token_only: bool = False,
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
+        """Segment one object of the picture that was set.
+
+        Args:
+            point_coords: [N, 2], (x, y) in original pixels.
+            point_labels: [N], 1 foreground, 0 background.
+            box: [4] or [1, 4], (x0, y0, x1, y1) in original pixels.
+            mask_input: float32 [1, 256, 256], the third result of an earlier call.
+            multimask_output: take the best of SAM's three masks for ambiguous prompts in
+                place of its one for clear ones. There is one mask in either case.
+            return_logits: return logits in place of booleans.
+            hq_token_only: leave SAM's mask out, and return the HQ mask alone.
+
+        Returns:
+            The mask, bool (or float32) [1, height, width] in original pixels; its
+            predicted IoU, float32 [1]; its logits, float32 [1, 256, 256].
+
+        Raises:
+            RuntimeError: no image was set.
+            PromptError: an argument is wrong, or there is neither a point nor a box.
+        """
+        if self._picture is None:
+            raise RuntimeError("An image must be set with .set_image(...) before mask prediction.")
+        picture = self._picture
+        size = picture.size
+        corners = None if box is None else np.asarray(box).reshape(-1)
+        refine = None if mask_input is None else Mask(_low_res(mask_input), 0.0, size)
+        prompts = _prompts.build(size, point_coords, point_labels, corners, refine=refine)
+        (mask,) = picture._segment(prompts, Choice(multimask_output, hq_token_only))
+        full = mask.logits if return_logits else mask.array
+        return full[None], np.array([mask.iou], np.float32), mask.low_res_logits[None]
+
+    def reset_image(self) -> None:
+        """Forget the picture that was set."""
+        self._picture = None
+        self.original_size = None
+        self.is_image_set = False
+
+
+def _low_res(mask_input: Any) -> NDArray[np.float32]:
+    side = contract.MASK_SIZE
+    logits = np.asarray(mask_input, np.float32)
+    if logits.shape not in ((1, side, side), (side, side)):
+        raise PromptError(
+            f"mask_input is of shape {list(logits.shape)}, expected [1, {side}, {side}]: "
+            "the third result of an earlier call"
+        )
+    return logits.reshape(side, side)
