@@ -71,7 +71,7 @@ class AsyncHQSam(BaseClient):
         *,
         upload: UploadMode = "original",
         concurrency: int = 4,
-        progress: Callable[[EmbedResult], None] | None = None,
+        progress: Callable[[EmbedResult], object] | None = None,
     ) -> list[EmbedResult]:
         """Have many pictures encoded ahead of time; see `HQSam.embed`."""
         places = asyncio.Semaphore(concurrency)

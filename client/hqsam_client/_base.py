@@ -54,6 +54,8 @@ class BaseClient:
             the system's.
         client_certificate: PEM file of the client's certificate chain, for mutual TLS.
         client_key: PEM file of its private key.
+        authority: the name in the server's certificate, if it is not the one in `url`;
+            for several addresses, that of the first is expected.
         token: sent as ``authorization: Bearer <token>``; use it with TLS.
         metadata: further entries to send with every call.
 
@@ -74,6 +76,7 @@ class BaseClient:
         root_certificates: str | PathLike[str] | None = None,
         client_certificate: str | PathLike[str] | None = None,
         client_key: str | PathLike[str] | None = None,
+        authority: str | None = None,
         token: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
@@ -82,7 +85,7 @@ class BaseClient:
         self._embed_timeout_s = embed_timeout_s
         self._metadata = _channel.metadata(token, metadata)
         credentials = _channel.credentials(tls, root_certificates, client_certificate, client_key)
-        target, options = _channel.target(url), _channel.options(url)
+        target, options = _channel.target(url), _channel.options(url, authority)
         if credentials is None:
             self._channel = self._grpc.insecure_channel(target, options=options)
         else:

@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 # gRPC reads it when it starts; without it the ring ignores the header.
 os.environ.setdefault("GRPC_EXPERIMENTAL_RING_HASH_SET_REQUEST_HASH_KEY", "true")
@@ -77,10 +77,11 @@ def target(url: str) -> str:
     if _GRPC_NAME.match(url) or (len(parts) == 1 and "/" not in url):
         return url
     # gRPC takes a list of IP addresses, not of names.
-    return "ipv4:" + ",".join(_resolve(part) for part in parts)
+    return "ipv4:" + ",".join(_resolve(part)[0] for part in parts)
 
 
-def _resolve(address: str) -> str:
+def _resolve(address: str) -> list[str]:
+    """Return the IPv4 addresses of a ``host:port``, with the port."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or "/" in host:
         raise OptionError(f"url has {address!r}, expected host:port, such as localhost:8001")
@@ -88,11 +89,35 @@ def _resolve(address: str) -> str:
         found = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
     except OSError as error:
         raise OptionError(f"url has {address!r}, whose name cannot be resolved") from error
-    return f"{found[0][4][0]}:{port}"
+    return sorted({f"{entry[4][0]}:{port}" for entry in found})
 
 
-def options(url: str) -> list[tuple[str, str | int]]:
-    """Return the channel's arguments."""
+class Replica(NamedTuple):
+    """One server: its ``host:port``, and the name in its certificate where that differs."""
+
+    address: str
+    authority: str | None
+
+
+def replicas(url: str) -> list[Replica]:
+    """Return each of the servers that a URL stands for, looking up names of several."""
+    parts = addresses(url)
+    first = re.sub(r"^(dns:(//[^/]*/)?|ipv[46]:)", "", parts[0])
+    if len(parts) > 1:
+        return [Replica(address, None) for address in [first, *parts[1:]]]
+    found = _resolve(first)
+    if len(found) == 1:
+        return [Replica(first, None)]
+    return [Replica(address, first.rpartition(":")[0]) for address in found]
+
+
+def options(url: str, authority: str | None) -> list[tuple[str, str | int]]:
+    """Return the channel's arguments.
+
+    Args:
+        url: see `BaseClient`.
+        authority: the name in the server's certificate, if not the address' own.
+    """
     chosen: list[tuple[str, str | int]] = [
         ("grpc.service_config", json.dumps(service_config())),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -107,10 +132,11 @@ def options(url: str) -> list[tuple[str, str | int]]:
         ("grpc.max_reconnect_backoff_ms", 5_000),
     ]
     parts = addresses(url)
-    if len(parts) > 1:
-        # The name in the server's certificate, which a list of addresses lacks.
-        host = parts[0].split("/")[-1].rpartition(":")[0]
-        chosen.append(("grpc.default_authority", host))
+    if authority is None and len(parts) > 1:
+        # A list of addresses has no name to check the certificate against.
+        authority = parts[0].split("/")[-1].rpartition(":")[0]
+    if authority is not None:
+        chosen.append(("grpc.default_authority", authority))
     return chosen
 
 

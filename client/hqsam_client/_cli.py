@@ -29,7 +29,9 @@ _COMMANDS = {
     ),
     "clean": _Command("hqsam_export._cli_clean", "remove what export generated", "export"),
     "serve": _Command("hqsam_server._cli", "start Triton on a model repository", "server"),
-    "segment": _Command("hqsam_client._cli_segment", "segment a picture through a server"),
+    "segment": _Command("hqsam_client._cli_segment", "segment pictures through a server"),
+    "embed": _Command("hqsam_client._cli_embed", "have pictures encoded ahead of time"),
+    "status": _Command("hqsam_client._cli_status", "show how each replica of a server is"),
 }
 
 

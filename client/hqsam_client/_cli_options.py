@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from hqsam_client._base import DEFAULT_EMBED_TIMEOUT_S, DEFAULT_TIMEOUT_S, DEFAULT_URL
+from hqsam_client._channel import Replica
 from hqsam_client._client import HQSam
 
 
@@ -43,10 +44,11 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--client-key", type=Path, metavar="PEM", help="for mutual TLS")
 
 
-def connect(args: argparse.Namespace) -> HQSam:
-    """Return a client as `add_server_arguments` describe it."""
+def connect(args: argparse.Namespace, replica: Replica | None = None) -> HQSam:
+    """Return a client for the server that the options describe, or for one of its replicas."""
     return HQSam(
-        args.url,
+        args.url if replica is None else replica.address,
+        authority=None if replica is None else replica.authority,
         timeout_s=args.timeout,
         embed_timeout_s=args.embed_timeout,
         tls=args.tls,

@@ -90,7 +90,7 @@ class HQSam(BaseClient):
         *,
         upload: UploadMode = "original",
         concurrency: int = 4,
-        progress: Callable[[EmbedResult], None] | None = None,
+        progress: Callable[[EmbedResult], object] | None = None,
     ) -> list[EmbedResult]:
         """Have many pictures encoded ahead of time.
 

@@ -1,0 +1,95 @@
+"""What a server says of itself, and whether it really answers."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import time
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2
+
+from hqsam_client._client import HQSam
+
+_METRIC = re.compile(r"^hqsam_(?P<name>\w+?)(_total)?(\{[^}]*\})? (?P<value>\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A version of a model: its name, its version, its state, and why it is in that."""
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """What one server says of itself.
+
+    Attributes:
+        version: Triton's version.
+        ready: whether it says that it and all its models are ready.
+        models: all that it has, ready or not.
+        metrics: this project's metrics by name, without ``hqsam_`` and ``_total``; empty
+            when they cannot be read.
+        probe_s: seconds that a real call took; None when none was made.
+    """
+
+    version: str
+    ready: bool
+    models: list[Model]
+    metrics: dict[str, float] = field(default_factory=dict)
+    probe_s: float | None = None
+
+
+def read(client: HQSam, timeout_s: float, probe: bool) -> ServerStatus:
+    """Ask a server for its status, without metrics.
+
+    Args:
+        client: connected to this one server.
+        timeout_s: seconds for each question.
+        probe: whether to segment a picture of one pixel, too. A server says that it is
+            ready when a process of one of its models is dead; this call notices. The
+            first time, it takes as long as encoding does.
+
+    Raises:
+        HQSamError: it does not answer, or the probe failed.
+    """
+    stub = client._stub
+    options = {"timeout": timeout_s, "metadata": client._metadata}
+    try:
+        metadata = stub.ServerMetadata(service_pb2.ServerMetadataRequest(), **options)
+        ready = stub.ServerReady(service_pb2.ServerReadyRequest(), **options).ready
+        index = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), **options)
+    except grpc.RpcError as error:
+        raise client._error(error) from error
+    models = [Model(model.name, model.version, model.state, model.reason) for model in index.models]
+    probe_s = None
+    if probe:
+        start = time.perf_counter()
+        client.segment(np.full((1, 1, 3), 128, np.uint8), points=[(0.5, 0.5)])
+        probe_s = time.perf_counter() - start
+    return ServerStatus(metadata.version, ready, models, probe_s=probe_s)
+
+
+def read_metrics(host: str, port: int, timeout_s: float) -> dict[str, float]:
+    """Return this project's metrics of a server; empty when they cannot be read.
+
+    Args:
+        host: name or address of the server.
+        port: of its Prometheus endpoint.
+        timeout_s: seconds to wait.
+    """
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    try:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    except (OSError, http.client.HTTPException):
+        return {}
+    finally:
+        connection.close()
+    return {match["name"]: float(match["value"]) for match in _METRIC.finditer(text)}
