@@ -86,6 +86,8 @@ def send_later(request: Any) -> tuple[Callable[[Any], None], Callable[[], bool]]
 
 def _answer_one(request: Any, handle: Callable[[Any], dict[str, NDArray[Any]]]) -> Any:
     try:
+        if request.is_cancelled():
+            raise RequestCancelledError("cancelled before the work had begun")
         return response(handle(request))
     except Exception as error:
         return error_response(error)

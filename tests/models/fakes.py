@@ -1,0 +1,35 @@
+"""Stand-ins for what Triton brings: metrics that can be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hqsam_server import _metrics
+
+
+@dataclass
+class Number:
+    """A counter or a gauge."""
+
+    value: float = 0
+
+    def increment(self, value: float, /) -> None:
+        self.value += value
+
+    def set(self, value: float, /) -> None:
+        self.value = value
+
+
+class Metrics:
+    """`metrics` to hand over, and their values by Prometheus name."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, Number] = {}
+        self.metrics = _metrics.build(self._make, self._make)
+
+    def _make(self, name: str, description: str) -> Number:
+        assert description
+        return self._numbers.setdefault(name, Number())
+
+    def __getitem__(self, name: str) -> float:
+        return self._numbers[f"hqsam_{name}"].value

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
+
+import pytest
+from hqsam_server._embed import Caller, Embedded, Embedder
+from hqsam_server._errors import (
+    BadRequestError,
+    ModelCallError,
+    OverloadedError,
+    RequestCancelledError,
+    StoreError,
+)
+from hqsam_server._preprocess import Limits
+from hqsam_server._store import Embedding, EmbeddingStore
+
+from tests.models import pictures
+from tests.models.fakes import Metrics
+
+TIMEOUT_S = 60
+
+
+@dataclass
+class Encoder:
+    """An encoder that waits for permission and keeps what it was given."""
+
+    given: list[bytes] = field(default_factory=list)
+    begun: Queue[bytes] = field(default_factory=Queue)
+    may_go_on: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+
+    def __call__(self, encoded: bytes) -> Embedding:
+        self.given.append(encoded)
+        self.begun.put(encoded)
+        assert self.may_go_on.wait(TIMEOUT_S)
+        if self.error is not None:
+            raise self.error
+        return Embedding(*pictures.embedding_arrays(), (40, 60))
+
+
+class Bench:
+    """An `Embedder` on a store of its own, and what was answered."""
+
+    def __init__(self, folder: Path) -> None:
+        self.metrics = Metrics()
+        self.store = EmbeddingStore(folder, "a" * 64, self.metrics.metrics)
+        self.encoder = Encoder()
+        self.embedder = Embedder(
+            self.store, self.encoder, self.metrics.metrics, Limits(), workers=1, max_waiting=3
+        )
+
+    def ask(
+        self,
+        encoded: bytes | None = None,
+        image_id: str | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> Queue[Embedded | Exception]:
+        """Return a queue that will hold the answer."""
+        answers: Queue[Embedded | Exception] = Queue()
+        self.embedder.embed(encoded, image_id, Caller(answers.put, is_cancelled))
+        return answers
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.encoder.may_go_on.set()
+    bench.embedder.close()
+
+
+def digest(encoded: bytes) -> str:
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def answer(answers: Queue[Embedded | Exception]) -> Embedded:
+    found = answers.get(timeout=TIMEOUT_S)
+    assert isinstance(found, Embedded)
+    return found
+
+
+def test_a_new_picture_is_encoded_and_stored(bench: Bench) -> None:
+    bench.encoder.may_go_on.set()
+    png = pictures.png()
+    assert answer(bench.ask(png)) == Embedded(digest(png), (40, 60), already_stored=False)
+    assert answer(bench.ask(png)) == Embedded(digest(png), (40, 60), already_stored=True)
+    assert answer(bench.ask(png, digest(png))).already_stored
+    assert answer(bench.ask(image_id=digest(png))).already_stored
+    assert bench.encoder.given == [png]
+    assert bench.metrics["encodes_total"] == 1
+    assert bench.metrics["store_hits_total"] == 3
+    assert bench.metrics["store_misses_total"] == 1
+
+
+def test_a_question_about_an_unknown_picture_is_answered_no(bench: Bench) -> None:
+    assert answer(bench.ask(image_id="0" * 64)) == Embedded("0" * 64, (0, 0), already_stored=False)
+    assert bench.encoder.given == []
+
+
+@pytest.mark.parametrize(
+    ("encoded", "image_id", "message"),
+    [
+        (None, None, "got neither"),
+        (None, "../../etc/passwd", "expected 64 lower-case hex digits"),
+        (pictures.png(), "0" * 64, "the SHA-256 of encoded_image"),
+        (b"no picture", None, "not a picture"),
+        (pictures.bomb(), None, "100000 x 100000 pixels"),
+    ],
+)
+def test_a_bad_request_is_refused_before_it_waits(
+    bench: Bench, encoded: bytes | None, image_id: str | None, message: str
+) -> None:
+    with pytest.raises(BadRequestError, match=message):
+        bench.ask(encoded, image_id)
+    assert bench.encoder.given == []
+
+
+def test_those_who_ask_for_the_same_picture_share_one_encode(bench: Bench) -> None:
+    png = pictures.png()
+    first = bench.ask(png)
+    bench.encoder.begun.get(timeout=TIMEOUT_S)
+    second = bench.ask(png)
+    bench.encoder.may_go_on.set()
+    assert answer(first) == answer(second)
+    assert bench.encoder.given == [png]
+
+
+def test_two_servers_on_one_store_share_one_encode(tmp_path: Path) -> None:
+    benches = Bench(tmp_path), Bench(tmp_path)
+    png = pictures.png()
+    first = benches[0].ask(png)
+    benches[0].encoder.begun.get(timeout=TIMEOUT_S)
+    second = benches[1].ask(png)
+    benches[0].encoder.may_go_on.set()
+    assert answer(first) == answer(second)
+    assert benches[1].encoder.given == []
+    for bench in benches:
+        bench.embedder.close()
+
+
+def test_a_question_does_not_wait_behind_an_encode(bench: Bench) -> None:
+    stored = pictures.png(mark=1)
+    bench.store.put(digest(stored), Embedding(*pictures.embedding_arrays(), (7, 8)))
+    bench.ask(pictures.png(mark=2))
+    bench.encoder.begun.get(timeout=TIMEOUT_S)
+    for question in (bench.ask(image_id=digest(stored)), bench.ask(stored)):
+        assert question.get_nowait() == Embedded(digest(stored), (7, 8), already_stored=True)
+    unknown = bench.ask(image_id="0" * 64).get_nowait()
+    assert isinstance(unknown, Embedded)
+    assert not unknown.already_stored
+
+
+def test_a_full_queue_is_refused_at_once_and_forgets_nobody(bench: Bench) -> None:
+    waiting = [bench.ask(pictures.png(mark=mark)) for mark in (0, 1, 1)]
+    for refused in (pictures.png(mark=1), pictures.png(mark=2)):
+        with pytest.raises(OverloadedError, match="try again later"):
+            bench.ask(refused)
+    bench.encoder.may_go_on.set()
+    for answers in waiting:
+        assert not answer(answers).already_stored
+    assert not answer(bench.ask(pictures.png(mark=2))).already_stored
+
+
+def test_a_picture_that_nobody_waits_for_any_more_is_not_encoded(bench: Bench) -> None:
+    cancelled = threading.Event()
+    busy = bench.ask(pictures.png(mark=0))
+    given_up = bench.ask(pictures.png(mark=1), is_cancelled=cancelled.is_set)
+    given_up_too = bench.ask(pictures.png(mark=1), is_cancelled=cancelled.is_set)
+    bench.encoder.begun.get(timeout=TIMEOUT_S)
+    cancelled.set()
+    bench.encoder.may_go_on.set()
+    answer(busy)
+    for answers in (given_up, given_up_too):
+        assert isinstance(answers.get(timeout=TIMEOUT_S), RequestCancelledError)
+    assert bench.encoder.given == [pictures.png(mark=0)]
+
+
+def test_a_picture_that_one_of_two_gave_up_is_still_encoded(bench: Bench) -> None:
+    busy = bench.ask(pictures.png(mark=0))
+    bench.ask(pictures.png(mark=1), is_cancelled=lambda: True)
+    patient = bench.ask(pictures.png(mark=1))
+    bench.encoder.may_go_on.set()
+    answer(busy)
+    assert answer(patient).image_id == digest(pictures.png(mark=1))
+
+
+def broken() -> bytes:
+    """Return a picture whose header is fine and whose pixels are not."""
+    whole = pictures.png(300, 200)
+    return whole[: len(whole) // 2]
+
+
+@pytest.mark.parametrize(
+    ("picture", "failure", "answered"),
+    [
+        # Triton loses the code of an error between models; the picture itself tells.
+        (broken(), ModelCallError("lost its code"), BadRequestError),
+        (pictures.png(), ModelCallError("stub process is not healthy"), ModelCallError),
+        (pictures.png(), MemoryError(), MemoryError),
+    ],
+)
+def test_a_failed_encode_is_answered_with_whose_fault_it_was(
+    bench: Bench, picture: bytes, failure: Exception, answered: type[Exception]
+) -> None:
+    bench.encoder.error = failure
+    bench.encoder.may_go_on.set()
+    assert isinstance(bench.ask(picture).get(timeout=TIMEOUT_S), answered)
+    bench.encoder.error = None
+    assert not answer(bench.ask(pictures.png())).already_stored  # life goes on
+
+
+def test_a_store_that_cannot_be_written_fails_the_one_request(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(image_id: str, embedding: Embedding) -> None:
+        raise StoreError("no space")
+
+    bench.encoder.may_go_on.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "put", full)
+        failed = bench.ask(pictures.png()).get(timeout=TIMEOUT_S)
+    assert isinstance(failed, StoreError)
+    assert not answer(bench.ask(pictures.png())).already_stored

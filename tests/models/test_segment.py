@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hqsam_client import contract
+from hqsam_server._errors import BadRequestError, UnknownImageError
+from hqsam_server._prompts import PromptLimits
+from hqsam_server._segment import Arrays, Segmenter
+from hqsam_server._store import Embedding, EmbeddingStore
+from numpy.typing import NDArray
+
+from tests.models import pictures
+from tests.models.fakes import Metrics
+
+STORED = "1" * 64
+MASKS = [spec.name for spec in contract.PROMPT_DECODER.outputs]
+
+
+class Decoder:
+    """Answers each prompt with its first x coordinate everywhere, and keeps its inputs."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Arrays, Collection[str]]] = []
+
+    def __call__(self, inputs: Arrays, outputs: Collection[str]) -> Arrays:
+        self.calls.append((inputs, outputs))
+        x = inputs["point_coords"][:, 0, 0]  # [P]
+        shapes = {spec.name: spec.shape[1:] for spec in contract.PROMPT_DECODER.outputs}
+        return {
+            name: np.ones((len(x), *shapes[name]), np.float32)
+            * x.reshape(-1, *[1] * len(shapes[name]))
+            for name in outputs
+        }
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.metrics = Metrics()
+        self.decoder = Decoder()
+        store = EmbeddingStore(folder, "a" * 64, self.metrics.metrics)
+        store.put(STORED, Embedding(*pictures.embedding_arrays(3.0), (400, 600)))
+        self.segmenter = Segmenter(
+            store, self.decoder, self.metrics.metrics, PromptLimits(9, 4), chunk_prompts=4
+        )
+
+    def segment(
+        self,
+        inputs: dict[str, Any] | None = None,
+        *,
+        image_id: str = STORED,
+        requested: Collection[str] = MASKS,
+    ) -> Arrays:
+        return self.segmenter.segment(image_id, {**prompts(1), **(inputs or {})}, requested)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def prompts(count: int) -> dict[str, NDArray[np.float32]]:
+    """Return prompts of a point each; the x coordinate is the prompt's number."""
+    coords = np.zeros((count, 2, 2), np.float32)
+    coords[:, 0, 0] = np.arange(count)
+    labels = np.tile(np.array([1, -1], np.float32), (count, 1))
+    return {"point_coords": coords, "point_labels": labels}
+
+
+def labelled(*rows: list[float]) -> dict[str, NDArray[np.float32]]:
+    labels = np.array(rows, np.float32)
+    return {"point_coords": np.full((*labels.shape, 2), 5, np.float32), "point_labels": labels}
+
+
+def test_prompts_are_decoded_in_chunks_and_answered_in_order(bench: Bench) -> None:
+    outputs = bench.segment(prompts(9))
+    for spec in contract.PROMPT_DECODER.outputs:
+        output = outputs[spec.name]
+        assert output.shape == (9, *spec.shape[1:])
+        assert output.dtype == np.float32
+        assert np.array_equal(output.reshape(9, -1)[:, -1], np.arange(9))
+    assert [len(inputs["point_labels"]) for inputs, _ in bench.decoder.calls] == [4, 4, 1]
+    for inputs, _ in bench.decoder.calls:
+        assert set(inputs) == {spec.name for spec in contract.PROMPT_DECODER.inputs}
+        assert (inputs["image_embeddings"] == 3).all()
+        assert (inputs["hq_features"] == -3).all()
+        assert not inputs["mask_input"].any()
+        assert not inputs["has_mask_input"].any()
+    assert bench.metrics["prompts_total"] == 9
+    assert bench.metrics["store_hits_total"] == 1
+
+
+def test_only_requested_outputs_are_made(bench: Bench) -> None:
+    assert list(bench.segment(requested=["low_res_masks"])) == ["low_res_masks"]
+    assert bench.decoder.calls[0][1] == ["low_res_masks"]
+
+
+def test_the_size_alone_needs_no_decoder(bench: Bench) -> None:
+    outputs = bench.segment(requested=["original_size"])
+    assert outputs["original_size"].tolist() == [400, 600]
+    assert bench.decoder.calls == []
+
+
+def test_masks_to_refine_go_with_their_prompts(bench: Bench) -> None:
+    masks = np.arange(6, dtype=np.float32).reshape(6, 1, 1, 1) * np.ones(
+        (1, 1, 256, 256), np.float32
+    )
+    has = np.array([0, 1, 1, 0, 0, 1], np.float32)
+    bench.segment({**prompts(6), "mask_input": masks, "has_mask_input": has})
+    inputs = [inputs for inputs, _ in bench.decoder.calls]
+    assert np.array_equal(np.concatenate([it["mask_input"] for it in inputs]), masks)
+    assert np.array_equal(np.concatenate([it["has_mask_input"] for it in inputs]), has)
+
+
+def test_a_mask_without_a_flag_counts(bench: Bench) -> None:
+    bench.segment({"mask_input": np.ones((1, 1, 256, 256), np.float32)})
+    assert bench.decoder.calls[0][0]["has_mask_input"].tolist() == [1]
+
+
+def test_an_unknown_picture_is_told_so(bench: Bench) -> None:
+    with pytest.raises(UnknownImageError, match="send the picture to embed first"):
+        bench.segment(image_id="0" * 64)
+    assert bench.metrics["store_misses_total"] == 1
+
+
+@pytest.mark.parametrize("image_id", ["", "../" * 20, "F" * 64, "0" * 63 + "\n"])
+def test_a_malformed_image_id_is_refused(bench: Bench, image_id: str) -> None:
+    with pytest.raises(BadRequestError, match="64 lower-case hex digits"):
+        bench.segment(image_id=image_id)
+
+
+NAN_POINT = np.array([[[1, np.nan], [0, 0]]], np.float32)
+INFINITE_PADDING = np.array([[[1, 1], [np.inf, 0]]], np.float32)
+
+BAD_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
+    "no prompts": (prompts(0), "0 prompts, expected 1 to 9"),
+    "too many prompts": (prompts(10), "10 prompts, expected 1 to 9"),
+    "no points": (labelled([]), "0 points each"),
+    "too many points": (labelled([1] * 5), "5 points each, expected 1 to 4"),
+    "three coordinates": ({"point_coords": np.zeros((1, 2, 3), np.float32)}, r"\[P, N, 2\]"),
+    "fewer labels": ({"point_labels": np.ones((1, 1), np.float32)}, r"\[P, N\]"),
+    "only padding": (labelled([1, 1], [-1, -1]), "prompt 1 is only padding"),
+    "unknown label": (labelled([1, 4]), r"point_labels\[0, 1\] is 4"),
+    "half a label": (labelled([0.5, 1]), r"point_labels\[0, 0\] is 0.5"),
+    "a label that is no number": (labelled([np.nan, 1]), "is nan"),
+    "no second corner": (labelled([1, 2]), "1 top-left and 0 bottom-right"),
+    "no first corner": (labelled([1, 3]), "0 top-left and 1 bottom-right"),
+    "two boxes": (labelled([2, 3, 2, 3]), "2 top-left and 2 bottom-right"),
+    "a coordinate that is no number": ({"point_coords": NAN_POINT}, "finite"),
+    "infinite padding": ({"point_coords": INFINITE_PADDING}, "finite"),
+    "left of the frame": ({"point_coords": np.full((1, 2, 2), -1, np.float32)}, "0 to 1024"),
+    "right of the frame": ({"point_coords": np.full((1, 2, 2), 1025, np.float32)}, "0 to 1024"),
+    "a flag without a mask": ({"has_mask_input": np.ones(1, np.float32)}, "got none"),
+    "a flag too many": ({"has_mask_input": np.zeros(2, np.float32)}, r"expected \[1\]"),
+    "half a flag": ({"has_mask_input": np.full(1, 0.5, np.float32)}, "0 or 1"),
+    "a mask too many": ({"mask_input": np.zeros((2, 1, 256, 256), np.float32)}, r"\[1, 1, 256"),
+    "a mask that is no number": (
+        {"mask_input": np.full((1, 1, 256, 256), np.nan, np.float32)},
+        "finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PROMPTS)
+def test_bad_prompts_are_refused_before_anything_is_decoded(bench: Bench, name: str) -> None:
+    inputs, message = BAD_PROMPTS[name]
+    with pytest.raises(BadRequestError, match=message):
+        bench.segment(inputs)
+    assert bench.decoder.calls == []
+
+
+def test_prompts_at_the_frames_edges_and_padding_anywhere_are_taken(bench: Bench) -> None:
+    coords = np.array([[[0, 0], [1024, 1024.0001], [9999, -9999]]], np.float32)
+    labels = np.array([[2, 3, -1]], np.float32)
+    bench.segment({"point_coords": coords, "point_labels": labels})
+    assert len(bench.decoder.calls) == 1

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hqsam_server import _settings
+from hqsam_server._errors import ServingError, StoreError
+from hqsam_server._fingerprint import fingerprint
+from hqsam_server._store import Embedding, EmbeddingStore
+
+from tests.models import configs, pictures
+from tests.models.fakes import Metrics
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    (tmp_path / "manifest.json").write_text(json.dumps({"fingerprint": "f" * 64}))
+    return tmp_path
+
+
+def open_store(repository: Path, **options: str) -> EmbeddingStore:
+    parameters = configs.parameters("embed") | options
+    return _settings.open_store(parameters, repository, Metrics().metrics)
+
+
+def test_the_environment_wins_over_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _settings.number({"max_bytes": "10"}, "max_bytes") == 10
+    monkeypatch.setenv("HQSAM_MAX_BYTES", "20")
+    assert _settings.number({"max_bytes": "10"}, "max_bytes") == 20
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "1e9", "many", "", "²"])
+def test_a_number_that_is_none_is_refused_by_name(value: str) -> None:
+    with pytest.raises(ServingError, match=r"max_bytes is .* expected a whole number above 0"):
+        _settings.number({"max_bytes": value}, "max_bytes")
+
+
+def test_a_missing_option_is_named() -> None:
+    with pytest.raises(ServingError, match="max_bytes is missing"):
+        _settings.number({}, "max_bytes")
+
+
+def test_what_embed_writes_segment_reads(repository: Path, tmp_path: Path) -> None:
+    folder = str(tmp_path / "store")
+    written = Embedding(*pictures.embedding_arrays(), (3, 4))
+    open_store(repository, store_folder=folder).put("0" * 64, written)
+    parameters = configs.parameters("segment") | {"store_folder": folder}
+    reader = _settings.open_store_to_read(parameters, repository, Metrics().metrics)
+    assert reader.original_size("0" * 64) == (3, 4)
+
+
+def test_the_store_keeps_to_its_options(repository: Path, tmp_path: Path) -> None:
+    store = open_store(
+        repository,
+        store_folder=str(tmp_path / "store"),
+        store_bytes="7000000",
+        store_precision="fp16",
+    )
+    for number in range(2):
+        store.put(f"{number:064x}", Embedding(*pictures.embedding_arrays(), (3, 4)))
+    (entry,) = (tmp_path / "store").glob("*.safetensors")
+    assert entry.stat().st_size < 7_000_000
+
+
+def test_by_default_the_store_takes_a_quarter_of_the_free_space(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4_000_000))
+    with pytest.raises(StoreError, match="may take 1000000 bytes"):
+        open_store(repository, store_folder=str(tmp_path / "not" / "there"))
+    (tmp_path / "old.safetensors").write_bytes(bytes(1_000_000))
+    with pytest.raises(StoreError, match="may take 1250000 bytes"):
+        open_store(repository, store_folder=str(tmp_path))
+
+
+def test_an_unknown_precision_is_refused(repository: Path) -> None:
+    with pytest.raises(ServingError, match="expected fp32 or fp16"):
+        open_store(repository, store_precision="int8")
+
+
+def test_the_default_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = {"store_folder": "auto"}
+    user = os.getuid()
+    assert str(user) in _settings._store_folder(parameters).name
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    folder = _settings._store_folder(parameters)
+    folder.mkdir()
+    try:
+        with pytest.raises(StoreError, match="belongs to another user"):
+            _settings._store_folder(parameters)
+    finally:
+        folder.rmdir()
+
+
+def test_the_fingerprint_is_the_manifests(repository: Path) -> None:
+    assert fingerprint(repository) == "f" * 64
+
+
+def test_without_a_manifest_the_onnx_files_are_the_fingerprint(tmp_path: Path) -> None:
+    for name in ("encoder", "features"):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / "model.onnx").write_bytes(name.encode())
+    before = fingerprint(tmp_path)
+    (tmp_path / "features" / "1" / "model.onnx").write_bytes(b"other weights")
+    assert len(before) == len(fingerprint(tmp_path)) == 64
+    assert fingerprint(tmp_path) != before
+
+
+@pytest.mark.parametrize("manifest", [None, "{", "[]", "{}", '{"fingerprint": "../.."}'])
+def test_weights_that_cannot_be_told_apart_are_refused(
+    tmp_path: Path, manifest: str | None
+) -> None:
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(StoreError, match=r"manifest"):
+        fingerprint(tmp_path)

@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hqsam_server import _store
+from hqsam_server._errors import BadRequestError, StoreError
+from hqsam_server._store import Embedding, EmbeddingStore
+from safetensors.numpy import save_file
+
+from tests.models import pictures
+from tests.models.fakes import Metrics
+
+WEIGHTS = "a" * 64
+ENTRY_BYTES = 4 * (256 * 64 * 64 + 32 * 256 * 256)
+
+
+def image_id(number: int) -> str:
+    return f"{number:064x}"
+
+
+def embedding(value: float = 1.0, size: tuple[int, int] = (400, 600)) -> Embedding:
+    return Embedding(*pictures.embedding_arrays(value), size)
+
+
+def open_store(folder: Path, metrics: Metrics | None = None, **options: Any) -> EmbeddingStore:
+    metrics = metrics or Metrics()
+    return EmbeddingStore(folder, options.pop("weights", WEIGHTS), metrics.metrics, **options)
+
+
+def entry_of(folder: Path, number: int) -> Path:
+    return folder / f"{WEIGHTS}-{image_id(number)}.safetensors"
+
+
+def test_an_entry_is_read_as_it_was_written(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    written = Embedding(
+        np.random.default_rng(0).random((1, 256, 64, 64), np.float32),
+        np.random.default_rng(1).random((1, 32, 256, 256), np.float32),
+        (123, 45),
+    )
+    assert store.get(image_id(1)) is None
+    assert store.original_size(image_id(1)) is None
+    store.put(image_id(1), written)
+
+    assert store.original_size(image_id(1)) == (123, 45)
+    read = open_store(tmp_path).get(image_id(1))
+    assert read is not None
+    assert read.original_size == (123, 45)
+    assert np.array_equal(read.image_embeddings, written.image_embeddings)
+    assert np.array_equal(read.hq_features, written.hq_features)
+
+
+def test_half_precision_takes_half_the_space_and_is_read_by_any_store(tmp_path: Path) -> None:
+    open_store(tmp_path, half_precision=True).put(image_id(1), embedding(0.1))
+    assert entry_of(tmp_path, 1).stat().st_size < 0.51 * ENTRY_BYTES
+    read = open_store(tmp_path).get(image_id(1))
+    assert read is not None
+    assert read.hq_features.dtype == np.float32
+    assert np.allclose(read.hq_features, -0.1, rtol=1e-3)
+
+
+def test_other_weights_never_see_an_entry(tmp_path: Path) -> None:
+    open_store(tmp_path).put(image_id(1), embedding())
+    assert open_store(tmp_path, weights="b" * 64).get(image_id(1)) is None
+    assert open_store(tmp_path).get(image_id(1)) is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "\n", "a" * 65, "é" * 64]
+)
+def test_an_image_id_that_is_no_digest_is_refused(tmp_path: Path, name: str) -> None:
+    store = open_store(tmp_path)
+    for use in (store.get, store.original_size, lambda it: store.put(it, embedding())):
+        with pytest.raises(BadRequestError, match="expected 64 lower-case hex digits"):
+            use(name)
+
+
+def test_the_least_recently_used_entry_goes_first(tmp_path: Path) -> None:
+    metrics = Metrics()
+    store = open_store(tmp_path, metrics, max_bytes=3 * (ENTRY_BYTES + 4096))
+    for number in (1, 2, 3):
+        store.put(image_id(number), embedding())
+        os.utime(entry_of(tmp_path, number), (number, number))
+    assert store.get(image_id(1)) is not None  # which makes the second the oldest
+    store.put(image_id(4), embedding())
+
+    kept = [store.original_size(image_id(number)) is not None for number in (1, 2, 3, 4)]
+    assert kept == [True, False, True, True]
+    assert metrics["store_evictions_total"] == 1
+    assert metrics["store_entries"] == 3
+    assert metrics["store_bytes"] == sum(
+        file.stat().st_size for file in tmp_path.glob("*.safetensors")
+    )
+
+
+def test_asking_for_the_size_counts_as_use(tmp_path: Path) -> None:
+    store = open_store(tmp_path, max_bytes=2 * (ENTRY_BYTES + 4096))
+    for number in (1, 2):
+        store.put(image_id(number), embedding())
+        os.utime(entry_of(tmp_path, number), (number, number))
+    store.original_size(image_id(1))
+    store.put(image_id(3), embedding())
+    assert store.get(image_id(1)) is not None
+    assert store.get(image_id(2)) is None
+
+
+def test_entries_of_other_weights_count_and_are_evicted(tmp_path: Path) -> None:
+    open_store(tmp_path, weights="b" * 64).put(image_id(1), embedding())
+    open_store(tmp_path, max_bytes=ENTRY_BYTES + 4096).put(image_id(1), embedding())
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    assert open_store(tmp_path).get(image_id(1)) is not None
+
+
+def test_writing_an_entry_again_evicts_nothing(tmp_path: Path) -> None:
+    metrics = Metrics()
+    store = open_store(tmp_path, metrics, max_bytes=2 * (ENTRY_BYTES + 4096))
+    for number in (1, 2, 1):
+        store.put(image_id(number), embedding())
+    assert metrics["store_evictions_total"] == 0
+
+
+def test_a_bound_below_one_entry_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="raise store_bytes"):
+        open_store(tmp_path, max_bytes=10**6)
+
+
+def truncated(entry: Path) -> None:
+    os.truncate(entry, entry.stat().st_size - 1)
+
+
+def emptied(entry: Path) -> None:
+    os.truncate(entry, 0)
+
+
+def zeroed(entry: Path) -> None:
+    entry.write_bytes(bytes(entry.stat().st_size))
+
+
+def longer(entry: Path) -> None:
+    entry.write_bytes(entry.read_bytes() + b"0")
+
+
+def not_safetensors(entry: Path) -> None:
+    entry.write_bytes(b"\x08\0\0\0\0\0\0\0[[[[[[[[")
+
+
+def huge_header(entry: Path) -> None:
+    entry.write_bytes(b"\xff" * 8 + entry.read_bytes())
+
+
+def of_another_picture(entry: Path) -> None:
+    open_store(entry.parent).put(image_id(9), embedding())
+    entry_of(entry.parent, 9).replace(entry)
+
+
+def of_other_weights(entry: Path) -> None:
+    other = EmbeddingStore(entry.parent, "b" * 64, Metrics().metrics)
+    other.put(image_id(1), embedding())
+    (entry.parent / f"{'b' * 64}-{image_id(1)}.safetensors").replace(entry)
+
+
+def without_metadata(entry: Path) -> None:
+    image_embeddings, hq_features = pictures.embedding_arrays()
+    save_file({"image_embeddings": image_embeddings, "hq_features": hq_features}, entry)
+
+
+def of_other_shapes(entry: Path) -> None:
+    metadata = {"format": "hqsam-embedding-1", "fingerprint": WEIGHTS, "image_id": image_id(1)}
+    tensors = {name: np.zeros((1, 2), np.float32) for name in ("image_embeddings", "hq_features")}
+    save_file(tensors, entry, {**metadata, "height": "1", "width": "1"})
+
+
+def of_other_dtypes(entry: Path) -> None:
+    metadata = {"format": "hqsam-embedding-1", "fingerprint": WEIGHTS, "image_id": image_id(1)}
+    names = ("image_embeddings", "hq_features")
+    arrays = dict(zip(names, pictures.embedding_arrays(), strict=True))
+    tensors = {name: array.astype(np.int32) for name, array in arrays.items()}
+    save_file(tensors, entry, {**metadata, "height": "1", "width": "1"})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncated,
+        emptied,
+        zeroed,
+        longer,
+        not_safetensors,
+        huge_header,
+        of_another_picture,
+        of_other_weights,
+        without_metadata,
+        of_other_shapes,
+        of_other_dtypes,
+    ],
+    ids=lambda damage: damage.__name__,
+)
+def test_a_damaged_or_foreign_entry_is_a_miss_and_is_removed(tmp_path: Path, damage: Any) -> None:
+    metrics = Metrics()
+    store = open_store(tmp_path, metrics)
+    for read in (store.get, store.original_size):
+        store.put(image_id(1), embedding())
+        damage(entry_of(tmp_path, 1))
+        assert read(image_id(1)) is None
+        assert not entry_of(tmp_path, 1).exists()
+        assert metrics["store_entries"] == 0
+    store.put(image_id(1), embedding())
+    assert store.get(image_id(1)) is not None
+
+
+def test_files_that_are_nobodys_entries_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    store = open_store(tmp_path, max_bytes=ENTRY_BYTES + 4096)
+    store.put(image_id(1), embedding())
+    store.put(image_id(2), embedding())
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_what_a_dead_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    left = tmp_path / f"{WEIGHTS}-{image_id(1)}.writing"
+    left.write_bytes(bytes(1000))
+    store.put(image_id(2), embedding())
+    assert not left.exists()
+
+
+def test_a_store_outlives_its_folder(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    store.put(image_id(1), embedding())
+    for file in (tmp_path / "store").iterdir():
+        file.unlink()
+    (tmp_path / "store").rmdir()
+    assert store.get(image_id(1)) is None
+    store.put(image_id(1), embedding())
+    assert store.get(image_id(1)) is not None
+
+
+def test_a_folder_that_cannot_be_made_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="set store_folder"):
+        open_store(tmp_path / "file" / "store")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for two entries and not for three."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    size = f"size={int(2.5 * ENTRY_BYTES)}"
+    mount = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_evicts_before_it_fails(small_disk: Path) -> None:
+    metrics = Metrics()
+    store = open_store(small_disk, metrics)
+    for number in (1, 2, 3):
+        store.put(image_id(number), embedding())
+        os.utime(entry_of(small_disk, number), (number, number))
+    assert store.get(image_id(1)) is None
+    assert store.get(image_id(3)) is not None
+    assert metrics["store_evictions_total"] == 1
+
+
+def test_a_disk_that_others_have_filled_fails_the_request_clearly(small_disk: Path) -> None:
+    store = open_store(small_disk)
+    (small_disk / "others").write_bytes(bytes(2 * ENTRY_BYTES))
+    with pytest.raises(StoreError, match=os.strerror(errno.ENOSPC)):
+        store.put(image_id(1), embedding())
+    assert not list(small_disk.glob("*.writing"))
+
+
+def _churn(folder: Path, seed: int, rounds: int) -> None:
+    """Write and read entries whose arrays all hold the number of their picture."""
+    random = np.random.default_rng(seed)
+    store = open_store(folder, max_bytes=3 * (ENTRY_BYTES + 4096))
+    for _ in range(rounds):
+        number = int(random.integers(6))
+        found = store.get(image_id(number))
+        if found is None:
+            store.put(image_id(number), embedding(number, (number + 1, 1)))
+        elif not (
+            (found.image_embeddings == number).all()
+            and (found.hq_features == -number).all()
+            and found.original_size == (number + 1, 1)
+        ):
+            sys.exit(1)
+
+
+def test_several_processes_see_whole_entries_or_none_and_keep_the_bound(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_churn, args=(tmp_path, seed, 40)) for seed in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert 1 <= len(list(tmp_path.glob("*.safetensors"))) <= 3
+    assert not list(tmp_path.glob(f"*{_store._TEMPORARY}"))
+
+
+def _hold(folder: Path, held: Any) -> None:
+    with open_store(folder).exclusive(image_id(1)):
+        held.set()
+        multiprocessing.Event().wait()
+
+
+def test_the_right_to_encode_is_exclusive_and_ends_with_its_holder(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    held = spawn.Event()
+    holder = spawn.Process(target=_hold, args=(tmp_path, held))
+    holder.start()
+    assert held.wait(60)
+    lock = next(tmp_path.glob(".key-*.lock"))
+    taken = subprocess.run(["flock", "--nonblock", str(lock), "true"], check=False)
+    assert taken.returncode == 1
+    holder.kill()
+    holder.join()
+    with open_store(tmp_path).exclusive(image_id(1)):
+        pass
