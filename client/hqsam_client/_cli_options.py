@@ -18,7 +18,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         "--url",
         default=os.environ.get("HQSAM_URL", DEFAULT_URL),
         help="host:port; several separated by commas; or a gRPC name such as "
-        "dns:///hqsam-headless:8001 (default: $HQSAM_URL, else %(default)s)",
+        f"dns:///hqsam-headless:8001 (default: $HQSAM_URL, else {DEFAULT_URL})",
     )
     group.add_argument(
         "--timeout",

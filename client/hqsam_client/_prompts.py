@@ -71,14 +71,15 @@ def build(
     many = boxes is not None or _is_nested(points)
     if many and box is not None:
         raise PromptError("box was given with many prompts, expected boxes: one box for each")
-    if not many and points is None and box is None:
-        raise PromptError("no prompt was given, expected at least one of points, box and boxes")
     if not many and labels is not None and points is None:
         raise PromptError("labels were given without points, expected one label for each point")
+    if not many and points is None and box is None:
+        raise PromptError("no prompt was given, expected at least one of points, box and boxes")
 
     if boxes is not None and not isinstance(boxes, (Sequence, np.ndarray)):
         raise PromptError(f"boxes is {_short(boxes)}, expected a list of (x0, y0, x1, y1)")
-    count = len(boxes) if boxes is not None else len(points or ()) if many else 1
+    of_many = boxes if boxes is not None else points
+    count = len(of_many) if many and of_many is not None else 1
     if count == 0:
         raise PromptError("boxes is empty, expected at least one box")
     rows = []
@@ -135,11 +136,15 @@ def _is_nested(points: Any) -> bool:
     """Tell a list of prompts' points from the points of one prompt."""
     if isinstance(points, np.ndarray):
         return points.ndim == 3
-    if not isinstance(points, Sequence) or not points:
+    if not isinstance(points, Sequence) or isinstance(points, str) or not points:
         return False
-    # In a list of prompts, an entry is None, empty, or starts with a point, not a number.
+    # An entry is a prompt's points, or None or empty for none; or it is one point.
     entry = points[0]
-    return entry is None or len(np.shape(entry)) != 1 or not np.size(entry)
+    if entry is None:
+        return True
+    if not isinstance(entry, (Sequence, np.ndarray)):
+        return False
+    return not len(entry) or isinstance(entry[0], (Sequence, np.ndarray))
 
 
 def _entry(name: str, value: Any, index: int, count: int, many: bool) -> Any:

@@ -1,0 +1,148 @@
+"""Pictures: what is sent of each form of them, and which are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hqsam_client import PictureError
+from hqsam_client._upload import prepare
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.oracle import images
+
+
+def encoded(image: Image.Image, file_format: str = "JPEG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def decoded(data: bytes) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def rotated(image: Image.Image, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(image, "JPEG", exif=exif)
+
+
+@pytest.fixture(scope="module")
+def large() -> Image.Image:
+    return Image.fromarray(images.picture(1500, 1000))
+
+
+def test_a_file_travels_as_it_is_in_all_its_forms(large: Image.Image, tmp_path: Path) -> None:
+    data = encoded(large)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    for form in (path, str(path), data, io.BytesIO(data)):
+        upload = prepare(form)
+        assert upload.encoded == data
+        assert upload.image_id == hashlib.sha256(data).hexdigest()
+        assert upload.size == (1000, 1500)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_that_of_the_upright_picture(large: Image.Image, orientation: int) -> None:
+    upload = prepare(rotated(large, orientation))
+    assert upload.size == ((1500, 1000) if orientation >= 5 else (1000, 1500))
+    assert upload.full_picture().size == upload.size[::-1]
+
+
+def test_an_array_is_shrunk_as_the_server_would_and_sent_without_loss(large: Image.Image) -> None:
+    upload = prepare(np.asarray(large))
+    assert upload.size == (1000, 1500)
+    expected = large.resize((1024, 683), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(decoded(upload.encoded), np.asarray(expected))
+    np.testing.assert_array_equal(np.asarray(upload.full_picture()), np.asarray(large))
+
+
+def test_a_small_array_is_not_enlarged() -> None:
+    array = images.picture(60, 40)
+    np.testing.assert_array_equal(decoded(prepare(array).encoded), array)
+
+
+def test_an_array_and_the_pillow_image_of_it_have_one_image_id(large: Image.Image) -> None:
+    assert prepare(np.asarray(large)).image_id == prepare(large).image_id
+
+
+def test_a_view_of_an_array_is_sent_as_it_reads() -> None:
+    array = images.picture(60, 40)
+    flipped = array[:, ::-1, ::-1]
+    np.testing.assert_array_equal(decoded(prepare(flipped).encoded), flipped)
+
+
+def test_a_pillow_image_is_turned_upright(large: Image.Image) -> None:
+    image = Image.open(io.BytesIO(rotated(large, 6)))
+    assert prepare(image).size == (1500, 1000)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
+def test_a_pillow_image_of_eight_bits_becomes_rgb(large: Image.Image, mode: str) -> None:
+    image = large.resize((90, 60)).convert(mode)
+    expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(decoded(prepare(image).encoded), expected)
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16", "F"])
+def test_a_deeper_pillow_image_is_left_to_the_server(mode: str) -> None:
+    dtype = {"I": np.int32, "I;16": np.uint16, "F": np.float32}[mode]
+    values = np.arange(6000, dtype=dtype).reshape(60, 100)
+    image = Image.fromarray(values)
+    assert image.mode == mode
+    np.testing.assert_array_equal(decoded(prepare(image).encoded), values)
+
+
+def test_resized_uploads_are_smaller_and_show_the_model_the_same(large: Image.Image) -> None:
+    data = encoded(Image.fromarray(images.picture(3000, 2000)), "PNG")
+    upload = prepare(data, "resized")
+    assert len(upload.encoded) < len(data)
+    assert upload.size == (2000, 3000)
+    expected = Image.open(io.BytesIO(data)).resize((1024, 683), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(decoded(upload.encoded), np.asarray(expected))
+
+
+def test_a_resized_upload_that_saves_nothing_is_the_file_itself(large: Image.Image) -> None:
+    small = encoded(large.resize((300, 200)))
+    noisy = np.random.default_rng(0).integers(0, 255, (1100, 1100, 3), np.uint8)
+    compressed = encoded(Image.fromarray(noisy), quality=10)
+    for data in (small, compressed):
+        assert prepare(data, "resized").encoded == data
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (b"not a picture", "the 13 bytes are not a picture"),
+        (b"", "the 0 bytes are not a picture"),
+        ("no/such/file.jpg", "no/such/file.jpg cannot be read: No such file"),
+        (Path(__file__).parent, "cannot be read: Is a directory"),
+        (io.StringIO("text"), "the file object gave str, expected bytes"),
+        (3, "the picture is a int"),
+        (np.zeros((4, 4), np.uint8), r"the array is uint8 \[4, 4\]"),
+        (np.zeros((4, 4, 4), np.uint8), r"the array is uint8 \[4, 4, 4\]"),
+        (np.zeros((4, 4, 3)), r"the array is float64 \[4, 4, 3\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"the array is uint8 \[0, 4, 3\]"),
+    ],
+    ids=str,
+)
+def test_what_is_not_a_picture_is_refused(picture: Any, message: str) -> None:
+    with pytest.raises(PictureError, match=message):
+        prepare(picture)
+
+
+def test_a_truncated_file_is_refused_where_its_pixels_are_needed(large: Image.Image) -> None:
+    with pytest.raises(PictureError, match="truncated or damaged"):
+        prepare(encoded(large)[:9000], "resized")
+
+
+def test_an_unknown_way_to_upload_is_refused() -> None:
+    with pytest.raises(PictureError, match="upload is 'small', expected 'original' or 'resized'"):
+        prepare(images.picture(6, 4), "small")  # type: ignore[arg-type]
