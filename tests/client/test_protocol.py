@@ -1,0 +1,187 @@
+"""The flows of calls, and how masks are combined, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hqsam_client import (
+    HQSamError,
+    NotFoundError,
+    PromptError,
+    ServerFailedError,
+    _prompts,
+    contract,
+)
+from hqsam_client._mask import Mask
+from hqsam_client._protocol import Call, Choice, Flow, choice, combine, embed_flow, segment_flow
+from hqsam_client._upload import Upload, prepare
+from tritonclient.grpc import service_pb2
+
+from tests.oracle import images
+
+UPLOAD = prepare(images.picture(60, 40))
+LARGE = prepare(images.picture(600, 400))
+PROMPTS = _prompts.build(UPLOAD.size, points=[[(3, 4)], [(5, 6)]])
+MISS = NotFoundError("unknown", "NOT_FOUND")
+
+
+def answer(**tensors: np.ndarray[Any, Any]) -> Any:
+    response = service_pb2.ModelInferResponse(model_name="test")
+    for name, array in tensors.items():
+        dtype = "BOOL" if array.dtype == np.bool_ else "FP32"
+        response.outputs.add(name=name, datatype=dtype, shape=array.shape)
+        response.raw_output_contents.append(array.tobytes())
+    return response
+
+
+def masks(prompts: int = 2) -> Any:
+    return answer(
+        low_res_masks=np.ones((prompts, 1, 256, 256), np.float32),
+        iou_predictions=np.full((prompts, 1), 0.5, np.float32),
+    )
+
+
+def stored(already: bool) -> Any:
+    return answer(already_stored=np.array([already]))
+
+
+def drive(flow: Flow[Any], *answers: Any) -> tuple[list[Call], Any]:
+    """Run a flow on given answers, errors among them; returns its calls and its result."""
+    calls = [next(flow)]
+    for reply in answers:
+        step: Callable[[Any], Call] = flow.throw if isinstance(reply, Exception) else flow.send
+        try:
+            calls.append(step(reply))
+        except StopIteration as stop:
+            return calls, stop.value
+    raise AssertionError("the flow wants another answer")
+
+
+def summary(calls: list[Call]) -> list[tuple[str, tuple[str, ...]]]:
+    return [
+        (call.request.model_name, tuple(tensor.name for tensor in call.request.inputs))
+        for call in calls
+    ]
+
+
+QUESTION = ("embed", ("image_id",))
+BYTES = ("embed", ("image_id", "encoded_image"))
+SEGMENT = ("segment", ("image_id", "point_coords", "point_labels"))
+
+
+def test_a_picture_that_the_server_has_is_not_sent() -> None:
+    calls, known = drive(embed_flow(UPLOAD, ask=True), stored(True))
+    assert summary(calls) == [QUESTION]
+    assert known is True
+
+
+def test_a_picture_that_the_server_lacks_is_sent_after_the_question() -> None:
+    calls, known = drive(embed_flow(UPLOAD, ask=True), stored(False), stored(False))
+    assert summary(calls) == [QUESTION, BYTES]
+    assert [call.encodes for call in calls] == [False, True]
+    assert known is False
+
+
+def test_a_known_picture_costs_a_click_one_call() -> None:
+    calls, result = drive(segment_flow(UPLOAD, PROMPTS, choice("hq")), masks())
+    assert summary(calls) == [SEGMENT]
+    assert len(result) == 2
+
+
+def test_after_a_miss_a_small_picture_is_sent_unasked_and_the_click_repeated() -> None:
+    flow = segment_flow(UPLOAD, PROMPTS, choice("hq"))
+    calls, result = drive(flow, MISS, stored(False), masks())
+    assert summary(calls) == [SEGMENT, BYTES, SEGMENT]
+    assert len(result) == 2
+
+
+def test_after_a_miss_a_large_picture_is_asked_for_first() -> None:
+    flow = segment_flow(LARGE, PROMPTS, choice("hq"))
+    calls, _ = drive(flow, MISS, stored(True), masks())
+    assert summary(calls) == [SEGMENT, QUESTION, SEGMENT]
+
+
+def test_a_second_miss_is_an_error() -> None:
+    flow = segment_flow(UPLOAD, PROMPTS, choice("hq"))
+    with pytest.raises(NotFoundError):
+        drive(flow, MISS, stored(False), MISS)
+
+
+def test_other_errors_are_not_taken_for_a_miss() -> None:
+    error = HQSamError("something else")
+    with pytest.raises(HQSamError) as caught:
+        drive(segment_flow(UPLOAD, PROMPTS, choice("hq")), error)
+    assert caught.value is error
+
+
+def test_every_call_carries_the_image_id_for_the_balancing() -> None:
+    calls, _ = drive(segment_flow(UPLOAD, PROMPTS, choice("hq")), MISS, stored(False), masks())
+    assert {call.image_id for call in calls} == {UPLOAD.image_id}
+
+
+def test_an_answer_of_another_length_than_its_shape_is_an_error_of_the_server() -> None:
+    response = masks()
+    response.raw_output_contents[0] = b"1234"
+    with pytest.raises(ServerFailedError, match="the answer of test cannot be read"):
+        drive(segment_flow(UPLOAD, PROMPTS, choice("hq")), response)
+
+
+@pytest.mark.parametrize("mode", ["hq", "hq+sam", "best"])
+def test_requests_keep_to_the_contract(mode: Any) -> None:
+    mask = Mask(np.zeros((256, 256), np.float32), 0.5, UPLOAD.size)
+    prompts = _prompts.build(UPLOAD.size, points=[(3, 4)], refine=mask)
+    calls, _ = drive(embed_flow(UPLOAD, ask=True), stored(False), stored(False))
+    calls.append(next(segment_flow(UPLOAD, prompts, choice(mode))))
+    for call in calls:
+        spec = {"embed": contract.EMBED, "segment": contract.SEGMENT}[call.request.model_name]
+        inputs = {tensor.name: tensor for tensor in spec.inputs}
+        for tensor in call.request.inputs:
+            assert tensor.datatype == inputs[tensor.name].dtype
+            expected = inputs[tensor.name].shape
+            assert len(tensor.shape) == len(expected)
+            assert all(want in (-1, got) for want, got in zip(expected, tensor.shape, strict=True))
+        assert {output.name for output in call.request.outputs} <= {
+            tensor.name for tensor in spec.outputs
+        }
+
+
+def combined(multimask: bool, hq_only: bool) -> tuple[list[float], list[float]]:
+    """Combine constant masks for two prompts; returns one pixel and the score of each."""
+    tensors = {
+        "low_res_masks": np.full((2, 1, 256, 256), 100),
+        "iou_predictions": np.array([[0.1], [0.2]]),
+        "sam_masks": np.broadcast_to(
+            np.array([[1, 2, 3, 4], [5, 6, 7, 8]])[..., None, None], (2, 4, 256, 256)
+        ),
+        # The single mask's score, the first, is the highest, and does not count among three.
+        "sam_iou_predictions": np.array([[0.9, 0.3, 0.5, 0.4], [0.9, 0.8, 0.1, 0.2]]),
+    }
+    wanted = Choice(multimask, hq_only)
+    asked = {name: tensors[name].astype(np.float32) for name in wanted.outputs()}
+    logits, ious = combine(asked, wanted)
+    assert logits.shape == (2, 256, 256)
+    return logits[:, 0, 0].tolist(), np.round(ious.astype(float), 6).tolist()
+
+
+def test_masks_are_combined_as_the_official_decoder_does() -> None:
+    assert combined(multimask=False, hq_only=True) == ([100, 100], [0.1, 0.2])
+    assert combined(multimask=False, hq_only=False) == ([101, 105], [0.1, 0.2])
+    assert combined(multimask=True, hq_only=False) == ([103, 106], [0.5, 0.8])
+    assert combined(multimask=True, hq_only=True) == ([100, 100], [0.5, 0.8])
+
+
+def test_the_modes_are_the_authors_three() -> None:
+    assert choice("hq") == Choice(multimask=False, hq_only=True)
+    assert choice("hq+sam") == Choice(multimask=False, hq_only=False)
+    assert choice("best") == Choice(multimask=True, hq_only=False)
+    with pytest.raises(PromptError, match=r"mode is 'worst', expected one of 'hq', 'hq\+sam'"):
+        choice("worst")  # type: ignore[arg-type]
+
+
+def test_masks_know_the_true_size_of_a_shrunk_picture() -> None:
+    upload = Upload(UPLOAD.encoded, UPLOAD.image_id, (4000, 6000))
+    _, result = drive(segment_flow(upload, PROMPTS, choice("hq")), masks())
+    assert result[0].size == (4000, 6000)
