@@ -3,6 +3,7 @@
 ::
 
     HQSamError
+    ├── StartError                   the server cannot be started
     └── ServingError                 INTERNAL
         ├── BadRequestError          INVALID_ARGUMENT: the request is at fault
         ├── UnknownImageError        NOT_FOUND: the picture is not stored
@@ -17,6 +18,10 @@ The Triton models turn them into gRPC codes in one place, `hqsam_server._adapter
 from __future__ import annotations
 
 from hqsam_client import HQSamError
+
+
+class StartError(HQSamError):
+    """The server, or a model of its repository, cannot be started as it was asked to."""
 
 
 class ServingError(HQSamError):

@@ -1,0 +1,111 @@
+"""`hqsam serve`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `hqsam serve`."""
+    parser.epilog = (
+        "Flags are named as Triton names them. What stands behind -- goes to tritonserver "
+        "as it is: hqsam serve -- --log-verbose=1"
+    )
+    parser.add_argument(
+        "--model-repository",
+        type=Path,
+        default=Path("model_repository"),
+        metavar="FOLDER",
+        help="what hqsam export wrote (default: %(default)s)",
+    )
+    for service, port in (("grpc", 8001), ("http", 8000), ("metrics", 8002)):
+        parser.add_argument(
+            f"--{service}-port",
+            type=int,
+            default=port,
+            metavar="PORT",
+            help="0 takes a free one (default: %(default)s)",
+        )
+        parser.add_argument(
+            f"--{service}-address",
+            default="127.0.0.1",
+            metavar="ADDRESS",
+            help="0.0.0.0 lets other machines in (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp32"),
+        default="auto",
+        help="arithmetic of the ONNX models but the contract's decoder, which stays fp32; auto "
+        "is bf16 where the processor has it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of a model (default: all processors)"
+    )
+    parser.add_argument(
+        "--instances",
+        type=int,
+        metavar="N",
+        help="instances of prompt_decoder, between which --threads' default is divided "
+        "(default: one for every eight processors)",
+    )
+    parser.add_argument(
+        "--cache-dir",
+        type=Path,
+        default=Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hqsam",
+        metavar="FOLDER",
+        help="compiled models, for a fast second start (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--store-folder",
+        metavar="FOLDER",
+        help="keep embeddings here, also when the server stops (default: in memory, and gone "
+        "with the server)",
+    )
+    parser.add_argument(
+        "--exit-timeout-secs",
+        type=int,
+        default=30,
+        metavar="SECONDS",
+        help="how long requests under way may take when the server stops (default: %(default)s)",
+    )
+    parser.add_argument("arguments", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `hqsam serve` until it is told to stop, and return the exit status."""
+    from hqsam_server._triton import Endpoint, TritonServer
+    from hqsam_server._watch import watch
+    from hqsam_server._workspace import Tuning
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    server = TritonServer(
+        args.model_repository,
+        grpc=Endpoint(args.grpc_port, args.grpc_address),
+        http=Endpoint(args.http_port, args.http_address),
+        metrics=Endpoint(args.metrics_port, args.metrics_address),
+        tuning=Tuning(args.precision, args.threads, args.instances, args.cache_dir),
+        environment={"HQSAM_STORE_FOLDER": args.store_folder} if args.store_folder else {},
+        arguments=args.arguments,
+        exit_timeout_s=args.exit_timeout_secs,
+        log=sys.stderr,
+    )
+    try:
+        with server:
+            print(
+                f"serving {args.model_repository} on grpc://{server.grpc_url} "
+                f"http://{server.http_url} metrics http://{server.metrics_url}/metrics",
+                flush=True,
+            )
+            watch(server)
+    except KeyboardInterrupt:
+        pass
+    return 0

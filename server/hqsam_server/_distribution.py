@@ -1,0 +1,92 @@
+"""Where the parts of Triton are that the package `nvidia-pytriton` carries."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.util
+import os
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from hqsam_server._errors import StartError
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Files of the server and of the Python that its models run in.
+
+    Attributes:
+        binary: the `tritonserver` program.
+        python_backend: folder of the Python backend.
+        stub: the Python backend's program for this version of Python.
+        libraries: folders of the shared libraries that they need.
+    """
+
+    binary: Path
+    python_backend: Path
+    stub: Path
+    libraries: tuple[Path, ...]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment to start the server in."""
+        libraries = [*map(str, self.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
+        return {
+            **os.environ,
+            "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+            # The models' interpreter knows nothing of this one's virtual environment.
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+
+def find() -> Distribution:
+    """Find the parts.
+
+    Raises:
+        StartError: one is missing; the message says what to install.
+    """
+    package = importlib.util.find_spec("pytriton")
+    if package is None or package.origin is None:
+        raise StartError(
+            "nvidia-pytriton, which carries tritonserver, is not installed: "
+            "pip install 'hqsam-triton[server]' (Linux, Python 3.10 to 3.12)"
+        )
+    root = Path(package.origin).parent
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    found = Distribution(
+        binary=root / "tritonserver" / "bin" / "tritonserver",
+        python_backend=root / "tritonserver" / "backends" / "python",
+        stub=root / "tritonserver" / "python_backend_stubs" / version / _STUB,
+        libraries=(root.parent / "nvidia_pytriton.libs", *_python_library()),
+    )
+    for path in (found.binary, found.python_backend, found.stub):
+        if not path.exists():
+            raise StartError(f"nvidia-pytriton has no {path}: Python {version} is not supported")
+    return found
+
+
+_STUB = "triton_python_backend_stub"
+
+
+def _python_library() -> list[Path]:
+    """Return the folder of libpython, or nothing where the system's loader finds it.
+
+    Raises:
+        StartError: this Python has no shared library.
+    """
+    name = sysconfig.get_config_var("INSTSONAME") or ""
+    folder = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    for candidate in (folder, folder / multiarch):
+        if ".so" in name and (candidate / name).exists():
+            return [candidate]
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if ctypes.util.find_library(f"python{version}"):
+        return []
+    raise StartError(
+        f"libpython{version}.so was not found, which Triton's Python backend needs: use a "
+        f"Python with a shared library (Debian: apt install libpython{version}; pyenv: "
+        "PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install)"
+    )
