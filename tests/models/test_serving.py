@@ -1,0 +1,330 @@
+"""embed, segment and their neighbours in a running Triton."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hqsam_client import contract
+from hqsam_server import TritonServer
+from hqsam_server._preprocess import Limits, preprocess
+from numpy.typing import NDArray
+from PIL import Image
+from tritonclient.utils import InferenceServerException
+
+from tests.models import pictures
+from tests.models.api import Api, new_png, point, serve
+from tests.models.conftest import STORE_ENTRIES
+from tests.models.test_segment import BAD_PROMPTS, prompts
+
+MASKS = [spec.name for spec in contract.PROMPT_DECODER.outputs]
+
+BAD_PICTURES = {
+    "no picture": (b"no picture", "not a picture that can be read"),
+    "no bytes": (b"", "not a picture that can be read"),
+    "truncated": (pictures.png(300, 200)[:5000], "truncated or damaged"),
+    "a bomb": (pictures.bomb(), "100000 x 100000 pixels, expected at most"),
+    "too many bytes": (pictures.png() + bytes(1_000_000), "bytes, expected at most 1000000"),
+}
+
+
+def fails(call: Callable[[], Any]) -> tuple[str, str]:
+    """Return code and message of the error that a call ends with."""
+    with pytest.raises(InferenceServerException) as caught:
+        call()
+    return caught.value.status(), caught.value.message()
+
+
+def hq_sam_inputs(encoded: bytes) -> dict[str, NDArray[Any]]:
+    return {
+        "encoded_image": np.frombuffer(encoded, np.uint8),
+        **point(),
+        "mask_input": np.zeros((1, 1, 256, 256), np.float32),
+        "has_mask_input": np.zeros(1, np.float32),
+    }
+
+
+@pytest.mark.parametrize("model", ["preprocess", "encode", "hq_sam", "embed"])
+@pytest.mark.parametrize("name", BAD_PICTURES)
+def test_a_bad_picture_is_an_invalid_argument(api: Api, model: str, name: str) -> None:
+    encoded, expected = BAD_PICTURES[name]
+    inputs = hq_sam_inputs(encoded)
+    if model != "hq_sam":
+        inputs = {"encoded_image": inputs["encoded_image"]}
+    status, message = fails(lambda: api.infer(model, inputs))
+    assert (status, expected in message) == ("StatusCode.INVALID_ARGUMENT", True), message
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("RGB", (1, 1)),
+        Image.new("RGB", (1, 20000)),
+        Image.new("RGB", (20000, 1)),
+        *(Image.new(mode, (30, 20)) for mode in ("L", "LA", "P", "RGBA", "I;16", "1")),
+    ],
+    ids=lambda image: f"{image.mode}-{image.width}x{image.height}",
+)
+def test_pictures_of_every_mode_and_shape_can_be_segmented(api: Api, image: Image.Image) -> None:
+    image_id, size, _ = api.embed(pictures.encoded(image))
+    assert size == (image.height, image.width)
+    assert api.segment(image_id)["original_size"].tolist() == list(size)
+
+
+def test_preprocess_answers_what_the_function_does(api: Api) -> None:
+    encoded = pictures.png(300, 200)
+    outputs = api.infer("preprocess", {"encoded_image": np.frombuffer(encoded, np.uint8)})
+    image, size = preprocess(encoded, Limits())
+    assert np.array_equal(outputs["image"], image)
+    assert outputs["original_size"].tolist() == list(size)
+
+
+def test_a_stored_picture_gives_the_masks_of_the_whole_pipeline(api: Api) -> None:
+    encoded = new_png()
+    whole = api.infer("hq_sam", hq_sam_inputs(encoded))
+    image_id, size, _ = api.embed(encoded)
+    outputs = api.segment(image_id)
+    assert whole["original_size"].tolist() == list(size)
+    assert np.allclose(outputs["low_res_masks"], whole["low_res_masks"], atol=2e-3)
+    assert np.allclose(outputs["iou_predictions"], whole["iou_predictions"], atol=1e-3)
+
+
+def test_prompts_in_one_request_give_the_masks_of_single_requests(api: Api) -> None:
+    image_id, _, _ = api.embed(new_png())
+    points = [point(100 * number, 80 * number) for number in range(9)]
+    together = api.segment(
+        image_id, {name: np.concatenate([it[name] for it in points]) for name in points[0]}
+    )
+    for number, inputs in enumerate(points):
+        alone = api.segment(image_id, inputs)
+        for name in MASKS:
+            assert np.allclose(together[name][number], alone[name][0], atol=2e-3)
+
+
+def test_only_requested_outputs_travel(api: Api) -> None:
+    image_id, _, _ = api.embed(new_png())
+    outputs = api.segment(image_id, outputs=["iou_predictions", "original_size"])
+    assert set(outputs) == {"iou_predictions", "original_size"}
+    assert set(api.segment(image_id)) == {*MASKS, "original_size"}
+
+
+def test_an_unknown_picture_is_not_found_until_it_is_embedded(api: Api, store: Path) -> None:
+    encoded = new_png()
+    digest = hashlib.sha256(encoded).hexdigest()
+    unknown = (digest, (0, 0), False)
+
+    assert fails(lambda: api.segment(digest))[0] == "StatusCode.NOT_FOUND"
+    assert api.embed(image_id=digest) == unknown
+    stored = api.embed(encoded, digest)
+    assert (stored[0], stored[2]) == (digest, False)
+    assert api.embed(image_id=digest) == (digest, stored[1], True)
+    assert api.embed(encoded) == (digest, stored[1], True)
+    first = api.segment(digest)
+    for entry in store.glob(f"*{digest}*"):
+        entry.unlink()
+    assert fails(lambda: api.segment(digest))[0] == "StatusCode.NOT_FOUND"
+    api.embed(encoded)
+    assert np.allclose(api.segment(digest)["low_res_masks"], first["low_res_masks"], atol=1e-5)
+
+
+def test_a_damaged_entry_is_not_found(api: Api, store: Path) -> None:
+    encoded = new_png()
+    image_id, _, _ = api.embed(encoded)
+    (entry,) = store.glob(f"*{image_id}*")
+    entry.write_bytes(entry.read_bytes()[:-100])
+    assert fails(lambda: api.segment(image_id))[0] == "StatusCode.NOT_FOUND"
+    assert not api.embed(encoded)[2]
+    api.segment(image_id)
+
+
+@pytest.mark.parametrize("image_id", ["", "../../../etc/passwd", "F" * 64, "f" * 64 + "\n", "ä"])
+def test_a_malformed_image_id_is_an_invalid_argument(api: Api, image_id: str) -> None:
+    for call in (lambda: api.segment(image_id), lambda: api.embed(image_id=image_id)):
+        status, message = fails(call)
+        assert status == "StatusCode.INVALID_ARGUMENT"
+        assert "expected 64 lower-case hex digits" in message
+
+
+def test_embed_wants_bytes_or_a_digest_and_both_to_agree(api: Api) -> None:
+    for call in (api.embed, lambda: api.embed(new_png(), "0" * 64)):
+        assert fails(call)[0] == "StatusCode.INVALID_ARGUMENT"
+
+
+# Triton itself refuses what has another rank than the contract says.
+@pytest.mark.parametrize("name", set(BAD_PROMPTS) - {"too many prompts", "too many points"})
+def test_bad_prompts_are_an_invalid_argument(api: Api, name: str) -> None:
+    image_id, _, _ = api.embed(pictures.png())
+    status, message = fails(lambda: api.segment(image_id, {**prompts(1), **BAD_PROMPTS[name][0]}))
+    assert status == "StatusCode.INVALID_ARGUMENT", message
+
+
+def test_too_many_prompts_or_points_are_an_invalid_argument(api: Api) -> None:
+    image_id, _, _ = api.embed(pictures.png())
+    many_points = {
+        "point_coords": np.zeros((1, 129, 2), np.float32),
+        "point_labels": np.ones((1, 129), np.float32),
+    }
+    for inputs in (prompts(257), many_points):
+        status, message = fails(lambda inputs=inputs: api.segment(image_id, inputs))  # type: ignore[misc]
+        assert status == "StatusCode.INVALID_ARGUMENT"
+        assert "expected 1 to" in message
+
+
+@pytest.mark.parametrize("name", ["point_coords", "point_labels", "has_mask_input"])
+def test_a_wrong_dtype_is_an_invalid_argument(api: Api, name: str) -> None:
+    image_id, _, _ = api.embed(pictures.png())
+    inputs = {**prompts(1), "has_mask_input": np.zeros(1, np.float32)}
+    client_side = api.client.infer
+    tensors = []
+    import tritonclient.grpc as triton
+
+    for key, array in {"image_id": np.array([image_id.encode()], np.object_), **inputs}.items():
+        array = array.astype(np.float64) if key == name else array
+        dtype = {"image_id": "BYTES", name: "FP64"}.get(key, "FP32")
+        tensor = triton.InferInput(key, list(array.shape), dtype)
+        tensor.set_data_from_numpy(array)
+        tensors.append(tensor)
+    status, message = fails(lambda: client_side("segment", tensors))
+    assert status == "StatusCode.INVALID_ARGUMENT", message
+
+
+def test_bad_requests_leave_their_neighbours_untouched(api: Api) -> None:
+    encoded = new_png()
+    image_id, _, _ = api.embed(encoded)
+    expected = api.segment(image_id)["low_res_masks"]
+    nan = {**point(), "point_coords": np.full((1, 2, 2), np.nan, np.float32)}
+    with ThreadPoolExecutor(8) as pool:
+        bad = [
+            pool.submit(fails, call)
+            for call in (lambda: api.segment(image_id, nan), lambda: api.embed(b"no picture"))
+            for _ in range(8)
+        ]
+        good = [pool.submit(api.segment, image_id) for _ in range(8)]
+    assert {future.result()[0] for future in bad} == {"StatusCode.INVALID_ARGUMENT"}
+    for future in good:
+        assert np.allclose(future.result()["low_res_masks"], expected, atol=1e-5)
+
+
+def test_two_clients_that_embed_the_same_picture_cost_one_encode(
+    api: Api, server: TritonServer
+) -> None:
+    encoded = new_png()
+    before = api.metric("encodes_total")
+    with Api(server) as other, ThreadPoolExecutor(6) as pool:
+        futures = [pool.submit(client.embed, encoded) for client in (api, other) for _ in range(3)]
+    assert len({future.result()[:2] for future in futures}) == 1
+    assert api.metric("encodes_total") == before + 1
+
+
+def test_questions_and_clicks_do_not_wait_behind_encodes(api: Api) -> None:
+    image_id, size, _ = api.embed(new_png())
+    with ThreadPoolExecutor(6) as pool:
+        encodes = [pool.submit(api.embed, new_png()) for _ in range(6)]
+        assert api.embed(image_id=image_id) == (image_id, size, True)
+        api.segment(image_id)
+        assert not all(future.done() for future in encodes)
+    assert not any(future.result()[2] for future in encodes)
+
+
+def test_a_full_queue_is_unavailable_at_once_and_the_others_are_served(api: Api) -> None:
+    answered: list[str] = []
+
+    def embed() -> None:
+        try:
+            api.embed(new_png())
+            answered.append("OK")
+        except InferenceServerException as error:
+            answered.append(error.status())
+
+    threads = [threading.Thread(target=embed) for _ in range(14)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(answered) == {"OK", "StatusCode.UNAVAILABLE"}
+    assert answered[0] == "StatusCode.UNAVAILABLE"  # not after an encode
+    assert answered.count("OK") >= 8
+
+
+def test_an_encode_that_was_given_up_in_the_queue_does_not_run(api: Api) -> None:
+    before = api.metric("encodes_total")
+    with ThreadPoolExecutor(6) as pool:
+        encodes = [pool.submit(api.embed, new_png()) for _ in range(5)]
+        status, _ = fails(lambda: api.embed(new_png(), timeout_s=0.1))
+    assert status == "StatusCode.DEADLINE_EXCEEDED"
+    assert not any(future.result()[2] for future in encodes)
+    api.embed(new_png())  # by then, the one that was given up has had its turn
+    assert api.metric("encodes_total") == before + 6
+
+
+def test_entries_are_evicted_under_readers_that_never_see_half_of_one(
+    api: Api, store: Path
+) -> None:
+    shown = [new_png() for _ in range(STORE_ENTRIES + 2)]
+    expected = {}
+    for encoded in shown:
+        image_id, _, _ = api.embed(encoded)
+        expected[image_id] = (encoded, api.segment(image_id)["low_res_masks"])
+    before = api.metric("store_evictions_total")
+
+    def read(image_id: str) -> NDArray[Any]:
+        while True:
+            try:
+                return api.segment(image_id)["low_res_masks"]
+            except InferenceServerException as error:
+                assert error.status() == "StatusCode.NOT_FOUND"
+                api.embed(expected[image_id][0])
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read, [*expected, *expected]))
+    for image_id, masks in zip([*expected, *expected], found, strict=True):
+        assert np.allclose(masks, expected[image_id][1], atol=1e-5)
+    assert api.metric("store_evictions_total") > before
+    entries = list(store.glob("*.safetensors"))
+    assert len(entries) <= STORE_ENTRIES
+    assert api.metric("store_entries") == len(entries)
+    assert api.metric("store_bytes") == sum(entry.stat().st_size for entry in entries)
+
+
+def test_hits_misses_and_prompts_are_counted_across_processes(api: Api) -> None:
+    names = ("store_hits_total", "store_misses_total", "prompts_total")
+    before = [api.metric(name) for name in names]
+    image_id, _, _ = api.embed(new_png())  # a miss
+    api.embed(image_id=image_id)  # a hit
+    api.segment(image_id, prompts(3))  # a hit
+    fails(lambda: api.segment("0" * 64))  # a miss
+    counted = [api.metric(name) - old for name, old in zip(names, before, strict=True)]
+    assert counted == [2, 2, 3]
+
+
+def test_a_model_behind_that_is_gone_is_unavailable_until_it_is_back(
+    api: Api, server: TritonServer
+) -> None:
+    image_id, _, _ = api.embed(new_png())
+    headers = dict(server.admin_metadata)
+    api.client.unload_model("prompt_decoder", headers=headers)
+    try:
+        status, message = fails(lambda: api.segment(image_id))
+        assert status == "StatusCode.UNAVAILABLE"
+        assert "prompt_decoder failed" in message
+    finally:
+        api.client.load_model("prompt_decoder", headers=headers)
+    api.segment(image_id)
+
+
+def test_a_store_outlives_its_server(tiny_repository: Path, tmp_path: Path) -> None:
+    encoded = new_png()
+    with serve(tiny_repository, tmp_path, {}) as server, Api(server) as api:
+        image_id, size, _ = api.embed(encoded)
+        masks = api.segment(image_id)["low_res_masks"]
+    with serve(tiny_repository, tmp_path, {}) as server, Api(server) as api:
+        assert api.embed(image_id=image_id) == (image_id, size, True)
+        assert np.allclose(api.segment(image_id)["low_res_masks"], masks, atol=1e-5)
+        assert api.metric("encodes_total") == 0
+        assert api.metric("store_entries") == 1
