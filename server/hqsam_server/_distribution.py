@@ -12,6 +12,9 @@ from pathlib import Path
 
 from hqsam_server._errors import StartError
 
+STUB = "triton_python_backend_stub"
+"""Name of the program that a Python model runs in."""
+
 
 @dataclass(frozen=True)
 class Distribution:
@@ -35,7 +38,9 @@ class Distribution:
         return {
             **os.environ,
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
-            # The models' interpreter knows nothing of this one's virtual environment.
+            # The models' interpreter ignores PYTHONPATH from Python 3.11 on; it finds its
+            # packages, a virtual environment's too, by the first python3 on the path.
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
@@ -58,16 +63,13 @@ def find() -> Distribution:
     found = Distribution(
         binary=root / "tritonserver" / "bin" / "tritonserver",
         python_backend=root / "tritonserver" / "backends" / "python",
-        stub=root / "tritonserver" / "python_backend_stubs" / version / _STUB,
+        stub=root / "tritonserver" / "python_backend_stubs" / version / STUB,
         libraries=(root.parent / "nvidia_pytriton.libs", *_python_library()),
     )
     for path in (found.binary, found.python_backend, found.stub):
         if not path.exists():
             raise StartError(f"nvidia-pytriton has no {path}: Python {version} is not supported")
     return found
-
-
-_STUB = "triton_python_backend_stub"
 
 
 def _python_library() -> list[Path]:

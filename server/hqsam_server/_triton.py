@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -35,6 +35,12 @@ _ADMIN_HEADER = "hqsam-admin"
 
 # A line of Triton's log: severity and time, process, place, message.
 _LOG_LINE = re.compile(r"^(?P<severity>[EWI])\d{4} \S+ \d+ \S+\] (?P<message>.*)$")
+
+# The line with which Triton says that every request has been answered.
+_DRAINED = "All models are stopped"
+
+# How long models may take to unload after that; those whose process died never do.
+_UNLOAD_S = 5.0
 
 _SERVICES = ("grpc", "http", "metrics")
 _PORT_ATTEMPTS = 3
@@ -68,9 +74,9 @@ class TritonServer:
         self,
         model_repository: Path,
         *,
-        grpc: Endpoint = Endpoint(),  # noqa: B008 - immutable
-        http: Endpoint = Endpoint(),  # noqa: B008
-        metrics: Endpoint = Endpoint(),  # noqa: B008
+        grpc: Endpoint = Endpoint(),
+        http: Endpoint = Endpoint(),
+        metrics: Endpoint = Endpoint(),
         tuning: Tuning = Tuning(),  # noqa: B008
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
@@ -103,6 +109,7 @@ class TritonServer:
         self._exit_timeout_s = exit_timeout_s
         self._log = log
         self._recent: collections.deque[str] = collections.deque(maxlen=200)
+        self._drained = threading.Event()
         self._shared_memory_prefix = f"hqsam-{secrets.token_hex(8)}-"
         self._admin_key = secrets.token_urlsafe(24)
         self._folder: Path | None = None
@@ -143,7 +150,7 @@ class TritonServer:
         """
         try:
             self._prepare()
-            self.launch()
+            self._launch()
         except BaseException:
             self.stop()
             raise
@@ -160,17 +167,13 @@ class TritonServer:
         )
         _workspace.write_backends(self._folder / "backends", self._distribution)
         _workspace.write_repository(self._folder / "repository", self._source, self._tuning)
+        self._environment["HQSAM_HEALS_FILE"] = str(self._folder / "heals")
         # Private to this server, so gone with it; on tmpfs, which embeddings are read from.
         if "HQSAM_STORE_FOLDER" not in self._environment | dict(os.environ):
             store = _janitor.SHARED_MEMORY / f"{self._shared_memory_prefix}store"
             self._environment["HQSAM_STORE_FOLDER"] = str(store)
 
-    def launch(self) -> None:
-        """Start the process, and wait until it is ready.
-
-        Raises:
-            StartError: it ended or was not ready in time.
-        """
+    def _launch(self) -> None:
         for attempt in range(_PORT_ATTEMPTS):
             self._endpoints = {name: _with_port(e) for name, e in self._wanted.items()}
             self._spawn()
@@ -184,11 +187,40 @@ class TritonServer:
             else:
                 return
 
+    def restart(self) -> None:
+        """Start the process again, on the same ports and with the same store.
+
+        What is left of the old one is not waited for: its models may be past answering.
+
+        Raises:
+            StartError: it ended or was not ready in time.
+        """
+        if self._process is not None:
+            self._kill(self._process)
+        for path in _janitor.SHARED_MEMORY.glob(f"{self._shared_memory_prefix}*"):
+            if path.is_file():
+                path.unlink(missing_ok=True)
+        self._spawn()
+        self._wait_until_ready()
+        self.count_heal()
+
+    def touch(self, model: str) -> None:
+        """Make a model look changed, so that loading it is not taken for done already."""
+        assert self._folder is not None  # noqa: S101 - prepared
+        (self._folder / "repository" / model / "generation").touch()
+
+    def count_heal(self) -> None:
+        """Count a model or server that was started again, for the metric of that name."""
+        assert self._folder is not None  # noqa: S101 - prepared
+        with (self._folder / "heals").open("ab") as file:
+            file.write(b"+")
+
     def _spawn(self) -> None:
         assert self._folder is not None  # noqa: S101 - prepared
         assert self._janitor is not None  # noqa: S101
         assert self._janitor.stdin is not None  # noqa: S101
         self._recent.clear()
+        self._drained.clear()
         self._process = subprocess.Popen(  # noqa: S603
             [self._distribution.binary, *self._command_line(self._folder)],
             env=self._distribution.environment() | self._environment,
@@ -230,6 +262,8 @@ class TritonServer:
     def _read_log(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None  # noqa: S101
         for line in process.stdout:
+            if _DRAINED in line:
+                self._drained.set()
             self._recent.append(line.rstrip("\n"))
             if self._log is not None:
                 print(line, end="", file=self._log, flush=True)
@@ -283,9 +317,16 @@ class TritonServer:
             return
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        if self.wait(self._exit_timeout_s + 5) is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            self._drained.wait(self._exit_timeout_s)
+        if self.wait(_UNLOAD_S) is None:
+            self._kill(self._process)
+
+    @staticmethod
+    def _kill(process: subprocess.Popen[str]) -> None:
+        # Also the models' processes, which outlive a server that was killed.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def stop(self) -> None:
         """End the server and remove all that it left behind."""
@@ -294,8 +335,6 @@ class TritonServer:
             self._janitor.stdin.close()
             self._janitor.wait()
             self._janitor = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> TritonServer:
         """Start the server unless it was started."""
