@@ -3,22 +3,27 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import triton_python_backend_utils as pb_utils
 from hqsam_server._onnx_backend import ModelFile, RequestError, open_model
 
 
 class TritonPythonModel:
-    def initialize(self, args):
+    """One instance of an ONNX model."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the model."""
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
         os.nice(int(config["parameters"].get("nice", {}).get("string_value", "0")))
         self._model = open_model(ModelFile.of(config, folder / "model.onnx"))
 
-    def execute(self, requests):
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request by itself."""
         return [self._answer(request) for request in requests]
 
-    def _answer(self, request):
+    def _answer(self, request: Any) -> Any:
         try:
             inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
             outputs = self._model.run(inputs, request.requested_output_names())
