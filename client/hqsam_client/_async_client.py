@@ -94,6 +94,7 @@ class AsyncHQSam(BaseClient):
 
     async def close(self) -> None:
         """Close the connections; calls that are under way are cancelled."""
+        self._closed = True
         await self._channel.close()
 
     async def __aenter__(self) -> AsyncHQSam:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from tritonclient.grpc import service_pb2_grpc
 
 from hqsam_client import _channel, contract
-from hqsam_client._errors import HQSamError, from_grpc
+from hqsam_client._errors import HQSamError, UnavailableError, from_grpc
 from hqsam_client._protocol import Call
 from hqsam_client._upload import PictureLike
 
@@ -81,6 +81,7 @@ class BaseClient:
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.url = url
+        self._closed = False
         self._timeout_s = timeout_s
         self._embed_timeout_s = embed_timeout_s
         self._metadata = _channel.metadata(token, metadata)
@@ -93,7 +94,9 @@ class BaseClient:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def _call_options(self, call: Call) -> dict[str, Any]:
-        """Return gRPC's keyword arguments for a call."""
+        """Return gRPC's keyword arguments for a call; a closed client has none."""
+        if self._closed:
+            raise UnavailableError("the client is closed; make a new one")
         return {
             "timeout": self._embed_timeout_s if call.encodes else self._timeout_s,
             "metadata": (*self._metadata, (contract.IMAGE_ID_HEADER, call.image_id)),

@@ -70,13 +70,10 @@ def _print(address: str, status: ServerStatus, as_json: bool) -> None:
         return
     state = "ready" if status.ready else "not ready"
     print(f"{address}: {state}, Triton {status.version}")
-    ready = [f"{model.name} {model.version}" for model in status.models if model.state == "READY"]
-    print(f"  models  {', '.join(ready) or 'none'}")
-    for model in status.models:
-        if model.state != "READY":
-            print(
-                f"  model   {model.name} is {model.state or 'not loaded'} {model.reason}".rstrip()
-            )
+    ready = [f"{model.name} {'+'.join(model.versions)}" for model in status.models if model.ready]
+    print(f"  ready   {', '.join(ready) or 'no model'}")
+    if missing := [model.name for model in status.models if not model.ready]:
+        print(f"  missing {', '.join(missing)}")
     print(f"  store   {_store(status.metrics)}")
     if status.probe_s is not None:
         print(f"  probe   answered in {status.probe_s:.3f} s")

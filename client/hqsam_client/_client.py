@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hqsam_client import _prompts, _protocol
 from hqsam_client._base import BaseClient, EmbedResult
-from hqsam_client._errors import HQSamError, SupersededError, UnavailableError
+from hqsam_client._errors import HQSamError, SupersededError, from_grpc
 from hqsam_client._geometry import Size
 from hqsam_client._mask import Mask
 from hqsam_client._prompts import Box, Labels, Points, Prompts
@@ -127,6 +127,7 @@ class HQSam(BaseClient):
 
     def close(self) -> None:
         """Close the connections; calls that are under way are cancelled."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> HQSam:
@@ -160,6 +161,8 @@ class HQSam(BaseClient):
             return turn.wait_for(
                 self._stub.ModelInfer.future(call.request, **self._call_options(call))
             )
+        except grpc.FutureCancelledError as error:
+            raise from_grpc("CANCELLED", "", self.url) from error
         except grpc.RpcError as error:
             raise self._error(error) from error
 
@@ -290,7 +293,11 @@ class _Turn:
                 self._future.cancel()
 
     def wait_for(self, future: Any) -> Any:
-        """Return the call's response, or raise `SupersededError` as soon as it is superseded."""
+        """Return the call's response, or raise `SupersededError` as soon as it is superseded.
+
+        Raises:
+            grpc.FutureCancelledError: it was cancelled for another reason.
+        """
         with self._lock:
             self._future = future
             if self._superseded:
@@ -298,15 +305,16 @@ class _Turn:
         try:
             response = future.result()
         except grpc.FutureCancelledError as error:
-            raise self._cancelled() from error
+            if self._superseded:
+                raise _superseded() from error
+            raise
         if self._superseded:
-            raise self._cancelled()
+            raise _superseded()
         return response
 
-    def _cancelled(self) -> HQSamError:
-        if self._superseded:
-            return SupersededError("a newer call on picture.latest took this one's place")
-        return UnavailableError("the client was closed while a call was under way")
+
+def _superseded() -> SupersededError:
+    return SupersededError("a newer call on picture.latest took this one's place")
 
 
 class _Turns:

@@ -9,7 +9,8 @@
     ├── MissingPackageError     an optional package is not installed
     ├── SupersededError         a newer call on `picture.latest` took this one's place
     ├── ConnectionLostError     nothing that can be used came back
-    │   ├── UnavailableError        no server there, or one with a full queue: UNAVAILABLE
+    │   ├── UnavailableError        no server there, or one with a full queue: UNAVAILABLE;
+    │   │                           the client was closed meanwhile: CANCELLED
     │   └── RequestTimeoutError     no answer in time: DEADLINE_EXCEEDED
     └── RequestRefusedError     the server answered with an error; `code` names it
         ├── InvalidRequestError     the request cannot succeed: INVALID_ARGUMENT
@@ -57,7 +58,10 @@ class ConnectionLostError(HQSamError):
 
 
 class UnavailableError(ConnectionLostError):
-    """No server answers at the address, or its queue is full. Retried a few times already."""
+    """No server answers at the address, or its queue is full; retried a few times already.
+
+    Or the client was closed while the call was under way.
+    """
 
 
 class RequestTimeoutError(ConnectionLostError):
@@ -113,6 +117,8 @@ def from_grpc(code: str, details: str, url: str) -> HQSamError:
             f"no answer from {url}: {details}; check the address, whether the server is ready "
             "(`hqsam status`), or try again when it is less busy"
         )
+    if code == "CANCELLED":
+        return UnavailableError(f"a call to {url} was cancelled; was the client closed meanwhile?")
     if code == "DEADLINE_EXCEEDED":
         return RequestTimeoutError(
             f"{url} did not answer in time; pass a longer timeout or look at the server's load"

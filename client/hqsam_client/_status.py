@@ -6,11 +6,13 @@ import http.client
 import re
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
 
+from hqsam_client import contract
 from hqsam_client._client import HQSam
 
 _METRIC = re.compile(r"^hqsam_(?P<name>\w+?)(_total)?(\{[^}]*\})? (?P<value>\S+)$", re.MULTILINE)
@@ -18,12 +20,11 @@ _METRIC = re.compile(r"^hqsam_(?P<name>\w+?)(_total)?(\{[^}]*\})? (?P<value>\S+)
 
 @dataclass(frozen=True)
 class Model:
-    """A version of a model: its name, its version, its state, and why it is in that."""
+    """A model of the contract: its name, whether it is ready, and the versions that are."""
 
     name: str
-    version: str
-    state: str
-    reason: str = ""
+    ready: bool
+    versions: list[str]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ServerStatus:
     Attributes:
         version: Triton's version.
         ready: whether it says that it and all its models are ready.
-        models: all that it has, ready or not.
+        models: all that the contract names, there or not.
         metrics: this project's metrics by name, without ``hqsam_`` and ``_total``; empty
             when they cannot be read.
         probe_s: seconds that a real call took; None when none was made.
@@ -64,16 +65,23 @@ def read(client: HQSam, timeout_s: float, probe: bool) -> ServerStatus:
     try:
         metadata = stub.ServerMetadata(service_pb2.ServerMetadataRequest(), **options)
         ready = stub.ServerReady(service_pb2.ServerReadyRequest(), **options).ready
-        index = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), **options)
+        # Not from the repository's index, which operators may keep for themselves.
+        models = [_model(stub, spec.name, options) for spec in contract.MODELS]
     except grpc.RpcError as error:
         raise client._error(error) from error
-    models = [Model(model.name, model.version, model.state, model.reason) for model in index.models]
     probe_s = None
     if probe:
         start = time.perf_counter()
         client.segment(np.full((1, 1, 3), 128, np.uint8), points=[(0.5, 0.5)])
         probe_s = time.perf_counter() - start
     return ServerStatus(metadata.version, ready, models, probe_s=probe_s)
+
+
+def _model(stub: Any, name: str, options: dict[str, Any]) -> Model:
+    if not stub.ModelReady(service_pb2.ModelReadyRequest(name=name), **options).ready:
+        return Model(name, False, [])
+    metadata = stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=name), **options)
+    return Model(name, True, list(metadata.versions))
 
 
 def read_metrics(host: str, port: int, timeout_s: float) -> dict[str, float]:

@@ -1,0 +1,84 @@
+"""A running server with a tiny model, and pictures that it has not seen."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hqsam_client import HQSam
+from hqsam_server import TritonServer, Tuning
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.oracle import images
+
+_SERIAL = itertools.count(1)
+
+
+@pytest.fixture(scope="package")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the server's embedding store."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="package")
+def server(tiny_repository: Path, store: Path) -> Iterator[TritonServer]:
+    """A server that all tests of the client share."""
+    with TritonServer(
+        tiny_repository,
+        tuning=Tuning(precision="fp32"),
+        environment={"HQSAM_STORE_FOLDER": str(store)},
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: TritonServer) -> str:
+    return server.grpc_url
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def sam(url: str) -> Iterator[HQSam]:
+    with HQSam(url) as client:
+        yield client
+
+
+@pytest.fixture
+def array() -> NDArray[np.uint8]:
+    """A picture that no other test has sent, uint8 [200, 300, 3]."""
+    picture = images.picture(300, 200)
+    picture[0, 0] = (next(_SERIAL), 7, 7)
+    return picture
+
+
+@pytest.fixture
+def photo(array: NDArray[np.uint8]) -> bytes:
+    """The same as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def forget(store: Path) -> Callable[[str], None]:
+    """Removes a picture from the server's store, as an eviction does."""
+
+    def remove(image_id: str) -> None:
+        entries = [path for path in store.rglob("*") if image_id in path.name and path.is_file()]
+        assert entries, f"{image_id} is not in the store"
+        for entry in entries:
+            entry.unlink()
+
+    return remove

@@ -1,0 +1,93 @@
+"""The async client against a running server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+from hqsam_client import AsyncHQSam, HQSam, PictureError, SupersededError
+from numpy.typing import NDArray
+
+from tests.client.test_client import POINTS, close
+
+
+def test_sync_and_async_give_the_same_masks(sam: HQSam, url: str, photo: bytes) -> None:
+    picture = sam.open(photo)
+
+    async def check() -> None:
+        async with AsyncHQSam(url) as other:
+            opened = await other.open(photo)
+            assert opened.image_id == picture.image_id
+            assert close(await opened.segment(points=POINTS), picture.segment(points=POINTS))
+            boxes = [(20, 30, 200, 180), (100, 10, 290, 150)]
+            many = await opened.segment(boxes=boxes, mode="best")
+            expected = picture.segment(boxes=boxes, mode="best")
+            assert all(close(a, b) for a, b in zip(many, expected, strict=True))
+            assert close(await other.segment(photo, points=POINTS), picture.segment(points=POINTS))
+
+    asyncio.run(check())
+
+
+def test_of_64_clicks_at_once_20_superseded_each_gets_its_own_result(
+    sam: HQSam, url: str, photo: bytes
+) -> None:
+    clicks = [(10 + 4 * i, 20 + 2 * i) for i in range(64)]
+    alone = sam.open(photo).segment([[click] for click in clicks])
+
+    async def check() -> None:
+        async with AsyncHQSam(url) as other:
+            picture = await other.open(photo)
+            calls = [
+                (picture.latest if i < 21 else picture).segment(points=[click])
+                for i, click in enumerate(clicks)
+            ]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(result, SupersededError) for result in results[:20])
+        for mask, expected in zip(results[20:], alone[20:], strict=True):
+            assert not isinstance(mask, BaseException)
+            assert close(mask, expected)
+
+    asyncio.run(check())
+
+
+def test_a_cancelled_task_is_cancelled_and_not_superseded(url: str, photo: bytes) -> None:
+    async def check() -> None:
+        async with AsyncHQSam(url) as sam:
+            picture = await sam.open(photo)
+            task = asyncio.ensure_future(picture.latest.segment(boxes=[(20, 30, 200, 180)] * 64))
+            await asyncio.sleep(0)
+            task.cancel()
+            (outcome,) = await asyncio.gather(task, return_exceptions=True)
+            assert isinstance(outcome, asyncio.CancelledError)
+            mask = await picture.latest.segment(points=[(105, 90)])
+            assert mask.size == (200, 300)
+
+    asyncio.run(check())
+
+
+def test_an_evicted_picture_is_embedded_again_for_all_tasks(
+    url: str, photo: bytes, forget: Callable[[str], None]
+) -> None:
+    async def check() -> None:
+        async with AsyncHQSam(url) as sam:
+            picture = await sam.open(photo)
+            forget(picture.image_id)
+            clicks = (picture.segment(points=[point]) for point in POINTS * 2)
+            masks = await asyncio.gather(*clicks)
+            assert all(close(masks[i], masks[i + 4]) for i in range(4))
+
+    asyncio.run(check())
+
+
+def test_embed_tells_failures_apart(url: str, photo: bytes, array: NDArray[np.uint8]) -> None:
+    async def check() -> None:
+        async with AsyncHQSam(url) as sam:
+            await sam.open(photo)
+            known, failed, fresh = await sam.embed([photo, b"nothing", array])
+            assert known.already_stored
+            assert isinstance(failed.error, PictureError)
+            assert fresh.error is None
+            assert not fresh.already_stored
+
+    asyncio.run(check())

@@ -1,0 +1,213 @@
+"""The sync client against a running server."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hqsam_client import EmbedResult, HQSam, Mask, Picture, PictureError, SupersededError
+from hqsam_client._protocol import Call, _tensors
+from numpy.typing import NDArray
+from PIL import Image
+from tritonclient.grpc import service_pb2
+
+POINTS = [(105, 90), (216, 110), (150, 30), (10, 190)]
+
+
+def close(mask: Mask, other: Mask) -> bool:
+    """Tell whether two masks have the same logits, up to the order of additions."""
+    return np.allclose(mask.low_res_logits, other.low_res_logits, atol=1e-3)
+
+
+def reference(sam: HQSam, photo: bytes, points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Segment through the stateless ensemble: [256, 256] logits for points in the 1024 frame."""
+    points = np.concatenate([points, np.zeros((1, 2), np.float32)])
+    labels = np.array([1] * (len(points) - 1) + [-1], np.float32)
+    inputs: dict[str, NDArray[Any]] = {
+        "encoded_image": np.frombuffer(photo, np.uint8),
+        "point_coords": points[None],
+        "point_labels": labels[None],
+        "mask_input": np.zeros((1, 1, 256, 256), np.float32),
+        "has_mask_input": np.zeros(1, np.float32),
+    }
+    request = service_pb2.ModelInferRequest(model_name="hq_sam")
+    for name, tensor in inputs.items():
+        dtype = "UINT8" if tensor.dtype == np.uint8 else "FP32"
+        request.inputs.add(name=name, datatype=dtype, shape=tensor.shape)
+        request.raw_input_contents.append(tensor.tobytes())
+    request.outputs.add(name="low_res_masks")
+    response = sam._send(Call(request, "", encodes=True), None)
+    return np.asarray(_tensors(response)["low_res_masks"][0, 0], np.float32)
+
+
+def test_a_click_gives_the_mask_that_the_whole_model_gives(sam: HQSam, photo: bytes) -> None:
+    mask = sam.open(photo).segment(points=[(105, 90)])
+    assert mask.size == (200, 300)
+    assert mask.array.shape == (200, 300)
+    assert mask.array.dtype == np.bool_
+    in_frame = np.array([[105 * 1024 / 300, 90 * 683 / 200]], np.float32)
+    expected = reference(sam, photo, in_frame)
+    np.testing.assert_allclose(mask.low_res_logits, expected, atol=2e-3)
+
+
+def test_a_picture_is_encoded_once(sam: HQSam, photo: bytes) -> None:
+    picture = sam.open(photo)
+    assert picture.embed() is True
+    assert sam.open(photo).image_id == picture.image_id
+
+
+def test_segment_without_open_sends_the_picture_when_it_must(sam: HQSam, photo: bytes) -> None:
+    first = sam.segment(photo, points=[(105, 90)])
+    again = sam.segment(photo, points=[(105, 90)])
+    assert close(first, again)
+
+
+def test_an_evicted_picture_is_embedded_again_unnoticed(
+    sam: HQSam, photo: bytes, forget: Callable[[str], None]
+) -> None:
+    picture = sam.open(photo)
+    before = picture.segment(points=POINTS)
+    forget(picture.image_id)
+    assert close(picture.segment(points=POINTS), before)
+
+
+def test_an_array_gives_the_mask_of_the_file(
+    sam: HQSam, array: NDArray[np.uint8], photo: bytes
+) -> None:
+    from_file = sam.segment(photo, points=POINTS)
+    assert close(sam.segment(array, points=POINTS), from_file)
+    assert close(sam.segment(Image.fromarray(array), points=POINTS), from_file)
+
+
+def test_a_large_picture_gives_one_mask_however_it_is_sent(sam: HQSam, photo: bytes) -> None:
+    large = Image.open(io.BytesIO(photo)).resize((2400, 1600))
+    buffer = io.BytesIO()
+    large.save(buffer, "PNG")
+    box = (500, 400, 1300, 1200)
+    as_file = sam.segment(buffer.getvalue(), box=box)
+    as_array = sam.segment(np.asarray(large), box=box)
+    as_resized = sam.segment(buffer.getvalue(), box=box, upload="resized")
+    assert as_file.array.shape == as_array.array.shape == as_resized.array.shape == (1600, 2400)
+    assert close(as_array, as_file)
+    assert close(as_resized, as_file)
+
+
+def test_coordinates_are_those_of_the_upright_picture(sam: HQSam, photo: bytes) -> None:
+    upright = Image.open(io.BytesIO(photo))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    lying, standing = io.BytesIO(), io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_90).save(lying, "PNG", exif=exif)
+    upright.save(standing, "PNG")
+    turned = sam.segment(lying.getvalue(), points=[(280, 20)])
+    assert turned.size == (200, 300)
+    assert close(turned, sam.segment(standing.getvalue(), points=[(280, 20)]))
+
+
+def test_prompts_in_one_request_give_what_they_give_alone(sam: HQSam, photo: bytes) -> None:
+    picture = sam.open(photo)
+    scattered = [(216, 110), (150, 30), (10, 190)]
+    together = picture.segment(
+        [None, [(105, 90)], scattered],
+        [None, None, [1, 0, 1]],
+        boxes=[(20, 30, 200, 180), None, (100, 10, 290, 150)],
+    )
+    assert len(together) == 3
+    assert close(together[0], picture.segment(box=(20, 30, 200, 180)))
+    assert close(together[1], picture.segment([(105, 90)]))
+    assert close(together[2], picture.segment(scattered, [1, 0, 1], (100, 10, 290, 150)))
+    ragged = picture.segment([[(105, 90)], scattered], [None, [1, 0, 1]])
+    assert close(ragged[0], together[1])
+    assert close(ragged[1], picture.segment(scattered, [1, 0, 1]))
+
+
+def test_modes_add_sams_masks(sam: HQSam, photo: bytes) -> None:
+    picture = sam.open(photo)
+    hq = picture.segment(points=POINTS)
+    both = picture.segment(points=POINTS, mode="hq+sam")
+    best = picture.segment(points=POINTS, mode="best")
+    assert both.iou == pytest.approx(hq.iou, abs=1e-4)
+    assert not close(both, hq)
+    assert not close(best, both)
+
+
+def test_refining_starts_from_the_earlier_mask(sam: HQSam, photo: bytes) -> None:
+    picture = sam.open(photo)
+    first = picture.segment(points=[(105, 90)])
+    prompt: list[tuple[float, float]] = [(105, 90), (10, 190)]
+    refined = picture.segment(points=prompt, labels=[1, 0], refine=first)
+    assert not close(refined, picture.segment(points=prompt, labels=[1, 0]))
+    clicks: list[list[tuple[float, float]]] = [prompt, prompt]
+    in_batch, plain = picture.segment(clicks, [[1, 0], [1, 0]], refine=[first, None])
+    assert close(in_batch, refined)
+    assert not close(plain, refined)
+
+
+def test_many_threads_share_a_client_and_get_their_own_results(sam: HQSam, photo: bytes) -> None:
+    picture = sam.open(photo)
+    alone = [picture.segment(points=[point]) for point in POINTS]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda i: picture.segment(points=[POINTS[i % 4]]), range(24)))
+    assert all(close(mask, alone[i % 4]) for i, mask in enumerate(results))
+
+
+def wait_for_a_call(picture: Picture) -> None:
+    """Wait until a call on `picture.latest` has been sent."""
+    turns = picture.latest._turns
+    assert turns is not None
+    deadline = time.monotonic() + 10
+    while turns._newest is None or turns._newest._future is None:
+        assert time.monotonic() < deadline, "no call on latest was sent"
+        time.sleep(0.001)
+
+
+def test_a_newer_call_on_latest_ends_the_one_before(sam: HQSam, photo: bytes) -> None:
+    picture = sam.open(photo)
+    outcome: list[list[Mask] | Exception] = []
+
+    def slow() -> None:
+        try:
+            outcome.append(picture.latest.segment(boxes=[(20, 30, 200, 180)] * 64))
+        except SupersededError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    wait_for_a_call(picture)
+    newest = picture.latest.segment(points=[(105, 90)])
+    thread.join()
+    assert isinstance(outcome[0], SupersededError)
+    assert close(newest, picture.segment(points=[(105, 90)]))
+
+
+def test_a_wrong_prompt_on_latest_ends_nothing(sam: HQSam, photo: bytes) -> None:
+    picture = sam.open(photo)
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(picture.latest.segment, boxes=[(20, 30, 200, 180)] * 16)
+        wait_for_a_call(picture)
+        with pytest.raises(ValueError, match="outside the picture"):
+            picture.latest.segment(points=[(9999, 90)])
+        assert len(pending.result()) == 16
+
+
+def test_pictures_are_embedded_ahead_of_time_and_failures_told_apart(
+    sam: HQSam, photo: bytes, array: NDArray[np.uint8]
+) -> None:
+    sam.open(photo)
+    seen: list[EmbedResult] = []
+    results = sam.embed([photo, b"nothing", array], concurrency=2, progress=seen.append)
+    known, failed, fresh = results
+    assert known.already_stored
+    assert known.error is None
+    assert isinstance(failed.error, PictureError)
+    assert failed.image_id is None
+    assert fresh.error is None
+    assert not fresh.already_stored
+    assert fresh.image_id == sam.open(array).image_id
+    assert sorted(map(id, seen)) == sorted(map(id, results))

@@ -1,0 +1,151 @@
+"""Each error that a server or the way to it can cause, from a real cause where there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hqsam_client import (
+    AsyncHQSam,
+    HQSam,
+    HQSamError,
+    InvalidRequestError,
+    NotFoundError,
+    RequestTimeoutError,
+    ServerFailedError,
+    TooLargeError,
+    UnavailableError,
+    _channel,
+    _errors,
+)
+from hqsam_client._protocol import Call
+from numpy.typing import NDArray
+from PIL import Image
+from tritonclient.grpc import service_pb2
+
+from tests.client.test_client import wait_for_a_call
+
+
+@pytest.fixture
+def truncated(array: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG")
+    return buffer.getvalue()[:-2000]
+
+
+def test_a_server_that_is_not_there_is_unavailable(nobody: str, photo: bytes) -> None:
+    with HQSam(nobody) as sam, pytest.raises(UnavailableError, match=f"no answer from {nobody}"):
+        sam.open(photo)
+
+
+def test_it_is_unavailable_for_async_clients_too(nobody: str, photo: bytes) -> None:
+    async def go() -> None:
+        async with AsyncHQSam(nobody) as sam:
+            with pytest.raises(UnavailableError, match=f"no answer from {nobody}"):
+                await sam.open(photo)
+
+    asyncio.run(go())
+
+
+def test_of_several_addresses_one_that_answers_is_enough(
+    nobody: str, url: str, photo: bytes
+) -> None:
+    with HQSam(f"{nobody},{url}") as sam:
+        assert sam.open(photo).segment(points=[(105, 90)]).size == (200, 300)
+
+
+def test_an_answer_that_takes_too_long_is_a_timeout(url: str, photo: bytes) -> None:
+    with (
+        HQSam(url, timeout_s=1e-4, embed_timeout_s=1e-4) as sam,
+        pytest.raises(RequestTimeoutError, match="did not answer in time"),
+    ):
+        sam.open(photo)
+
+
+def test_a_truncated_picture_is_refused_by_the_server(sam: HQSam, truncated: bytes) -> None:
+    with pytest.raises(InvalidRequestError, match="answered INVALID_ARGUMENT") as caught:
+        sam.open(truncated)
+    assert caught.value.code == "INVALID_ARGUMENT"
+    assert caught.value.__cause__ is not None
+
+
+def test_a_model_that_the_server_lacks_is_not_found(sam: HQSam) -> None:
+    request = service_pb2.ModelInferRequest(model_name="no_such_model")
+    with pytest.raises(NotFoundError, match="answered NOT_FOUND"):
+        sam._send(Call(request, ""), None)
+
+
+def test_a_failure_inside_the_server_is_one_of_its_own(
+    sam: HQSam, photo: bytes, store: Path
+) -> None:
+    aside = store.rename(store.with_name("aside"))
+    store.write_text("a file where the store's folder should be")
+    try:
+        with pytest.raises(ServerFailedError, match="answered INTERNAL"):
+            sam.open(photo)
+    finally:
+        store.unlink()
+        aside.rename(store)
+    assert sam.open(photo).embed() is True
+
+
+def test_an_answer_over_the_limit_is_too_large(
+    url: str, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_channel, "MAX_MESSAGE_BYTES", 2**20)
+    with HQSam(url) as sam, pytest.raises(TooLargeError, match="answered RESOURCE_EXHAUSTED"):
+        sam.open(photo).segment(boxes=[(20, 30, 200, 180)] * 8)
+
+
+def test_closing_the_client_ends_the_calls_that_are_under_way(url: str, photo: bytes) -> None:
+    sam = HQSam(url)
+    picture = sam.open(photo)
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(picture.latest.segment, boxes=[(20, 30, 200, 180)] * 64)
+        wait_for_a_call(picture)
+        sam.close()
+        with pytest.raises(UnavailableError, match="was the client closed meanwhile"):
+            pending.result()
+
+
+def test_a_closed_client_says_so(url: str, photo: bytes) -> None:
+    with HQSam(url) as sam:
+        pass
+    with pytest.raises(UnavailableError, match="the client is closed"):
+        sam.open(photo)
+
+
+def test_a_closed_async_client_says_so(url: str, photo: bytes) -> None:
+    async def go() -> None:
+        async with AsyncHQSam(url) as sam:
+            pass
+        with pytest.raises(UnavailableError, match="the client is closed"):
+            await sam.open(photo)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("UNAVAILABLE", _errors.UnavailableError),
+        ("CANCELLED", _errors.UnavailableError),
+        ("DEADLINE_EXCEEDED", _errors.RequestTimeoutError),
+        ("INVALID_ARGUMENT", _errors.InvalidRequestError),
+        ("NOT_FOUND", _errors.NotFoundError),
+        ("UNAUTHENTICATED", _errors.AccessDeniedError),
+        ("PERMISSION_DENIED", _errors.AccessDeniedError),
+        ("RESOURCE_EXHAUSTED", _errors.TooLargeError),
+        ("INTERNAL", _errors.ServerFailedError),
+        ("DATA_LOSS", _errors.ServerFailedError),
+    ],
+)
+def test_every_code_has_its_error_with_one_line(code: str, kind: type[HQSamError]) -> None:
+    error = _errors.from_grpc(code, "two\nlines", "host:1")
+    assert type(error) is kind
+    assert "host:1" in str(error)
+    assert "\n" not in str(error)
