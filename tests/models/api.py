@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
-from hqsam_client import contract
 from hqsam_server import TritonServer, Tuning
 from numpy.typing import NDArray
+from tritonclient.utils import np_to_triton_dtype
 
 from tests.models import pictures
 
@@ -37,7 +37,6 @@ class Api:
     def __init__(self, server: TritonServer) -> None:
         self.client = triton.InferenceServerClient(server.grpc_url)
         self._metrics_url = f"http://{server.metrics_url}/metrics"
-        self._specs = {model.name: model for model in contract.MODELS}
 
     def __enter__(self) -> Api:
         return self
@@ -58,10 +57,9 @@ class Api:
         timeout_s: float = 120,
     ) -> dict[str, NDArray[Any]]:
         """Run a model; without names of outputs, for all of them."""
-        dtypes = {spec.name: spec.dtype for spec in self._specs[model].inputs}
         tensors = []
         for name, array in inputs.items():
-            tensor = triton.InferInput(name, list(array.shape), dtypes[name])
+            tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
         requested = [triton.InferRequestedOutput(name) for name in outputs]

@@ -11,6 +11,7 @@ from hqsam_server import TritonServer
 from tests.models.api import Api, serve
 
 STORE_ENTRIES = 6
+MAX_WAITING = 8
 
 
 @pytest.fixture(scope="package")
@@ -24,7 +25,7 @@ def server(tiny_repository: Path, store: Path) -> Iterator[TritonServer]:
     """A server that the tests of the models share."""
     options = {
         "HQSAM_MAX_BYTES": "1000000",
-        "HQSAM_MAX_WAITING": "8",
+        "HQSAM_MAX_WAITING": str(MAX_WAITING),
         "HQSAM_STORE_BYTES": str(STORE_ENTRIES * 12_600_000),
     }
     with serve(tiny_repository, store, options) as running:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.models import pictures
 from tests.models.api import Api, new_png, point, serve
-from tests.models.conftest import STORE_ENTRIES
+from tests.models.conftest import MAX_WAITING, STORE_ENTRIES
 from tests.models.test_segment import BAD_PROMPTS, prompts
 
 MASKS = [spec.name for spec in contract.PROMPT_DECODER.outputs]
@@ -179,18 +181,9 @@ def test_too_many_prompts_or_points_are_an_invalid_argument(api: Api) -> None:
 @pytest.mark.parametrize("name", ["point_coords", "point_labels", "has_mask_input"])
 def test_a_wrong_dtype_is_an_invalid_argument(api: Api, name: str) -> None:
     image_id, _, _ = api.embed(pictures.png())
-    inputs = {**prompts(1), "has_mask_input": np.zeros(1, np.float32)}
-    client_side = api.client.infer
-    tensors = []
-    import tritonclient.grpc as triton
-
-    for key, array in {"image_id": np.array([image_id.encode()], np.object_), **inputs}.items():
-        array = array.astype(np.float64) if key == name else array
-        dtype = {"image_id": "BYTES", name: "FP64"}.get(key, "FP32")
-        tensor = triton.InferInput(key, list(array.shape), dtype)
-        tensor.set_data_from_numpy(array)
-        tensors.append(tensor)
-    status, message = fails(lambda: client_side("segment", tensors))
+    inputs: dict[str, NDArray[Any]] = {**prompts(1), "has_mask_input": np.zeros(1, np.float32)}
+    inputs[name] = inputs[name].astype(np.float64)
+    status, message = fails(lambda: api.segment(image_id, inputs))
     assert status == "StatusCode.INVALID_ARGUMENT", message
 
 
@@ -222,45 +215,59 @@ def test_two_clients_that_embed_the_same_picture_cost_one_encode(
     assert api.metric("encodes_total") == before + 1
 
 
-def test_questions_and_clicks_do_not_wait_behind_encodes(api: Api) -> None:
+@contextmanager
+def writes_held_up(store: Path) -> Iterator[None]:
+    """Keep the server from finishing an encode, as another process that writes does."""
+    with (store / ".write.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_questions_and_clicks_do_not_wait_behind_encodes(api: Api, store: Path) -> None:
     image_id, size, _ = api.embed(new_png())
     with ThreadPoolExecutor(6) as pool:
-        encodes = [pool.submit(api.embed, new_png()) for _ in range(6)]
-        assert api.embed(image_id=image_id) == (image_id, size, True)
-        api.segment(image_id)
-        assert not all(future.done() for future in encodes)
-    assert not any(future.result()[2] for future in encodes)
+        with writes_held_up(store):
+            encodes = [pool.submit(api.embed, new_png()) for _ in range(6)]
+            assert api.embed(image_id=image_id) == (image_id, size, True)
+            api.segment(image_id)
+            assert not any(future.done() for future in encodes)
+        assert not any(future.result()[2] for future in encodes)
 
 
-def test_a_full_queue_is_unavailable_at_once_and_the_others_are_served(api: Api) -> None:
-    answered: list[str] = []
+def test_a_full_queue_is_unavailable_at_once_and_the_others_are_served(
+    api: Api, store: Path
+) -> None:
+    answers: Queue[str] = Queue()
 
     def embed() -> None:
         try:
             api.embed(new_png())
-            answered.append("OK")
+            answers.put("OK")
         except InferenceServerException as error:
-            answered.append(error.status())
+            answers.put(error.status())
 
-    threads = [threading.Thread(target=embed) for _ in range(14)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(answered) == {"OK", "StatusCode.UNAVAILABLE"}
-    assert answered[0] == "StatusCode.UNAVAILABLE"  # not after an encode
-    assert answered.count("OK") >= 8
+    with ThreadPoolExecutor(MAX_WAITING + 3) as pool:
+        with writes_held_up(store):
+            for _ in range(MAX_WAITING + 3):
+                pool.submit(embed)
+            refused = [answers.get(timeout=120) for _ in range(3)]
+        served = [answers.get(timeout=120) for _ in range(MAX_WAITING)]
+    assert set(refused) == {"StatusCode.UNAVAILABLE"}
+    assert set(served) == {"OK"}
 
 
-def test_an_encode_that_was_given_up_in_the_queue_does_not_run(api: Api) -> None:
+def test_an_encode_that_was_given_up_in_the_queue_does_not_run(api: Api, store: Path) -> None:
     before = api.metric("encodes_total")
-    with ThreadPoolExecutor(6) as pool:
-        encodes = [pool.submit(api.embed, new_png()) for _ in range(5)]
-        status, _ = fails(lambda: api.embed(new_png(), timeout_s=0.1))
+    with ThreadPoolExecutor(2) as pool:
+        with writes_held_up(store):
+            encodes = [pool.submit(api.embed, new_png()) for _ in range(2)]
+            while api.metric("encodes_total") < before + 2:  # until both workers are held up
+                assert not any(future.done() for future in encodes)
+            status, _ = fails(lambda: api.embed(new_png(), timeout_s=0.2))
+        assert not any(future.result()[2] for future in encodes)
     assert status == "StatusCode.DEADLINE_EXCEEDED"
-    assert not any(future.result()[2] for future in encodes)
     api.embed(new_png())  # by then, the one that was given up has had its turn
-    assert api.metric("encodes_total") == before + 6
+    assert api.metric("encodes_total") == before + 3
 
 
 def test_entries_are_evicted_under_readers_that_never_see_half_of_one(
