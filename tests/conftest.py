@@ -16,3 +16,11 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model_repository"
     exporter.export(checkpoint.build_model(rebuilt.state_dict(rebuilt.TINY)), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def vit_b_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model repository of a full-size ViT-B with the oracle's weights: takes a minute."""
+    folder = tmp_path_factory.mktemp("vit_b") / "model_repository"
+    exporter.export(checkpoint.build_model(rebuilt.state_dict()), folder)
+    return folder

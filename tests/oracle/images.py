@@ -8,11 +8,12 @@ the same uint8 RGB array everywhere.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 SIZES = {"shrink": (2048, 1365), "landscape": (600, 400), "portrait": (333, 517)}
 
 
-def picture(width: int, height: int) -> np.ndarray:
+def picture(width: int, height: int) -> NDArray[np.uint8]:
     """Return an RGB image, uint8 [height, width, 3]."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     u, v = x / width, y / height
@@ -30,4 +31,5 @@ def picture(width: int, height: int) -> np.ndarray:
     rgb[bar] = [40, 160, 90]
     rgb[disc] = [220, 60, 40]
     rgb[ring] = [250, 240, 70]
-    return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+    return drawn

@@ -14,17 +14,18 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 KEYS = Path(__file__).with_name("checkpoint_keys.json")
 
 
-def state_dict(seed: int = 0) -> dict[str, np.ndarray]:
+def state_dict(seed: int = 0) -> dict[str, NDArray[np.float32]]:
     """Return {official tensor name: float32 array}, 94.8 M parameters in all."""
     shapes = json.loads(KEYS.read_text())
     return {name: tensor(name, tuple(shape), seed) for name, shape in shapes.items()}
 
 
-def tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+def tensor(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
     rng = np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}:{name}".encode())))
     noise = rng.standard_normal(shape, dtype=np.float32)
     if name.endswith("positional_encoding_gaussian_matrix"):
