@@ -10,6 +10,7 @@ import asyncio
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,9 +117,9 @@ def test_masks_of_the_drop_in_predictor_are_the_official_ones(sam: HQSam) -> Non
 
 
 def test_the_stateless_ensemble_gives_the_official_logits(server: TritonServer) -> None:
-    # A point at (200, 150) of 600 x 400 lies at 1024 / 600 times that in the 1024 frame.
+    # 600 x 400 pixels become 1024 x 683 in the 1024 frame.
     points = np.array(golden.pixels("landscape", "point")["points"]) * (1024 / 600, 683 / 400)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "encoded_image": np.frombuffer(png("landscape"), np.uint8),
         "point_coords": np.array([[*points, (0.0, 0.0)]], np.float32),
         "point_labels": np.array([[1.0, -1.0]], np.float32),
@@ -134,8 +135,7 @@ def test_the_stateless_ensemble_gives_the_official_logits(server: TritonServer) 
     np.testing.assert_array_equal(result.as_numpy("original_size"), (400, 600))
     expected = golden.array("landscape", "point", "low_res_masks")
     np.testing.assert_allclose(result.as_numpy("low_res_masks")[0], expected, atol=LOGITS)
-    masks = np.asarray(result.as_numpy("masks"))
-    assert masks.shape == (1, 1, 1024, 1024)
+    assert np.shape(result.as_numpy("masks")) == (1, 1, 1024, 1024)
 
 
 def test_a_running_server_reports_the_contract(server: TritonServer) -> None:
