@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 import numpy as np
-from hqsam_client import AsyncHQSam, HQSam, PictureError, SupersededError
+from hqsam_client import AsyncHQSam, HQSam, Mask, PictureError, SupersededError
+from hqsam_client._status import read_metrics
+from hqsam_server import TritonServer
 from numpy.typing import NDArray
 
 from tests.client.test_client import POINTS, close
@@ -47,6 +49,32 @@ def test_of_64_clicks_at_once_20_superseded_each_gets_its_own_result(
         for mask, expected in zip(results[20:], alone[20:], strict=True):
             assert not isinstance(mask, BaseException)
             assert close(mask, expected)
+
+    asyncio.run(check())
+
+
+def test_a_superseded_click_that_had_not_begun_is_never_decoded(
+    server: TritonServer, photo: bytes
+) -> None:
+    host, _, port = server.metrics_url.rpartition(":")
+
+    def metric(name: str) -> float:
+        return read_metrics(host, int(port), 10)[name]
+
+    async def check() -> None:
+        async with AsyncHQSam(server.grpc_url) as sam:
+            picture = await sam.open(photo)
+            begun, prompts = metric("store_hits"), metric("prompts")
+            boxes = [(20, 30, 200, 180)] * 8
+            busy = [asyncio.ensure_future(picture.segment(boxes=boxes)) for _ in range(2)]
+            while await asyncio.to_thread(metric, "store_hits") < begun + 2:
+                await asyncio.sleep(0.01)
+            clicks = (picture.latest.segment(points=[point]) for point in POINTS * 3)
+            *superseded, newest = await asyncio.gather(*clicks, return_exceptions=True)
+            assert all(isinstance(outcome, SupersededError) for outcome in superseded)
+            assert isinstance(newest, Mask)
+            await asyncio.gather(*busy)
+        assert metric("prompts") == prompts + 2 * len(boxes) + 1
 
     asyncio.run(check())
 
