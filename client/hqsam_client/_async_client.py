@@ -11,7 +11,7 @@ import grpc.aio
 from numpy.typing import NDArray
 
 from hqsam_client import _prompts, _protocol
-from hqsam_client._base import BaseClient, EmbedResult
+from hqsam_client._base import BaseClient, EmbedResult, check_concurrency
 from hqsam_client._errors import HQSamError, SupersededError
 from hqsam_client._geometry import Size
 from hqsam_client._mask import Mask
@@ -74,6 +74,7 @@ class AsyncHQSam(BaseClient):
         progress: Callable[[EmbedResult], object] | None = None,
     ) -> list[EmbedResult]:
         """Have many pictures encoded ahead of time; see `HQSam.embed`."""
+        check_concurrency(concurrency)
         places = asyncio.Semaphore(concurrency)
 
         async def embed_one(picture: PictureLike) -> EmbedResult:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from tritonclient.grpc import service_pb2_grpc
 
 from hqsam_client import _channel, contract
-from hqsam_client._errors import HQSamError, UnavailableError, from_grpc
+from hqsam_client._errors import HQSamError, OptionError, UnavailableError, from_grpc
 from hqsam_client._protocol import Call
 from hqsam_client._upload import PictureLike
 
@@ -35,6 +35,12 @@ class EmbedResult:
     image_id: str | None
     already_stored: bool
     error: HQSamError | None
+
+
+def check_concurrency(concurrency: int) -> None:
+    """Raise `OptionError` unless something can be under way."""
+    if concurrency < 1:
+        raise OptionError(f"concurrency is {concurrency}, expected at least 1")
 
 
 class BaseClient:

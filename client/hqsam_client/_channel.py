@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-# gRPC reads it when it starts; without it the ring ignores the header.
+# gRPC reads it when a channel is made; without it the ring ignores the header.
 os.environ.setdefault("GRPC_EXPERIMENTAL_RING_HASH_SET_REQUEST_HASH_KEY", "true")
 
 import grpc
@@ -154,8 +154,8 @@ def service_config() -> dict[str, Any]:
                 "name": [{"service": _SERVICE}],
                 "retryPolicy": {
                     "maxAttempts": 5,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "1s",
+                    "initialBackoff": "0.2s",
+                    "maxBackoff": "2s",
                     "backoffMultiplier": 2,
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },

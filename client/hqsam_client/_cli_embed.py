@@ -62,8 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Embed the pictures and print what became of them; returns 1 if any failed."""
-    if args.concurrency < 1:
-        raise OptionError(f"--concurrency is {args.concurrency}, expected at least 1")
     pictures = _pictures(args.paths)
     with _cli_options.connect(args) as sam, _progress(len(pictures)) as report:
         results = sam.embed(

@@ -12,7 +12,7 @@ import grpc
 from numpy.typing import NDArray
 
 from hqsam_client import _prompts, _protocol
-from hqsam_client._base import BaseClient, EmbedResult
+from hqsam_client._base import BaseClient, EmbedResult, check_concurrency
 from hqsam_client._errors import HQSamError, SupersededError, from_grpc
 from hqsam_client._geometry import Size
 from hqsam_client._mask import Mask
@@ -106,6 +106,7 @@ class HQSam(BaseClient):
         Returns:
             A result for each picture, in the order given.
         """
+        check_concurrency(concurrency)
         lock = threading.Lock()
 
         def embed_one(picture: PictureLike) -> EmbedResult:

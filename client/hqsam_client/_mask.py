@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hqsam_client import _drawing
-from hqsam_client._errors import MissingPackageError
+from hqsam_client._errors import MissingPackageError, PictureError
 from hqsam_client._geometry import Size, upsampled_bands
 
 
@@ -102,13 +102,16 @@ class Mask:
 
         Returns:
             A new Pillow image of mode RGB in original pixels.
+
+        Raises:
+            PictureError: `picture` has another size, or the mask knows none.
         """
         if picture is None:
             if self._picture is None:
-                raise ValueError("the mask knows no picture to draw on: pass one")
+                raise PictureError("the mask knows no picture to draw on: pass one")
             picture = self._picture()
         if picture.size != self.size[::-1]:
-            raise ValueError(
+            raise PictureError(
                 f"the picture has {picture.size} pixels (width, height), "
                 f"expected {self.size[::-1]} like the mask"
             )

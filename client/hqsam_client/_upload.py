@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from hqsam_client._errors import PictureError
+from hqsam_client._errors import OptionError, PictureError
 from hqsam_client._geometry import Size, resized_size
 from hqsam_client.contract import INPUT_SIZE
 
@@ -64,9 +64,10 @@ def prepare(picture: PictureLike, upload: UploadMode = "original") -> Upload:
 
     Raises:
         PictureError: it is not a picture, or cannot be read.
+        OptionError: `upload` is neither of the two.
     """
     if upload not in ("original", "resized"):
-        raise PictureError(f"upload is {upload!r}, expected 'original' or 'resized'")
+        raise OptionError(f"upload is {upload!r}, expected 'original' or 'resized'")
     if isinstance(picture, Image.Image):
         return _from_image(_upright(picture), "PPM")
     if isinstance(picture, np.ndarray):

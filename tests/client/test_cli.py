@@ -197,10 +197,10 @@ def test_a_picture_that_cannot_be_embedded_is_told_with_the_reason(
     ("arguments", "message"),
     [
         (("embed", "empty"), "no pictures in empty"),
-        (("embed", "empty", "--concurrency", "0"), "--concurrency is 0, expected at least 1"),
+        (("embed", "photo.png", "--concurrency", "0"), "concurrency is 0, expected at least 1"),
     ],
 )
-def test_embedding_nothing_is_an_error(
+def test_nothing_to_embed_or_no_way_to_is_an_error(
     folder: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "empty").mkdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hqsam_client import Mask, MissingPackageError
+from hqsam_client import Mask, MissingPackageError, PictureError
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -81,9 +81,9 @@ def test_an_overlay_goes_on_any_picture_of_the_size_and_no_other(mask: Mask) -> 
     canvas = Image.new("RGB", (400, 300))
     assert mask.overlay(canvas).size == (400, 300)
     assert canvas.getextrema() == ((0, 0), (0, 0), (0, 0)), "the picture itself was drawn on"
-    with pytest.raises(ValueError, match=r"has \(30, 40\) pixels .* expected \(400, 300\)"):
+    with pytest.raises(PictureError, match=r"has \(30, 40\) pixels .* expected \(400, 300\)"):
         mask.overlay(Image.new("RGB", (30, 40)))
-    with pytest.raises(ValueError, match="pass one"):
+    with pytest.raises(PictureError, match="pass one"):
         Mask(blobs(), 0.5, SIZE).overlay()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hqsam_client import PictureError
+from hqsam_client import OptionError, PictureError
 from hqsam_client._upload import prepare
 from numpy.typing import NDArray
 from PIL import Image
@@ -144,5 +144,5 @@ def test_a_truncated_file_is_refused_where_its_pixels_are_needed(large: Image.Im
 
 
 def test_an_unknown_way_to_upload_is_refused() -> None:
-    with pytest.raises(PictureError, match="upload is 'small', expected 'original' or 'resized'"):
+    with pytest.raises(OptionError, match="upload is 'small', expected 'original' or 'resized'"):
         prepare(images.picture(6, 4), "small")  # type: ignore[arg-type]
