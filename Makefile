@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.dev ## Start Triton, segment a photograph, write demo/mask.png and demo/overlay.png.
+demo: $(VENV)/.demo ## Start Triton, segment a photograph, leave demo/output/overlay.png.
 	$(BIN)/python -m demo
 
 test: $(VENV)/.dev ## Run the tests.
@@ -19,12 +19,14 @@ check: $(VENV)/.dev ## Check format, lint and types.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-clean: ## Remove the virtual environment, caches and build outputs.
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+clean: ## Remove the virtual environment, caches, and what builds and the demo wrote.
+	rm -rf $(VENV) build dist demo/output .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.dev: pyproject.toml
+$(VENV)/.demo: EXTRAS = demo
+$(VENV)/.dev: EXTRAS = dev
+$(VENV)/.demo $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@

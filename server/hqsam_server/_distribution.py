@@ -56,7 +56,7 @@ def find() -> Distribution:
     if package is None or package.origin is None:
         raise StartError(
             "nvidia-pytriton, which carries tritonserver, is not installed: "
-            "pip install 'hqsam-triton[server]' (Linux, Python 3.10 to 3.12)"
+            "pip install 'hqsam-triton[server]' (Linux)"
         )
     root = Path(package.origin).parent
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
