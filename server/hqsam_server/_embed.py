@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import NamedTuple
 
+from hqsam_server._entry import Embedding
 from hqsam_server._errors import (
     BadRequestError,
     ModelCallError,
@@ -22,7 +23,7 @@ from hqsam_server._errors import (
 )
 from hqsam_server._metrics import Metrics
 from hqsam_server._preprocess import Limits, check_header, preprocess
-from hqsam_server._store import Embedding, EmbeddingStore, checked_image_id
+from hqsam_server._store import EmbeddingStore, checked_image_id
 
 
 class Embedded(NamedTuple):

@@ -10,10 +10,11 @@ import numpy as np
 from hqsam_client.contract import PROMPT_DECODER
 from numpy.typing import NDArray
 
+from hqsam_server._entry import Embedding
 from hqsam_server._errors import UnknownImageError
 from hqsam_server._metrics import Metrics
 from hqsam_server._prompts import PromptLimits, Prompts
-from hqsam_server._store import Embedding, EmbeddingStore
+from hqsam_server._store import EmbeddingStore
 
 Arrays = dict[str, NDArray[Any]]
 

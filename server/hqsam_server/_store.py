@@ -1,10 +1,8 @@
 """The embedding store: a folder of files, one for each picture, shared by processes.
 
-An entry is a safetensors file named ``<fingerprint>-<image_id>.safetensors``: the
-fingerprint of the weights and the digest of the picture, so that neither new weights
-nor another picture are ever answered with old embeddings. Its tensors are those of
-`Embedding`, in fp32 or fp16; its metadata says format, fingerprint, image_id, height
-and width.
+An entry is a file (`hqsam_server._entry`) named ``<fingerprint>-<image_id>.safetensors``:
+the fingerprint of the weights and the digest of the picture, so that neither new weights
+nor another picture are ever answered with old embeddings.
 
 - Writers take turns (a lock on ``.write.lock``), write to a temporary name and rename,
   so that readers, who need no lock, see whole entries or none. A temporary file that
@@ -21,16 +19,12 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-import numpy as np
-from hqsam_client.contract import FEATURES, IMAGE_ID_LENGTH
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from hqsam_client.contract import IMAGE_ID_LENGTH
 
+from hqsam_server._entry import Embedding, dump, load, load_size, max_file_bytes
 from hqsam_server._errors import BadRequestError, StoreError
 from hqsam_server._metrics import Metrics
 
@@ -39,23 +33,7 @@ _FORMAT = "hqsam-embedding-1"
 _SUFFIX = ".safetensors"
 _TEMPORARY = ".writing"
 _IMAGE_ID = re.compile(rf"[0-9a-f]{{{IMAGE_ID_LENGTH}}}")
-_SHAPES = {spec.name: spec.shape for spec in (FEATURES.inputs[0], FEATURES.outputs[0])}
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """What is kept of a picture.
-
-    Attributes:
-        image_embeddings: the encoder's, float32 [1, 256, 64, 64].
-        hq_features: what `features` makes of the encoder's outputs, float32 [1, 32, 256, 256].
-        original_size: (height, width) of the upright picture in original pixels.
-    """
-
-    image_embeddings: NDArray[np.float32]
-    hq_features: NDArray[np.float32]
-    original_size: tuple[int, int]
 
 
 def checked_image_id(image_id: str) -> str:
@@ -101,9 +79,8 @@ class EmbeddingStore:
         self._fingerprint = fingerprint
         self._metrics = metrics
         self._max_bytes = max_bytes
-        self._dtype = np.float16 if half_precision else np.float32
-        values = sum(int(np.prod(shape)) for shape in _SHAPES.values())
-        entry_bytes = values * np.dtype(self._dtype).itemsize + 4096
+        self._half_precision = half_precision
+        entry_bytes = max_file_bytes(half_precision)
         if max_bytes is not None and max_bytes < entry_bytes:
             raise StoreError(
                 f"the embedding store may take {max_bytes} bytes, expected at least the "
@@ -121,7 +98,7 @@ class EmbeddingStore:
         Raises:
             BadRequestError: `image_id` is malformed.
         """
-        return self._read(image_id, _embedding)
+        return self._read(image_id, load)
 
     def original_size(self, image_id: str) -> tuple[int, int] | None:
         """Return (height, width) of an entry's picture, reading little more, or None.
@@ -131,7 +108,7 @@ class EmbeddingStore:
         Raises:
             BadRequestError: `image_id` is malformed.
         """
-        return self._read(image_id, lambda _, size: size)
+        return self._read(image_id, load_size)
 
     def put(self, image_id: str, embedding: Embedding) -> None:
         """Write an entry, after removing the least recently used ones if it needs room.
@@ -141,7 +118,7 @@ class EmbeddingStore:
             StoreError: it cannot be written, though all other entries were removed.
         """
         path = self._path(image_id)
-        content = self._serialized(image_id, embedding)
+        content = dump(embedding, self._key(image_id), self._half_precision)
         try:
             with self._locked(".write.lock"):
                 self._write(path, content)
@@ -177,14 +154,13 @@ class EmbeddingStore:
             fcntl.flock(file, fcntl.LOCK_EX)  # released by closing, and by dying
             yield
 
-    def _read(self, image_id: str, extract: Callable[[Any, tuple[int, int]], _T]) -> _T | None:
+    def _read(self, image_id: str, load: Callable[[Path, dict[str, str]], _T]) -> _T | None:
         path = self._path(image_id)
         try:
-            with safe_open(path, "np") as file:
-                found = extract(file, self._checked_size(file, image_id))
+            found = load(path, self._key(image_id))
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, ValueError):
+        except (OSError, ValueError):
             with suppress(OSError):
                 path.unlink()
                 self._report()
@@ -193,30 +169,8 @@ class EmbeddingStore:
             os.utime(path)
         return found
 
-    def _metadata(self, image_id: str) -> dict[str, str]:
+    def _key(self, image_id: str) -> dict[str, str]:
         return {"format": _FORMAT, "fingerprint": self._fingerprint, "image_id": image_id}
-
-    def _checked_size(self, file: Any, image_id: str) -> tuple[int, int]:
-        """Return (height, width), or raise ValueError where the entry is not what it should be."""
-        metadata = dict(file.metadata() or {})
-        size = int(metadata.pop("height", 0)), int(metadata.pop("width", 0))
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        dtypes = {file.get_slice(name).get_dtype() for name in shapes}
-        if (
-            metadata != self._metadata(image_id)
-            or min(size) < 1
-            or shapes != _SHAPES
-            or not dtypes <= {"F16", "F32"}
-        ):
-            raise ValueError("another file under the name of an entry")
-        return size
-
-    def _serialized(self, image_id: str, embedding: Embedding) -> bytes:
-        height, width = embedding.original_size
-        return save(
-            {name: getattr(embedding, name).astype(self._dtype, copy=False) for name in _SHAPES},
-            {**self._metadata(image_id), "height": str(height), "width": str(width)},
-        )
 
     def _write(self, path: Path, content: bytes) -> None:
         """Write a file in one step; the caller holds the lock."""
@@ -282,9 +236,3 @@ class _Entry(NamedTuple):
     used_ns: int
     bytes: int
     path: Path
-
-
-def _embedding(file: Any, size: tuple[int, int]) -> Embedding:
-    # What is fp32 in the file is not copied again.
-    tensors = {name: file.get_tensor(name).astype(np.float32, copy=False) for name in _SHAPES}
-    return Embedding(**tensors, original_size=size)

@@ -9,6 +9,7 @@ from queue import Queue
 
 import pytest
 from hqsam_server._embed import Caller, Embedded, Embedder
+from hqsam_server._entry import Embedding
 from hqsam_server._errors import (
     BadRequestError,
     ModelCallError,
@@ -17,7 +18,7 @@ from hqsam_server._errors import (
     StoreError,
 )
 from hqsam_server._preprocess import Limits
-from hqsam_server._store import Embedding, EmbeddingStore
+from hqsam_server._store import EmbeddingStore
 
 from tests.models import pictures
 from tests.models.fakes import Metrics

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hqsam_client import contract
+from hqsam_server._entry import Embedding
 from hqsam_server._errors import BadRequestError, UnknownImageError
 from hqsam_server._prompts import PromptLimits
 from hqsam_server._segment import Arrays, Segmenter
-from hqsam_server._store import Embedding, EmbeddingStore
+from hqsam_server._store import EmbeddingStore
 from numpy.typing import NDArray
 
 from tests.models import pictures

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from hqsam_server import _settings
+from hqsam_server._entry import Embedding
 from hqsam_server._errors import ServingError, StoreError
 from hqsam_server._fingerprint import fingerprint
-from hqsam_server._store import Embedding, EmbeddingStore
+from hqsam_server._store import EmbeddingStore
 
 from tests.models import configs, pictures
 from tests.models.fakes import Metrics

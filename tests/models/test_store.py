@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hqsam_server import _store
+from hqsam_server._entry import Embedding
 from hqsam_server._errors import BadRequestError, StoreError
-from hqsam_server._store import Embedding, EmbeddingStore
+from hqsam_server._store import EmbeddingStore
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tests.models import pictures
@@ -57,6 +59,29 @@ def test_an_entry_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read.original_size == (123, 45)
     assert np.array_equal(read.image_embeddings, written.image_embeddings)
     assert np.array_equal(read.hq_features, written.hq_features)
+
+
+def test_an_entry_is_a_file_that_safetensors_reads(tmp_path: Path) -> None:
+    open_store(tmp_path).put(image_id(1), embedding(2.0, (30, 40)))
+    with safe_open(entry_of(tmp_path, 1), "np") as file:
+        assert file.metadata() == {
+            "format": "hqsam-embedding-1",
+            "fingerprint": WEIGHTS,
+            "image_id": image_id(1),
+            "height": "30",
+            "width": "40",
+        }
+        assert (file.get_tensor("image_embeddings") == 2).all()
+        assert (file.get_tensor("hq_features") == -2).all()
+
+
+def test_an_entry_that_was_read_outlives_its_eviction(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.put(image_id(1), embedding(2.0))
+    read = store.get(image_id(1))
+    entry_of(tmp_path, 1).unlink()
+    assert read is not None
+    assert (read.hq_features == -2).all()
 
 
 def test_half_precision_takes_half_the_space_and_is_read_by_any_store(tmp_path: Path) -> None:
@@ -157,6 +182,24 @@ def huge_header(entry: Path) -> None:
     entry.write_bytes(b"\xff" * 8 + entry.read_bytes())
 
 
+def nested(entry: Path) -> None:
+    header = b"[" * 4000
+    entry.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def of_no_size(entry: Path) -> None:
+    entry.write_bytes(entry.read_bytes().replace(b'"height":"400"', b'"height":"-40"'))
+
+
+def of_swapped_tensors(entry: Path) -> None:
+    content = (
+        entry.read_bytes()
+        .replace(b"hq_features", b"@")
+        .replace(b"image_embeddings", b"hq_features")
+    )
+    entry.write_bytes(content.replace(b"@", b"image_embeddings"))
+
+
 def of_another_picture(entry: Path) -> None:
     open_store(entry.parent).put(image_id(9), embedding())
     entry_of(entry.parent, 9).replace(entry)
@@ -196,6 +239,9 @@ def of_other_dtypes(entry: Path) -> None:
         longer,
         not_safetensors,
         huge_header,
+        nested,
+        of_no_size,
+        of_swapped_tensors,
         of_another_picture,
         of_other_weights,
         without_metadata,

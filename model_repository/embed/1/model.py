@@ -3,7 +3,7 @@
 import numpy as np
 from hqsam_server import _adapter, _settings
 from hqsam_server._embed import Caller, Embedder
-from hqsam_server._store import Embedding
+from hqsam_server._entry import Embedding
 
 
 class TritonPythonModel:
