@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hqsam_server._triton import Endpoint, TritonServer
+    from hqsam_server._endpoint import Endpoint
+    from hqsam_server._triton import TritonServer
     from hqsam_server._workspace import Tuning
 
 __all__ = ["Endpoint", "TritonServer", "Tuning"]
 
 # Imported at first use: the models, which share this package, need no gRPC.
-_LAZY = {"Endpoint": "_triton", "TritonServer": "_triton", "Tuning": "_workspace"}
+_LAZY = {"Endpoint": "_endpoint", "TritonServer": "_triton", "Tuning": "_workspace"}
 
 
 def __getattr__(name: str) -> Any:

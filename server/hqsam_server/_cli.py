@@ -79,7 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `hqsam serve` until it is told to stop, and return the exit status."""
-    from hqsam_server._triton import Endpoint, TritonServer
+    from hqsam_server._endpoint import Endpoint
+    from hqsam_server._triton import TritonServer
     from hqsam_server._watch import watch
     from hqsam_server._workspace import Tuning
 

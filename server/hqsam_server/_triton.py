@@ -2,63 +2,35 @@
 
 from __future__ import annotations
 
-import collections
-import contextlib
+import http.client
+import json
 import os
-import re
 import secrets
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
-
 from hqsam_server import _distribution, _janitor, _workspace
+from hqsam_server._endpoint import Endpoint
 from hqsam_server._errors import StartError
+from hqsam_server._process import Process
 from hqsam_server._workspace import Tuning
 
-LOOPBACK = "127.0.0.1"
-
-# What only an administrator may do; the key is drawn anew for each server.
-_ADMIN_PROTOCOLS = "model-repository,shared-memory,statistics,trace,logging"
+# What only the process that started the server may do; the key is drawn anew for each
+# server. Statistics and metadata only tell, and tools such as perf_analyzer want them.
+_ADMIN_PROTOCOLS = "model-repository,shared-memory,trace,logging"
 _ADMIN_HEADER = "hqsam-admin"
 
-# A line of Triton's log: severity and time, process, place, message.
-_LOG_LINE = re.compile(r"^(?P<severity>[EWI])\d{4} \S+ \d+ \S+\] (?P<message>.*)$")
-
-# The line with which Triton says that every request has been answered.
-_DRAINED = "All models are stopped"
-
-# How long models may take to unload after that; those whose process died never do.
-_UNLOAD_S = 5.0
-
+_FREE_PORT = Endpoint()
 _SERVICES = ("grpc", "http", "metrics")
 _PORT_ATTEMPTS = 3
 _POLL_S = 0.1
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where a service of the server listens; port 0 takes a free one."""
-
-    port: int = 0
-    address: str = LOOPBACK
-
-    @property
-    def url(self) -> str:
-        """``address:port``, as a client on this machine reaches it."""
-        host = LOOPBACK if self.address in ("", "0.0.0.0") else self.address  # noqa: S104
-        return f"{host}:{self.port}"
+_ANSWER_S = 5.0
 
 
 class TritonServer:
@@ -74,9 +46,9 @@ class TritonServer:
         self,
         model_repository: Path,
         *,
-        grpc: Endpoint = Endpoint(),
-        http: Endpoint = Endpoint(),
-        metrics: Endpoint = Endpoint(),
+        grpc: Endpoint = _FREE_PORT,
+        http: Endpoint = _FREE_PORT,
+        metrics: Endpoint = _FREE_PORT,
         tuning: Tuning = Tuning(),  # noqa: B008
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
@@ -108,13 +80,11 @@ class TritonServer:
         self._start_timeout_s = start_timeout_s
         self._exit_timeout_s = exit_timeout_s
         self._log = log
-        self._recent: collections.deque[str] = collections.deque(maxlen=200)
-        self._drained = threading.Event()
         self._shared_memory_prefix = f"hqsam-{secrets.token_hex(8)}-"
         self._admin_key = secrets.token_urlsafe(24)
         self._folder: Path | None = None
-        self._janitor: subprocess.Popen[str] | None = None
-        self._process: subprocess.Popen[str] | None = None
+        self._janitor: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def grpc_url(self) -> str:
@@ -137,11 +107,6 @@ class TritonServer:
         assert self._process is not None  # noqa: S101 - started
         return self._process.pid
 
-    @property
-    def admin_metadata(self) -> list[tuple[str, str]]:
-        """GRPC metadata that opens the administrator's protocols."""
-        return [(f"triton-grpc-protocol-{_ADMIN_HEADER}", self._admin_key)]
-
     def start(self) -> TritonServer:
         """Start the server and wait until it is ready.
 
@@ -162,11 +127,11 @@ class TritonServer:
         self._janitor = subprocess.Popen(  # noqa: S603
             [sys.executable, "-IS", _janitor.__file__, self._folder, self._shared_memory_prefix],
             stdin=subprocess.PIPE,
-            text=True,
             start_new_session=True,
         )
         _workspace.write_backends(self._folder / "backends", self._distribution)
         _workspace.write_repository(self._folder / "repository", self._source, self._tuning)
+        self._environment[_janitor.MARK] = str(self._folder)
         self._environment["HQSAM_HEALS_FILE"] = str(self._folder / "heals")
         # Private to this server, so gone with it; on tmpfs, which embeddings are read from.
         if "HQSAM_STORE_FOLDER" not in self._environment | dict(os.environ):
@@ -175,7 +140,7 @@ class TritonServer:
 
     def _launch(self) -> None:
         for attempt in range(_PORT_ATTEMPTS):
-            self._endpoints = {name: _with_port(e) for name, e in self._wanted.items()}
+            self._endpoints = {name: wanted.with_port() for name, wanted in self._wanted.items()}
             self._spawn()
             try:
                 self._wait_until_ready()
@@ -187,6 +152,15 @@ class TritonServer:
             else:
                 return
 
+    def _spawn(self) -> None:
+        assert self._folder is not None  # noqa: S101 - prepared
+        self._process = Process(
+            [self._distribution.binary, *self._command_line(self._folder)],
+            self._distribution.environment() | self._environment,
+            self._folder,
+            self._log,
+        )
+
     def restart(self) -> None:
         """Start the process again, on the same ports and with the same store.
 
@@ -196,44 +170,33 @@ class TritonServer:
             StartError: it ended or was not ready in time.
         """
         if self._process is not None:
-            self._kill(self._process)
+            self._process.kill()
         for path in _janitor.SHARED_MEMORY.glob(f"{self._shared_memory_prefix}*"):
-            if path.is_file():
+            if path.is_file():  # the store is a folder, and stays
                 path.unlink(missing_ok=True)
         self._spawn()
         self._wait_until_ready()
-        self.count_heal()
+        self._count_heal()
 
-    def touch(self, model: str) -> None:
-        """Make a model look changed, so that loading it is not taken for done already."""
+    def reload(self, model: str, timeout_s: float) -> None:
+        """Load a model again; what still works of it answers until the new one is there.
+
+        Raises:
+            StartError: it could not be loaded in that time.
+        """
         assert self._folder is not None  # noqa: S101 - prepared
+        # Triton loads no model again whose files have not changed.
         (self._folder / "repository" / model / "generation").touch()
+        status, answer = self._ask("POST", f"/v2/repository/models/{model}/load", timeout_s)
+        if status != http.client.OK:
+            raise StartError(f"{model} could not be loaded: {answer}")
+        self._count_heal()
 
-    def count_heal(self) -> None:
+    def _count_heal(self) -> None:
         """Count a model or server that was started again, for the metric of that name."""
         assert self._folder is not None  # noqa: S101 - prepared
         with (self._folder / "heals").open("ab") as file:
             file.write(b"+")
-
-    def _spawn(self) -> None:
-        assert self._folder is not None  # noqa: S101 - prepared
-        assert self._janitor is not None  # noqa: S101
-        assert self._janitor.stdin is not None  # noqa: S101
-        self._recent.clear()
-        self._drained.clear()
-        self._process = subprocess.Popen(  # noqa: S603
-            [self._distribution.binary, *self._command_line(self._folder)],
-            env=self._distribution.environment() | self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            cwd=self._folder,
-            start_new_session=True,
-        )
-        print(self._process.pid, file=self._janitor.stdin, flush=True)
-        threading.Thread(target=self._read_log, args=(self._process,), daemon=True).start()
 
     def _command_line(self, folder: Path) -> list[str]:
         endpoints = [
@@ -259,74 +222,58 @@ class TritonServer:
             *self._arguments,
         ]
 
-    def _read_log(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None  # noqa: S101
-        for line in process.stdout:
-            if _DRAINED in line:
-                self._drained.set()
-            self._recent.append(line.rstrip("\n"))
-            if self._log is not None:
-                print(line, end="", file=self._log, flush=True)
-
     def _wait_until_ready(self) -> None:
+        assert self._process is not None  # noqa: S101 - spawned
         deadline = time.monotonic() + self._start_timeout_s
-        with grpc.insecure_channel(self.grpc_url) as channel:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            while not _is_ready(stub):
-                if self._process is None or self._process.poll() is not None:
-                    raise StartError(f"Triton ended while it started: {self._reason()}")
-                if time.monotonic() > deadline:
-                    raise StartError(
-                        f"Triton was not ready within {self._start_timeout_s:g} s: {self._reason()}"
-                    )
-                time.sleep(_POLL_S)
+        while self._ask("GET", "/v2/health/ready", _ANSWER_S)[0] != http.client.OK:
+            if not self._process.is_running():
+                raise StartError(f"Triton ended while it started: {self._process.reason()}")
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"Triton was not ready within {self._start_timeout_s:g} s: "
+                    f"{self._process.reason()}"
+                )
+            time.sleep(_POLL_S)
 
-    def _reason(self) -> str:
-        """Return what the log says went wrong, in one line."""
-        errors = [
-            match["message"]
-            for line in self._recent
-            if (match := _LOG_LINE.match(line)) and match["severity"] == "E"
-        ]
-        # The rest of a machine without a GPU is noise.
-        errors = [message for message in errors if "CudaDriverHelper" not in message]
-        errors.sort(key=lambda message: "failed to load" not in message)
-        return errors[0] if errors else (self._recent[-1] if self._recent else "it said nothing")
+    def _ask(self, method: str, path: str, timeout_s: float) -> tuple[int, str]:
+        """Return status and message of the HTTP service's answer, status 0 without one.
+
+        Over HTTP because that service starts after gRPC's and is never behind TLS.
+        """
+        endpoint = self._endpoints["http"]
+        connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=timeout_s)
+        try:
+            connection.request(method, path, headers={_ADMIN_HEADER: self._admin_key})
+            response = connection.getresponse()
+            text = response.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            return 0, str(error)
+        finally:
+            connection.close()
+        try:
+            return response.status, str(json.loads(text)["error"])
+        except (ValueError, KeyError):
+            return response.status, text
 
     def _port_was_taken(self) -> bool:
         return any(
-            not self._wanted[name].port and not _is_free(self._endpoints[name])
+            not self._wanted[name].port and not self._endpoints[name].is_free()
             for name in _SERVICES
         )
 
     def is_running(self) -> bool:
         """Tell whether the process is there."""
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.is_running()
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the process to end; return its exit status, or None after the timeout."""
         assert self._process is not None  # noqa: S101 - started
-        try:
-            return self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
+        return self._process.wait(timeout_s)
 
     def terminate(self) -> None:
         """End the process: requests under way are finished first, within the exit timeout."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            self._drained.wait(self._exit_timeout_s)
-        if self.wait(_UNLOAD_S) is None:
-            self._kill(self._process)
-
-    @staticmethod
-    def _kill(process: subprocess.Popen[str]) -> None:
-        # Also the models' processes, which outlive a server that was killed.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if self._process is not None:
+            self._process.terminate(self._exit_timeout_s)
 
     def stop(self) -> None:
         """End the server and remove all that it left behind."""
@@ -348,35 +295,3 @@ class TritonServer:
     ) -> None:
         """Stop the server."""
         self.stop()
-
-
-def _with_port(endpoint: Endpoint) -> Endpoint:
-    """Return the endpoint with a port that is free now.
-
-    Raises:
-        StartError: the port asked for is taken, or the address is not this machine's.
-    """
-    if endpoint.port and not _is_free(endpoint):
-        raise StartError(
-            f"port {endpoint.port} on {endpoint.address} is taken or not ours: stop what "
-            "listens there, or choose another port"
-        )
-    if endpoint.port:
-        return endpoint
-    with socket.create_server((endpoint.address, 0)) as listener:
-        return Endpoint(listener.getsockname()[1], endpoint.address)
-
-
-def _is_free(endpoint: Endpoint) -> bool:
-    try:
-        socket.create_server((endpoint.address, endpoint.port)).close()
-    except OSError:
-        return False
-    return True
-
-
-def _is_ready(stub: service_pb2_grpc.GRPCInferenceServiceStub) -> bool:
-    try:
-        return bool(stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=1.0).ready)
-    except grpc.RpcError:
-        return False

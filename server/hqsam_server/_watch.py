@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 
-import grpc
 import psutil
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hqsam_server._distribution import STUB
 from hqsam_server._errors import StartError
@@ -25,8 +24,9 @@ INTERVAL_S = 0.5
 LOAD_TIMEOUT_S = 120.0
 """How long a model may take to load before the whole server is started again."""
 
-MAX_RESTARTS = 5
-"""Restarts of the server in a row, without `STEADY_S` between them, before it is given up."""
+MAX_HEALS = 5
+"""Heals of one kind within `STEADY_S`: of a model, before the server is started again; of
+the server, before it is given up."""
 
 STEADY_S = 60.0
 
@@ -45,39 +45,46 @@ def watch(server: TritonServer, report: Callable[[str], None] | None = None) -> 
         StartError: the server keeps dying.
     """
     say = report or (lambda line: print(f"hqsam serve: {line}", file=sys.stderr, flush=True))
-    known = backend_processes(server.pid)
-    restarts = 0
-    last_restart = 0.0
+    expected = frozenset(instances(server.pid).values())
+    loads, restarts = _Budget(), _Budget()
     while True:
-        ended = server.wait(INTERVAL_S)
-        if ended is None:
-            current = backend_processes(server.pid)
-            dead = {model for pid, model in known.items() if pid not in current}
-            if not dead:
-                known = current
-                continue
-            if all(_reload(server, model, say) for model in sorted(dead)):
-                # What is left of the old processes ends by itself, and is no news.
-                loaded = backend_processes(server.pid)
-                known = {pid: model for pid, model in loaded.items() if pid not in known} | {
-                    pid: model for pid, model in loaded.items() if model not in dead
-                }
+        status = server.wait(INTERVAL_S)
+        if status is None:
+            # Not by process ID: a process that dies while its model is loaded would be missed.
+            dead = {_model(name) for name in expected - set(instances(server.pid).values())}
+            if all(loads.spend() and _reload(server, model, say) for model in sorted(dead)):
                 continue
         else:
-            say(f"tritonserver ended with status {ended}")
-        restarts = restarts + 1 if time.monotonic() - last_restart < STEADY_S else 1
-        if restarts > MAX_RESTARTS:
-            raise StartError(f"tritonserver was started again {MAX_RESTARTS} times in vain")
-        start = time.monotonic()
-        server.restart()
-        last_restart = time.monotonic()
-        say(f"tritonserver was started again within {last_restart - start:.1f} s")
-        known = backend_processes(server.pid)
+            say(f"tritonserver ended with status {status}")
+        _restart(server, restarts, say)
 
 
-def backend_processes(server_pid: int) -> dict[int, str]:
-    """Return the living processes of a server's Python models as {process ID: model}."""
-    processes = {}
+class _Budget:
+    """Allows something `MAX_HEALS` times within `STEADY_S`."""
+
+    def __init__(self) -> None:
+        self._spent: deque[float] = deque(maxlen=MAX_HEALS)
+
+    def spend(self) -> bool:
+        """Count one more; tell whether it was allowed."""
+        now = time.monotonic()
+        if len(self._spent) == MAX_HEALS and now - self._spent[0] < STEADY_S:
+            return False
+        self._spent.append(now)
+        return True
+
+
+def _model(instance: str) -> str:
+    """Return the model of an instance such as ``prompt_decoder_0_1``."""
+    return instance.rsplit("_", 2)[0]
+
+
+def instances(server_pid: int) -> dict[int, str]:
+    """Return the living processes of a server's Python models as {process ID: instance}.
+
+    Instances have names such as ``prompt_decoder_0_1``: model, device, number.
+    """
+    found = {}
     try:
         children = psutil.Process(server_pid).children()
     except psutil.NoSuchProcess:
@@ -88,29 +95,38 @@ def backend_processes(server_pid: int) -> dict[int, str]:
         except psutil.Error:  # a zombie, or gone since
             continue
         if arguments and arguments[0].endswith(STUB):
-            # One before the last is the instance, such as prompt_decoder_0_1.
-            processes[child.pid] = arguments[-2].rsplit("_", 2)[0]
-    return processes
+            found[child.pid] = arguments[-2]
+    return found
 
 
 def _reload(server: TritonServer, model: str, say: Callable[[str], None]) -> bool:
-    """Load a model again; tell whether it is ready then."""
+    """Load a model again; tell whether that worked."""
     start = time.monotonic()
     say(f"a process of the model {model} died: loading it again")
-    with grpc.insecure_channel(server.grpc_url) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        try:
-            # Not unloaded first: healthy instances go on answering until the new ones are there.
-            server.touch(model)
-            stub.RepositoryModelLoad(
-                service_pb2.RepositoryModelLoadRequest(model_name=model),
-                metadata=server.admin_metadata,
-                timeout=LOAD_TIMEOUT_S,
-            )
-            ready = stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=10.0).ready
-        except grpc.RpcError as error:
-            say(f"{model} could not be loaded: {error}")
-            return False
+    try:
+        server.reload(model, LOAD_TIMEOUT_S)
+    except StartError as error:
+        say(str(error))
+        return False
     say(f"{model} is back after {time.monotonic() - start:.1f} s")
-    server.count_heal()
-    return bool(ready)
+    return True
+
+
+def _restart(server: TritonServer, budget: _Budget, say: Callable[[str], None]) -> None:
+    """Start the server again until it is there.
+
+    Raises:
+        StartError: not in as many attempts as the budget allows.
+    """
+    why = "it kept dying"
+    while budget.spend():
+        start = time.monotonic()
+        try:
+            server.restart()
+        except StartError as error:
+            why = str(error)
+            say(why)
+            continue
+        say(f"tritonserver was started again within {time.monotonic() - start:.1f} s")
+        return
+    raise StartError(f"tritonserver was started again {MAX_HEALS} times in vain: {why}")

@@ -1,0 +1,118 @@
+"""The `tritonserver` process: its log, and its end."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+# A line of Triton's log: severity and time, process, place, message.
+_LOG_LINE = re.compile(r"^(?P<severity>[EWI])\d{4} \S+ \d+ \S+\] (?P<message>.*)$")
+
+# The line with which Triton says that every request has been answered.
+_DRAINED = "All models are stopped"
+
+# How long models may take to unload after that; those whose process died never do.
+_UNLOAD_S = 5.0
+
+
+class Process:
+    """A running `tritonserver` in a process group of its own, with its models' processes."""
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str],
+        folder: Path,
+        log: TextIO | None,
+    ) -> None:
+        """Start it.
+
+        Args:
+            command: program and arguments.
+            environment: all of its environment variables.
+            folder: where it runs.
+            log: where its output goes; None for nowhere.
+        """
+        self._recent: collections.deque[str] = collections.deque(maxlen=200)
+        self._log = log
+        self._drained = threading.Event()
+        self._process = subprocess.Popen(  # noqa: S603
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            cwd=folder,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process ID, which is its group's, too."""
+        return self._process.pid
+
+    def _read_log(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101
+        with self._process.stdout as lines:
+            for line in lines:
+                if _DRAINED in line:
+                    self._drained.set()
+                self._recent.append(line.rstrip("\n"))
+                if self._log is not None:
+                    # Nobody may read our output any more. Triton's has to be read all the
+                    # same, or it would stop at a full pipe.
+                    with contextlib.suppress(OSError, ValueError):
+                        print(line, end="", file=self._log, flush=True)
+        self._drained.set()
+
+    def reason(self) -> str:
+        """Return what the log says went wrong, in one line."""
+        if not self.is_running():
+            self._reader.join(_UNLOAD_S)  # its last words may still be on their way
+        errors = [
+            match["message"]
+            for line in list(self._recent)
+            if (match := _LOG_LINE.match(line)) and match["severity"] == "E"
+        ]
+        # The rest of a machine without a GPU is noise.
+        errors = [message for message in errors if "CudaDriverHelper" not in message]
+        errors.sort(key=lambda message: "failed to load" not in message)
+        return errors[0] if errors else (self._recent[-1] if self._recent else "it said nothing")
+
+    def is_running(self) -> bool:
+        """Tell whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait for it to end; return its exit status, or None after the timeout."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def terminate(self, timeout_s: float) -> None:
+        """End it, once the requests under way are answered or the timeout is over."""
+        if self.is_running():
+            self._process.send_signal(signal.SIGTERM)
+            self._drained.wait(timeout_s)
+            self.wait(_UNLOAD_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once, and the models' processes, which outlive a server that died."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        self._reader.join(_UNLOAD_S)  # the last holders of the pipe are gone
