@@ -17,6 +17,9 @@ from PIL import Image
 
 from tests.oracle import images
 
+PATIENCE_S = 300.0
+"""For answers of a server that shares its processors with others."""
+
 _SERIAL = itertools.count(1)
 
 
@@ -51,7 +54,7 @@ def nobody() -> str:
 
 @pytest.fixture
 def sam(url: str) -> Iterator[HQSam]:
-    with HQSam(url) as client:
+    with HQSam(url, timeout_s=PATIENCE_S) as client:
         yield client
 
 
