@@ -74,22 +74,35 @@ def addresses(url: str) -> list[str]:
 def target(url: str) -> str:
     """Return gRPC's name for one address, a DNS name of several, or a list of them."""
     parts = addresses(url)
-    if _GRPC_NAME.match(url) or (len(parts) == 1 and "/" not in url):
+    if _GRPC_NAME.match(url):
+        return url
+    if len(parts) == 1:
+        _split(url)
         return url
     # gRPC takes a list of IP addresses, not of names.
     return "ipv4:" + ",".join(_resolve(part)[0] for part in parts)
 
 
+def _split(address: str) -> tuple[str, str]:
+    """Return host and port."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise OptionError(f"url has {address!r}, expected host:port, such as localhost:8001")
+    return host, port
+
+
 def _resolve(address: str) -> list[str]:
     """Return the IPv4 addresses of a ``host:port``, with the port."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or "/" in host:
-        raise OptionError(f"url has {address!r}, expected host:port, such as localhost:8001")
+    host, port = _split(address)
     try:
         found = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
     except OSError as error:
-        raise OptionError(f"url has {address!r}, whose name cannot be resolved") from error
+        raise OptionError(f"url has {address!r}, which has no IPv4 address") from error
     return sorted({f"{entry[4][0]}:{port}" for entry in found})
+
+
+def _without_scheme(address: str) -> str:
+    return re.sub(r"^(dns:(//[^/]*/)?|ipv[46]:)", "", address)
 
 
 class Replica(NamedTuple):
@@ -102,10 +115,10 @@ class Replica(NamedTuple):
 def replicas(url: str) -> list[Replica]:
     """Return each of the servers that a URL stands for, looking up names of several."""
     parts = addresses(url)
-    first = re.sub(r"^(dns:(//[^/]*/)?|ipv[46]:)", "", parts[0])
+    first = _without_scheme(parts[0])
     if len(parts) > 1:
         return [Replica(address, None) for address in [first, *parts[1:]]]
-    found = _resolve(first)
+    found = _resolve(first) if not first.startswith(("[", "unix:")) else [first]
     if len(found) == 1:
         return [Replica(first, None)]
     return [Replica(address, first.rpartition(":")[0]) for address in found]
@@ -134,7 +147,7 @@ def options(url: str, authority: str | None) -> list[tuple[str, str | int]]:
     parts = addresses(url)
     if authority is None and len(parts) > 1:
         # A list of addresses has no name to check the certificate against.
-        authority = parts[0].split("/")[-1].rpartition(":")[0]
+        authority = _without_scheme(parts[0]).rpartition(":")[0]
     if authority is not None:
         chosen.append(("grpc.default_authority", authority))
     return chosen

@@ -19,6 +19,7 @@ from hqsam_client._channel import Replica, metadata, options, replicas, target
         ("127.0.0.1:8001,127.0.0.1:8011", "ipv4:127.0.0.1:8001,127.0.0.1:8011"),
         ("localhost:8001, 127.0.0.1:8011", "ipv4:127.0.0.1:8001,127.0.0.1:8011"),
         ("dns:8001", "dns:8001"),
+        ("[::1]:8001", "[::1]:8001"),
     ],
 )
 def test_an_address_becomes_grpcs_name_for_it(url: str, expected: str) -> None:
@@ -31,8 +32,12 @@ def test_an_address_becomes_grpcs_name_for_it(url: str, expected: str) -> None:
         ("", "url is '', expected host:port"),
         ("localhost:8001,", "expected host:port, or several separated by commas"),
         ("localhost:8001,127.0.0.1", "url has '127.0.0.1', expected host:port"),
+        ("localhost", "url has 'localhost', expected host:port, such as localhost:8001"),
         ("http://localhost:8001", "url has 'http://localhost:8001', expected host:port"),
-        ("localhost:8001,no.such.host.invalid:8001", "whose name cannot be resolved"),
+        (
+            "localhost:8001,no.such.host.invalid:8001",
+            "no.such.host.invalid:8001', which has no IPv4 address",
+        ),
     ],
 )
 def test_a_wrong_address_is_refused(url: str, message: str) -> None:
@@ -46,6 +51,7 @@ def test_a_wrong_address_is_refused(url: str, message: str) -> None:
         ("a:1,b:2", [Replica("a:1", None), Replica("b:2", None)]),
         ("ipv4:10.0.0.1:1,10.0.0.2:2", [Replica("10.0.0.1:1", None), Replica("10.0.0.2:2", None)]),
         ("localhost:8001", [Replica("localhost:8001", None)]),
+        ("[::1]:8001", [Replica("[::1]:8001", None)]),
         ("dns:///localhost:8001", [Replica("localhost:8001", None)]),
     ],
 )
@@ -55,6 +61,8 @@ def test_replicas_are_found_one_by_one(url: str, expected: list[Replica]) -> Non
 
 def test_certificates_are_checked_against_the_first_name_of_a_list() -> None:
     assert ("grpc.default_authority", "a.example") in options("a.example:1,b.example:1", None)
+    listed = options("ipv4:10.0.0.1:1,10.0.0.2:1", None)
+    assert ("grpc.default_authority", "10.0.0.1") in listed
     assert ("grpc.default_authority", "c") in options("a.example:1,b.example:1", "c")
     assert "grpc.default_authority" not in dict(options("a.example:1", None))
 
