@@ -77,11 +77,18 @@ def send_later(request: Any) -> tuple[Callable[[Any], None], Callable[[], bool]]
 
     Returns:
         What sends the one response to it, and what tells whether it was cancelled; both
-        may be called from any thread.
+        may be called from any thread. What cannot be sent is logged: it concerns nobody
+        but the one caller.
     """
     sender = request.get_response_sender()
-    final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-    return lambda response: sender.send(response, flags=final), sender.is_cancelled
+
+    def send(response: Any) -> None:
+        try:
+            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except Exception as error:
+            _log(error)
+
+    return send, sender.is_cancelled
 
 
 def _answer_one(request: Any, handle: Callable[[Any], dict[str, NDArray[Any]]]) -> Any:
@@ -102,7 +109,7 @@ def error_response(error: Exception) -> Any:
     """Make a response that carries an error's message under its gRPC code."""
     code = getattr(pb_utils.TritonError, _CODES.get(type(error), "INTERNAL"))
     if not isinstance(error, ServingError):
-        pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+        _log(error)
     message = str(error) or type(error).__name__
     return pb_utils.InferenceResponse([], pb_utils.TritonError(message, code))
 
@@ -141,3 +148,7 @@ def call(
     if result.has_error():
         raise ModelCallError(f"the model {model_name} failed: {result.error().message()}")
     return {tensor.name(): np.asarray(tensor.as_numpy()) for tensor in result.output_tensors()}
+
+
+def _log(error: Exception) -> None:
+    pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
