@@ -209,8 +209,11 @@ class _OpenVino:
         }
         if "cache_dir" in parameters:
             properties["CACHE_DIR"] = parameters["cache_dir"]
+        # Compiled models are found by the path of their file: without links, which lead
+        # there from a folder that is new each time.
+        path = str(file.path.resolve())
         try:
-            compiled = core.compile_model(str(file.path), "CPU", properties)
+            compiled = core.compile_model(path, "CPU", properties)
         except Exception as error:
             raise StartError(f"OpenVINO cannot load {file.path}: {error}") from error
         self._request = compiled.create_infer_request()
