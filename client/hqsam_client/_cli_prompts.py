@@ -120,9 +120,9 @@ def _flag_prompts(args: argparse.Namespace) -> list[Prompt]:
 
 def _lines(file: str) -> list[str]:
     if file == "-":
-        return sys.stdin.read().splitlines()
+        return sys.stdin.read().split("\n")
     try:
-        return Path(file).read_text("utf-8").splitlines()
+        return Path(file).read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"{file} cannot be read: {error}") from error
 
@@ -134,6 +134,8 @@ def _parse(line: str, where: str) -> tuple[str | None, Prompt]:
         raise PromptError(f"{where}: not JSON: {error}") from error
     if not isinstance(entry, dict) or not set(entry) <= _PROMPT_KEYS:
         raise PromptError(f"{where}: expected an object with {', '.join(sorted(_PROMPT_KEYS))}")
+    if not isinstance(entry.get("picture", ""), str):
+        raise PromptError(f"{where}: picture is {entry['picture']!r}, expected a path")
     if not entry.get("points") and not entry.get("box"):
         raise PromptError(f"{where}: expected points, a box, or both")
     prompt = Prompt(entry.get("points"), entry.get("labels"), entry.get("box"))
