@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test check bench-serving clean
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## Start Triton, segment a photograph, leave demo/output/overlay.png.
 	$(BIN)/python -m demo
@@ -18,6 +18,9 @@ check: $(VENV)/.dev ## Check format, lint and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench-serving: $(VENV)/.dev ## Measure serving at full size, into benchmarks/results.
+	$(BIN)/python -m benchmarks.serving
 
 clean: ## Remove the virtual environment, caches, and what builds and the demo wrote.
 	rm -rf $(VENV) build dist demo/output .mypy_cache .pytest_cache .ruff_cache

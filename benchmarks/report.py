@@ -1,0 +1,104 @@
+"""What benchmarks share: timing in turns, the machine, and writing results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+_PACKAGES = ("hqsam-triton", "nvidia-pytriton", "onnxruntime", "openvino", "torch", "tritonclient")
+
+
+def in_turns(
+    contestants: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Time each contestant once a round, so that a machine's moods hit all of them.
+
+    Returns:
+        seconds of each round by name, without the warm-up.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for index in range(warm_up + rounds):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            elapsed = time.perf_counter() - start
+            if index >= warm_up:
+                seconds[name].append(elapsed)
+    return seconds
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """Return median, minimum and 95th percentile in milliseconds."""
+    ordered = sorted(seconds)
+    return {
+        "median_ms": 1e3 * statistics.median(ordered),
+        "min_ms": 1e3 * ordered[0],
+        "p95_ms": 1e3 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        "runs": len(ordered),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures were measured on, and when."""
+    flags = ""
+    model = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+        if line.startswith("flags"):
+            flags = line
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "date": date.today().isoformat(),
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "bf16": "avx512_bf16" in flags or "amx_bf16" in flags,
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def write(name: str, title: str, command: str, rows: list[dict[str, Any]]) -> None:
+    """Print the rows, and write them to `results/<name>.json` and `.md`.
+
+    Args:
+        name: of the files.
+        title: heading of the table.
+        command: what prints these figures.
+        rows: each with `what`, `figure` and `detail`.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    about = machine()
+    (RESULTS / f"{name}.json").write_text(
+        json.dumps({"machine": about, "command": command, "rows": rows}, indent=2) + "\n",
+        encoding="utf-8",
+    )
+    versions = ", ".join(f"{package} {number}" for package, number in about["versions"].items())
+    lines = [
+        f"# {title}",
+        "",
+        f"`{command}`, {about['date']}, {about['cores']} cores of {about['processor']}"
+        f"{' with bf16' if about['bf16'] else ''}, Python {about['python']}, {versions}.",
+        "",
+        "| what | figure | detail |",
+        "|---|---|---|",
+        *(f"| {row['what']} | {row['figure']} | {row['detail']} |" for row in rows),
+    ]
+    text = "\n".join(lines) + "\n"
+    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    print(text)
