@@ -49,7 +49,7 @@ class PromptDecoderGraph(nn.Module):
         outputs = self.output_tokens.expand(points.shape[0], -1, -1)  # [P, 6, C]
         tokens = torch.cat([outputs, points], dim=1)  # [P, T, C]
         ignored = functional.pad(~points_that_count(point_labels), (outputs.shape[1], 0))
-        bias = (ignored * IGNORED)[:, None, None, :]  # [P, 1, 1, T]
+        bias = torch.where(ignored, IGNORED, 0.0)[:, None, None, :]  # [P, 1, 1, T]
         dense = self.prompt_encoder.embed_masks(mask_input, has_mask_input)  # [P, C, 64, 64]
         image = (image_embeddings + dense).flatten(2).transpose(1, 2)  # [P, 4096, C]
 
