@@ -106,13 +106,12 @@ class Embedder:
                 picture.
             OverloadedError: too many requests are waiting.
         """
-        if encoded is None and image_id is None:
-            raise BadRequestError("expected encoded_image, image_id or both, got neither")
         if image_id is not None:
             checked_image_id(image_id)
         if encoded is not None:
             image_id = self._digest(encoded, image_id)
-        assert image_id is not None  # noqa: S101
+        if image_id is None:
+            raise BadRequestError("expected encoded_image, image_id or both, got neither")
         size = self._store.original_size(image_id)
         (self._metrics.store_misses if size is None else self._metrics.store_hits).increment(1)
         if size is not None:
