@@ -6,6 +6,7 @@ Only importable inside a Python model of Triton, which brings `triton_python_bac
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -47,10 +48,25 @@ def parameters(args: Mapping[str, str]) -> dict[str, str]:
 
 def metrics() -> Metrics:
     """Make the project's own metrics, which appear on Triton's Prometheus endpoint."""
+    report_heals()
     return _metrics.build(
         lambda name, text: _metric(name, text, pb_utils.MetricFamily.COUNTER),
         lambda name, text: _metric(name, text, pb_utils.MetricFamily.GAUGE),
     )
+
+
+def report_heals() -> None:
+    """Publish how often `hqsam serve` healed something; for `initialize` of any model.
+
+    A heal ends with a model's `initialize`, so there is no need to look again later. A
+    gauge, though it only grows: several models say the same number.
+    """
+    file = os.environ.get("HQSAM_HEALS_FILE")
+    if file is not None:
+        text = "Times that a model was loaded, or the server started, again because it died"
+        gauge = _metric("hqsam_heals_total", text, pb_utils.MetricFamily.GAUGE)
+        gauge.set(Path(file).stat().st_size)
+        _families.append(gauge)
 
 
 def _metric(name: str, description: str, kind: Any) -> Any:

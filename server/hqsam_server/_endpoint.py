@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 
@@ -47,7 +48,8 @@ class Endpoint:
             with socket.create_server((self.address, self.port)) as listener:
                 return Endpoint(listener.getsockname()[1], self.address)
         except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
             raise StartError(
-                f"cannot listen on {self.address}:{self.port} ({error.strerror or error}): stop "
+                f"cannot listen on {self.address}:{self.port} ({reason}): stop "
                 "what listens there, or choose another port or address"
             ) from error

@@ -16,6 +16,9 @@ from typing import TextIO
 # A line of Triton's log: severity and time, process, place, message.
 _LOG_LINE = re.compile(r"^(?P<severity>[EWI])\d{4} \S+ \d+ \S+\] (?P<message>.*)$")
 
+# What it says of an argument that it cannot use, among the usage of all the others.
+_BAD_OPTION = re.compile(r"(unrecognized|Bad) option")
+
 # The line with which Triton says that every request has been answered.
 _DRAINED = "All models are stopped"
 
@@ -41,7 +44,7 @@ class Process:
             folder: where it runs.
             log: where its output goes; None for nowhere.
         """
-        self._recent: collections.deque[str] = collections.deque(maxlen=200)
+        self._recent: collections.deque[str] = collections.deque(maxlen=1000)
         self._log = log
         self._drained = threading.Event()
         self._process = subprocess.Popen(  # noqa: S603
@@ -89,7 +92,9 @@ class Process:
         # The rest of a machine without a GPU is noise.
         errors = [message for message in errors if "CudaDriverHelper" not in message]
         errors.sort(key=lambda message: "failed to load" not in message)
-        return errors[0] if errors else (self._recent[-1] if self._recent else "it said nothing")
+        errors += filter(_BAD_OPTION.search, self._recent)
+        errors += filter(None, reversed(self._recent))
+        return next(iter(errors), "it said nothing")
 
     def is_running(self) -> bool:
         """Tell whether it has not ended yet."""

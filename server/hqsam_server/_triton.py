@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -132,6 +132,7 @@ class TritonServer:
         _workspace.write_backends(self._folder / "backends", self._distribution)
         _workspace.write_repository(self._folder / "repository", self._source, self._tuning)
         self._environment[_janitor.MARK] = str(self._folder)
+        (self._folder / "heals").touch()
         self._environment["HQSAM_HEALS_FILE"] = str(self._folder / "heals")
         # Private to this server, so gone with it; on tmpfs, which embeddings are read from.
         if "HQSAM_STORE_FOLDER" not in self._environment | dict(os.environ):
@@ -171,12 +172,10 @@ class TritonServer:
         """
         if self._process is not None:
             self._process.kill()
-        for path in _janitor.SHARED_MEMORY.glob(f"{self._shared_memory_prefix}*"):
-            if path.is_file():  # the store is a folder, and stays
-                path.unlink(missing_ok=True)
+        self.remove_shared_memory(set())
+        self._count_heal()
         self._spawn()
         self._wait_until_ready()
-        self._count_heal()
 
     def reload(self, model: str, timeout_s: float) -> None:
         """Load a model again; what still works of it answers until the new one is there.
@@ -185,15 +184,22 @@ class TritonServer:
             StartError: it could not be loaded in that time.
         """
         assert self._folder is not None  # noqa: S101 - prepared
+        self._count_heal()
         # Triton loads no model again whose files have not changed.
         (self._folder / "repository" / model / "generation").touch()
         status, answer = self._ask("POST", f"/v2/repository/models/{model}/load", timeout_s)
         if status != http.client.OK:
             raise StartError(f"{model} could not be loaded: {answer}")
-        self._count_heal()
+
+    def remove_shared_memory(self, used: Collection[str]) -> None:
+        """Remove the server's shared memory, but not the parts with these names."""
+        for path in _janitor.SHARED_MEMORY.glob(f"{self._shared_memory_prefix}*"):
+            # The store is a folder, and stays.
+            if path.is_file() and path.name not in used:
+                path.unlink(missing_ok=True)
 
     def _count_heal(self) -> None:
-        """Count a model or server that was started again, for the metric of that name."""
+        """Count a model or server about to be started again; one byte each, a model reads it."""
         assert self._folder is not None  # noqa: S101 - prepared
         with (self._folder / "heals").open("ab") as file:
             file.write(b"+")

@@ -84,6 +84,11 @@ def instances(server_pid: int) -> dict[int, str]:
 
     Instances have names such as ``prompt_decoder_0_1``: model, device, number.
     """
+    return {pid: arguments[-2] for pid, arguments in _stubs(server_pid).items()}
+
+
+def _stubs(server_pid: int) -> dict[int, list[str]]:
+    """Return the command lines of the living processes of a server's Python models."""
     found = {}
     try:
         children = psutil.Process(server_pid).children()
@@ -95,7 +100,7 @@ def instances(server_pid: int) -> dict[int, str]:
         except psutil.Error:  # a zombie, or gone since
             continue
         if arguments and arguments[0].endswith(STUB):
-            found[child.pid] = arguments[-2]
+            found[child.pid] = arguments
     return found
 
 
@@ -108,6 +113,8 @@ def _reload(server: TritonServer, model: str, say: Callable[[str], None]) -> boo
     except StartError as error:
         say(str(error))
         return False
+    # The second argument of a model's process; the dead one could not remove its own.
+    server.remove_shared_memory({arguments[2] for arguments in _stubs(server.pid).values()})
     say(f"{model} is back after {time.monotonic() - start:.1f} s")
     return True
 

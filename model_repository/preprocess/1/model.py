@@ -8,6 +8,7 @@ from hqsam_server._settings import limits
 
 class TritonPythonModel:
     def initialize(self, args):
+        _adapter.report_heals()
         self._limits = limits(_adapter.parameters(args))
 
     def execute(self, requests):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
+from hqsam_server import _adapter
 from hqsam_server._onnx_backend import ModelFile, RequestError, open_model
 
 
@@ -17,6 +18,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
         os.nice(int(config["parameters"].get("nice", {}).get("string_value", "0")))
+        _adapter.report_heals()
         self._model = open_model(ModelFile.of(config, folder / "model.onnx"))
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -1,0 +1,144 @@
+"""`hqsam serve` from start to end, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from hqsam_server import TritonServer, Tuning
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tests.server.serving import ANY_PORTS, PATIENCE_S, Serve, command, infer, works
+
+Start = Callable[..., Serve]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly(serve: Start, signum: int) -> None:
+    server = serve()
+    for model in ("numbers", "pipeline", "caller"):
+        works(server.grpc_url, model)
+    assert server.shared_memory()
+    assert server.stop(signum) == 0
+    assert server.left_behind() == []
+
+
+def test_it_leaves_nothing_behind_when_it_is_killed(serve: Start) -> None:
+    server = serve()
+    assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert server.left_behind() == []
+
+
+def test_it_cleans_up_after_models_that_died_with_it(serve: Start) -> None:
+    server = serve()
+    server.triton.suspend()  # so that it can neither answer nor end by itself
+    os.kill(server.instances()["numbers_0_0"], signal.SIGKILL)
+    server.stop(signal.SIGKILL)
+    assert server.left_behind() == []
+
+
+def test_a_signal_while_it_starts_ends_it_cleanly(repository: Path, temporary: Path) -> None:
+    process = psutil.Popen(
+        command(f"--model-repository={repository}", *ANY_PORTS),
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stderr=-1,
+    )
+    process.stderr.readline()  # the first line of Triton's log: it is there, and not ready
+    family = process.children(recursive=True)
+    process.terminate()
+    assert process.wait(PATIENCE_S) == 0
+    process.stderr.close()
+    assert not psutil.wait_procs(family, PATIENCE_S)[1]
+    assert list(temporary.iterdir()) == []
+
+
+def test_requests_under_way_are_answered_before_it_ends(serve: Start, tmp_path: Path) -> None:
+    server = serve()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    path = np.array([str(pipe).encode()], np.object_)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(infer, server.grpc_url, "gate", "path", path)
+        with pipe.open("wb") as gate:  # opens once the model does: the request is under way
+            server.process.terminate()
+            server.line("Waiting for in-flight requests")
+            gate.write(b"at last")
+        assert bytes(answer.result()["said"]) == b"at last"
+    assert server.stop(signal.SIGTERM) == 0
+    assert server.left_behind() == []
+
+
+def test_requests_that_take_longer_than_the_exit_timeout_are_given_up(
+    serve: Start, tmp_path: Path
+) -> None:
+    server = serve("--exit-timeout-secs=1")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    path = np.array([str(pipe).encode()], np.object_)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(infer, server.grpc_url, "gate", "path", path)
+        with pipe.open("wb"):
+            assert server.stop(signal.SIGTERM) == 0
+        assert answer.exception() is not None
+    assert server.left_behind() == []
+
+
+def test_a_server_in_python_is_ready_inside_the_block_and_gone_after_it(repository: Path) -> None:
+    with TritonServer(repository) as server:
+        works(server.grpc_url, "numbers")
+        process = psutil.Process(server.pid)
+        assert process.is_running()
+    assert not process.is_running()
+
+
+def test_a_second_start_finds_the_compiled_models(repository: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+
+    def blobs() -> dict[str, int]:
+        return {file.name: file.stat().st_mtime_ns for file in cache.rglob("*.blob")}
+
+    found = []
+    for _ in range(2):
+        with TritonServer(repository, tuning=Tuning(cache_dir=cache)) as server:
+            works(server.grpc_url, "numbers")
+        found.append(blobs())
+    assert found[0] == found[1] != {}
+
+
+def test_it_listens_on_loopback_unless_told_otherwise(serve: Start) -> None:
+    server = serve()
+    listening = [it for it in server.triton.net_connections() if it.status == psutil.CONN_LISTEN]
+    assert len(listening) == 3
+    assert {it.laddr.ip.removeprefix("::ffff:") for it in listening} == {"127.0.0.1"}
+
+
+def test_arguments_behind_two_dashes_reach_triton(serve: Start) -> None:
+    server = serve("--", "--log-verbose=1")
+    assert "--log-verbose=1" in server.triton.cmdline()
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("RepositoryIndex", service_pb2.RepositoryIndexRequest()),
+        ("RepositoryModelUnload", service_pb2.RepositoryModelUnloadRequest(model_name="numbers")),
+        ("SystemSharedMemoryStatus", service_pb2.SystemSharedMemoryStatusRequest()),
+        ("LogSettings", service_pb2.LogSettingsRequest()),
+        ("TraceSetting", service_pb2.TraceSettingRequest()),
+    ],
+)
+def test_only_who_started_it_may_administer_it(
+    shared: TritonServer, method: str, request_: object
+) -> None:
+    with grpc.insecure_channel(shared.grpc_url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="restricted"):
+            getattr(stub, method)(request_, timeout=PATIENCE_S)
+        stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=PATIENCE_S)

@@ -1,0 +1,132 @@
+"""The embedded `onnxruntime` backend, on both of its runtimes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from hqsam_server import TritonServer
+from hqsam_server._errors import StartError
+from hqsam_server._onnx_backend import ModelFile, RequestError, Tensor, open_model
+from tritonclient.utils import InferenceServerException
+
+from tests.server.serving import PATIENCE_S, X, infer, works
+
+INPUTS = {"x": Tensor("TYPE_FP32", (-1, 2))}
+OUTPUTS = {"sum": Tensor("TYPE_FP32", (-1,)), "double": Tensor("TYPE_FP32", (-1, 2))}
+OPENVINO = {"precision": "fp32"}
+
+
+@pytest.fixture(params=[None, OPENVINO], ids=["onnxruntime", "openvino"])
+def file(request: pytest.FixtureRequest, repository: Path) -> ModelFile:
+    path = repository / "numbers" / "1" / "model.onnx"
+    return ModelFile(path, INPUTS, OUTPUTS, 1, 1, request.param)
+
+
+def test_both_runtimes_agree(file: ModelFile) -> None:
+    x = np.random.default_rng(0).standard_normal((1000, 2), np.float32)
+    outputs = open_model(file).run({"x": x}, ["double", "sum"])
+    np.testing.assert_allclose(outputs["sum"], x.sum(axis=1), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(outputs["double"], 2 * x)
+
+
+def test_only_the_outputs_asked_for_are_answered(file: ModelFile) -> None:
+    assert open_model(file).run({"x": X}, ["double"]).keys() == {"double"}
+
+
+def test_an_input_of_the_wrong_shape_is_refused_and_the_next_one_answered(file: ModelFile) -> None:
+    model = open_model(file)
+    for shape in ((2, 3), (2,), (1, 2, 2)):
+        with pytest.raises(RequestError):
+            model.run({"x": np.zeros(shape, np.float32)}, ["sum"])
+    assert model.run({"x": X}, ["sum"])["sum"].tolist() == [3, 7]
+
+
+def test_an_input_may_be_fixed_in_the_config(file: ModelFile) -> None:
+    open_model(replace(file, inputs={"x": Tensor("TYPE_FP32", (3, 2))}))
+
+
+def test_an_output_may_be_left_out_of_the_config(file: ModelFile) -> None:
+    model = open_model(replace(file, outputs={"sum": OUTPUTS["sum"]}))
+    assert model.run({"x": X}, ["sum"])["sum"].tolist() == [3, 7]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "expected"),
+    [
+        ({"x": Tensor("TYPE_FP32", (-1, 3))}, {}, r"input x as TYPE_FP32 \[-1, 3\]"),
+        ({"x": Tensor("TYPE_FP32", (-1, -1))}, {}, r"input x as TYPE_FP32 \[-1, -1\]"),
+        ({"x": Tensor("TYPE_INT32", (-1, 2))}, {}, "the file has TYPE_FP32"),
+        ({"y": Tensor("TYPE_FP32", (-1, 2))}, {}, r"declares the inputs \['y'\]"),
+        ({}, {}, r"declares the inputs \[\]"),
+        (INPUTS, {"sum": Tensor("TYPE_FP32", (3,))}, r"output sum as TYPE_FP32 \[3\]"),
+        (INPUTS, {"sum": Tensor("TYPE_FP32", (-1, 1))}, r"output sum as TYPE_FP32 \[-1, 1\]"),
+        (INPUTS, {"double": Tensor("TYPE_FP32", (-1, -1))}, r"has TYPE_FP32 \[-1, 2\]"),
+        (INPUTS, {"sum": Tensor("TYPE_FP16", (-1,))}, "output sum as TYPE_FP16"),
+        (INPUTS, {"total": Tensor("TYPE_FP32", (-1,))}, r"declares the outputs \['total'\]"),
+    ],
+)
+def test_a_config_that_contradicts_the_file_is_refused(
+    file: ModelFile, inputs: dict[str, Tensor], outputs: dict[str, Tensor], expected: str
+) -> None:
+    with pytest.raises(StartError, match=expected):
+        open_model(replace(file, inputs=inputs, outputs=outputs))
+
+
+def test_a_file_that_is_not_onnx_is_refused(file: ModelFile, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not ONNX")
+    with pytest.raises(StartError, match=r"cannot load .*model\.onnx"):
+        open_model(replace(file, path=path))
+
+
+def test_a_file_that_is_missing_is_named(file: ModelFile, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"model\.onnx is missing: run hqsam export"):
+        open_model(replace(file, path=tmp_path / "model.onnx"))
+
+
+def test_threads_and_accelerator_are_read_from_the_config(tmp_path: Path) -> None:
+    config = {
+        "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": ["-1", "2"]}],
+        "output": [{"name": "sum", "data_type": "TYPE_FP32", "dims": ["-1"]}],
+        "parameters": {
+            "intra_op_thread_count": {"string_value": "3"},
+            "inter_op_thread_count": {"string_value": "2"},
+        },
+        "optimization": {
+            "execution_accelerators": {
+                "cpu_execution_accelerator": [{"name": "openvino", "parameters": OPENVINO}]
+            }
+        },
+    }
+    file = ModelFile.of(config, tmp_path)
+    assert file == ModelFile(tmp_path, INPUTS, {"sum": OUTPUTS["sum"]}, 3, 2, OPENVINO)
+    assert ModelFile.of(config | {"optimization": {}, "parameters": {}}, tmp_path) == replace(
+        file, intra_op_threads=0, inter_op_threads=0, openvino=None
+    )
+
+
+def test_triton_answers_only_the_outputs_asked_for(shared: TritonServer) -> None:
+    assert infer(shared.grpc_url, "numbers", "x", X, "sum").keys() == {"sum"}
+    assert infer(shared.grpc_url, "numbers", "x", X).keys() == {"sum", "double"}
+
+
+@pytest.mark.parametrize(
+    "x", [np.zeros((2, 3), np.float32), np.zeros(2, np.float32), np.zeros((2, 2), np.float64)]
+)
+def test_a_bad_request_is_an_invalid_argument_and_its_neighbours_are_answered(
+    shared: TritonServer, x: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        infer(shared.grpc_url, "numbers", "x", x)
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    works(shared.grpc_url, "numbers")
+
+
+def test_threads_of_serve_reach_the_model(shared: TritonServer) -> None:
+    with triton.InferenceServerClient(shared.grpc_url) as client:
+        config = client.get_model_config("numbers", client_timeout=PATIENCE_S).config
+    assert int(config.parameters["intra_op_thread_count"].string_value) >= 1
