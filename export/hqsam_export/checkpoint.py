@@ -24,7 +24,8 @@ from hqsam_export.modeling.image_encoder import GRID
 _TRANSFORMERS_NAMES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"^prompt_encoder\.shared_embedding\.positional_embedding$",
+        # The two are one tensor, which `transformers` saves under either name or both.
+        (r"^(prompt_encoder\.shared_embedding|shared_image_embedding)\.positional_embedding$",
          "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
         (r"\.(iou_prediction_head|hq_mask_mlp|output_hypernetworks_mlps\.\d+)\.layers\.0\.",
          r".\1.layers.1."),
@@ -60,9 +61,6 @@ _TRANSFORMERS_NAMES = tuple(
         (r"\.layer_norm(\d|_final_attn)\.", r".norm\1."),
     )
 )  # fmt: skip
-
-# A second copy of the position encoding that `transformers` keeps.
-_TRANSFORMERS_COPY = "shared_image_embedding.positional_embedding"
 
 _LISTED = 8
 """How many tensors an error message names before it only counts."""
@@ -209,11 +207,12 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def _official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if name == _TRANSFORMERS_COPY:
-            continue
+        official = name
         for pattern, replacement in _TRANSFORMERS_NAMES:
-            name = pattern.sub(replacement, name)
-        renamed[name] = tensor
+            official = pattern.sub(replacement, official)
+        if official in renamed and not torch.equal(renamed[official], tensor):
+            raise CheckpointError(f"not an HQ-SAM checkpoint: it has two different {official}")
+        renamed[official] = tensor
     return renamed

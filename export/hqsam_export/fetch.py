@@ -52,9 +52,16 @@ def _from_hub(endpoint: str | None) -> Path:
             "give its path"
         ) from error
     except HfHubHTTPError as error:
-        raise FetchError(f"the Hugging Face hub refused {HUB_FILE}: {error}") from error
-    except OSError as error:
-        raise FetchError(f"the download of {HUB_FILE} broke off: {error}. Run it again") from error
+        raise FetchError(
+            f"the Hugging Face hub refused {HUB_FILE}: {_first_line(error)}"
+        ) from error
+    except Exception as error:
+        # Each major version of huggingface_hub has another HTTP library, and lets its
+        # errors through; they share no base with each other.
+        raise FetchError(
+            f"the download of {HUB_FILE} failed: {_first_line(error)}. "
+            "Run it again: it goes on where it broke off"
+        ) from error
 
 
 def _from_url(url: str, md5: str | None) -> Path:
@@ -66,13 +73,17 @@ def _from_url(url: str, md5: str | None) -> Path:
     try:
         path = pooch.retrieve(url, known, fname=name, progressbar=True)
     except requests.RequestException as error:
-        raise FetchError(f"cannot download {url}: {error}. Run it again") from error
+        raise FetchError(f"cannot download {url}: {_first_line(error)}. Run it again") from error
     except ValueError as error:
         # pooch's message names both digests.
         raise FetchError(f"{url} is not the file that was meant: {error}") from error
     except OSError as error:
         raise FetchError(f"cannot store {url}: {error}") from error
     return Path(path)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _verified(path: Path, md5: str) -> Path:

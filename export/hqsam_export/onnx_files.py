@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from google.protobuf.message import DecodeError
 from hqsam_client import contract
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -42,7 +43,6 @@ def write(
         inputs: an example for each input.
         path: the file; weights over 1.9 GB are written beside it as `<name>.data`.
     """
-    size_bytes = sum(p.nbytes for p in [*graph.parameters(), *graph.buffers()])
     dynamic = tuple(_dynamic_dimensions(tensor) for tensor in spec.inputs)
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore")
@@ -57,6 +57,8 @@ def write(
             verbose=False,
         )
     assert program is not None  # noqa: S101 - None is for a path argument, which was not given
+    weights = program.model.graph.initializers.values()
+    size_bytes = sum(weight.const_value.nbytes for weight in weights if weight.const_value)
     program.save(str(path), external_data=size_bytes > _SINGLE_FILE_BYTES)
 
 
@@ -83,19 +85,64 @@ class _quiet:  # noqa: N801 - reads as a function
 
 
 def lower(path: Path) -> None:
-    """Convert a file's weights and arithmetic to float16; inputs and outputs stay float32."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    """Convert weights and arithmetic to float16; inputs, outputs and norms stay float32.
 
+    Norms sum squares, which leave the range of float16 first.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    # Types of all values stand in the file already; inferring them again fails over 2 GiB.
+    lowered = convert_float_to_float16(
+        onnx.load(path),
+        keep_io_types=True,
+        disable_shape_infer=True,
+        op_block_list=FP32_OPERATORS,
+    )
+    # The casts were appended, and ONNX wants nodes in the order of their use.
+    model = OnnxModel(lowered)
+    model.topological_sort()
+    _save(model.model, path)
+
+
+def halve(path: Path) -> None:
+    """Store weights as float16; arithmetic, inputs and outputs stay float32.
+
+    Each weight is followed by a cast, which runtimes apply once, when they load the file.
+    """
     model = onnx.load(path)
-    lowered = convert_float_to_float16(model, keep_io_types=True, op_block_list=FP32_OPERATORS)
-    external = lowered.ByteSize() > _SINGLE_FILE_BYTES
-    path.with_name(f"{path.name}.data").unlink(missing_ok=True)
-    onnx.save(lowered, path, save_as_external_data=external, location=f"{path.name}.data")
+    casts = []
+    for weight in model.graph.initializer:
+        if weight.data_type != onnx.TensorProto.FLOAT:
+            continue
+        name, stored = weight.name, f"{weight.name}_fp16"
+        limits = np.finfo(np.float16)
+        values = np.clip(onnx.numpy_helper.to_array(weight), limits.min, limits.max)
+        weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), stored))
+        casts.append(onnx.helper.make_node("Cast", [stored], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    _save(model, path)
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)
+    external = model.ByteSize() > _SINGLE_FILE_BYTES
+    onnx.save(model, path, save_as_external_data=external, location=data.name)
 
 
 def shapes(path: Path) -> tuple[list[contract.TensorSpec], list[contract.TensorSpec]]:
-    """Read the inputs and outputs that a file declares, ``-1`` where dynamic."""
-    graph = onnx.load(path, load_external_data=False).graph
+    """Read the inputs and outputs that a file declares, ``-1`` where dynamic.
+
+    Raises:
+        VerificationError: it is not an ONNX file.
+    """
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except DecodeError as error:
+        raise VerificationError(f"{path} is not valid ONNX: it cannot be parsed") from error
     return (
         [_tensor_spec(value) for value in graph.input],
         [_tensor_spec(value) for value in graph.output],
@@ -179,3 +226,13 @@ def compare(
             )
         worst = max(worst, difference)
     return worst
+
+
+def mask_iou(logits: NDArray[np.float32], reference: Tensor) -> float:
+    """Return the lowest intersection over union of masks [P, 1, H, W] with the reference's."""
+    found, expected = logits > 0, reference.numpy() > 0
+    axes = (1, 2, 3)
+    union = (found | expected).sum(axis=axes)
+    shared = (found & expected).sum(axis=axes)
+    # Two empty masks are the same mask.
+    return float(np.where(union == 0, 1.0, shared / np.maximum(union, 1)).min())

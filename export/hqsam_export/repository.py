@@ -178,7 +178,9 @@ def read_manifest(repository: Path) -> dict[str, Any]:
     path = repository / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        manifest["files"].items()
+        for name in manifest["files"] | manifest.get("template_files", {}):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(name)
     except FileNotFoundError as error:
         raise ExportError(f"{repository} has no {MANIFEST}: export into it first") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -109,9 +109,7 @@ class _Harmful:
 
 
 @pytest.mark.parametrize("format_", ["pickle", "torch"])
-def test_a_pickle_that_holds_code_is_refused_and_does_not_run(
-    tmp_path: Path, format_: str
-) -> None:
+def test_a_pickle_that_holds_code_is_refused_and_does_not_run(tmp_path: Path, format_: str) -> None:
     path, proof = tmp_path / "model.pth", tmp_path / "it_ran"
     if format_ == "torch":
         torch.save({"weight": _Harmful(proof)}, path)

@@ -1,0 +1,129 @@
+"""At full size, the exported files give what the official implementation gives.
+
+ViT-B with the oracle's weights, in ONNX Runtime. Its encoder takes up to 7 GB and some
+seconds per picture, so it runs once for each picture and precision.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hqsam_export import onnx_files
+from hqsam_export.exporter import LOWERING
+from hqsam_server._preprocess import Limits, preprocess, resized_size
+from PIL import Image
+
+from tests.export import prompts
+from tests.export.prompts import Arrays
+from tests.oracle import golden, images
+
+EMBEDDINGS = 1e-3
+LOGITS = 2e-3
+IOU = 1e-3
+FP16_MASK_IOU = 0.995
+
+Embeddings = dict[str, Arrays]
+"""Outputs of `encoder` and `features` by name of the picture."""
+
+
+def encode(repository: Path) -> Embeddings:
+    """Run the encoder and `features` on every picture, one after the other."""
+    options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = False  # memory goes back after each picture
+    path = repository / "encoder" / "1" / "model.onnx"
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    embeddings = {}
+    for picture, size in images.SIZES.items():
+        file = io.BytesIO()
+        Image.fromarray(images.picture(*size)).save(file, "PNG", compress_level=1)
+        image, _ = preprocess(file.getvalue(), Limits())
+        outputs = session.run(["image_embeddings", "interm_embeddings"], {"image": image})
+        arrays = dict(zip(("image_embeddings", "interm_embeddings"), outputs, strict=True))
+        embeddings[picture] = arrays | prompts.run(repository, "features", arrays)
+    del session
+    gc.collect()
+    return embeddings
+
+
+@pytest.fixture(scope="module")
+def embeddings(vit_b_repository: Path) -> Embeddings:
+    return encode(vit_b_repository)
+
+
+@pytest.fixture(scope="module")
+def fp16_repository(vit_b_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, lowered as `hqsam export --precision fp16` does."""
+    folder = tmp_path_factory.mktemp("fp16") / "model_repository"
+    for name, lower in LOWERING.items():
+        path = folder / name / "1" / "model.onnx"
+        path.parent.mkdir(parents=True)
+        shutil.copyfile(vit_b_repository / name / "1" / "model.onnx", path)
+        lower(path)
+    return folder
+
+
+def prompt(picture: str, name: str) -> Arrays:
+    """Return the inputs of the decoder for a case of the oracle."""
+    width, height = images.SIZES[picture]
+    new_height, new_width = resized_size(height, width)
+    case = golden.pixels(picture, name)
+    points, labels = list(case.get("points", [])), list(case.get("labels", []))
+    if "box" in case:
+        points, labels = [*points, case["box"][:2], case["box"][2:]], [*labels, 2, 3]
+    points = [(x * new_width / width, y * new_height / height) for x, y in points]
+    if "box" not in case:
+        points, labels = [*points, (0.0, 0.0)], [*labels, -1]
+    earlier = golden.array(picture, "point", "low_res_masks") if name == "refine" else None
+    return prompts.batch([(points, labels)], None if earlier is None else earlier[None])
+
+
+@pytest.mark.parametrize("picture", images.SIZES)
+def test_embeddings_are_the_official_ones(embeddings: Embeddings, picture: str) -> None:
+    samples = embeddings[picture]["image_embeddings"][..., ::8, ::8]
+    expected = golden.embedding(picture, "image_embeddings")
+    np.testing.assert_allclose(samples.reshape(expected.shape), expected, atol=EMBEDDINGS)
+    samples = embeddings[picture]["interm_embeddings"][..., ::16, ::16, ::16]
+    expected = golden.embedding(picture, "interm_embeddings")
+    np.testing.assert_allclose(samples.reshape(expected.shape), expected, atol=EMBEDDINGS)
+
+
+@pytest.mark.parametrize("model", ["decoder", "prompt_decoder"])
+@pytest.mark.parametrize(("picture", "name"), golden.CASES)
+def test_masks_are_the_official_ones(
+    vit_b_repository: Path, embeddings: Embeddings, picture: str, name: str, model: str
+) -> None:
+    outputs = prompts.run(vit_b_repository, model, embeddings[picture] | prompt(picture, name))
+    logits = golden.array(picture, name, "low_res_masks")
+    np.testing.assert_allclose(outputs["low_res_masks"][0], logits, atol=LOGITS)
+    iou = golden.array(picture, name, "iou")
+    np.testing.assert_allclose(outputs["iou_predictions"][0], iou, atol=IOU)
+
+
+def test_fp16_halves_the_files(vit_b_repository: Path, fp16_repository: Path) -> None:
+    for name in LOWERING:
+        path = Path(name, "1", "model.onnx")
+        whole, half = ((root / path).stat().st_size for root in (vit_b_repository, fp16_repository))
+        assert half < 0.55 * whole
+
+
+def test_masks_in_fp16_agree_with_those_in_fp32(
+    vit_b_repository: Path, fp16_repository: Path, embeddings: Embeddings
+) -> None:
+    lowered = encode(fp16_repository)
+    agreement = {}
+    for picture, name in golden.CASES:
+        case = prompt(picture, name)
+        found, expected = (
+            prompts.run(folder, "prompt_decoder", known[picture] | case)["low_res_masks"]
+            for folder, known in ((fp16_repository, lowered), (vit_b_repository, embeddings))
+        )
+        agreement[picture, name] = onnx_files.mask_iou(found, torch.from_numpy(expected))
+    print(f"mask IoU of fp16 with fp32: {min(agreement.values()):.4f} at the lowest")
+    assert min(agreement.values()) >= FP16_MASK_IOU, agreement
