@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench-serving clean
+.PHONY: help demo test check bench-serving bench-graphs clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,6 +21,9 @@ check: $(VENV)/.dev ## Check format, lint and types.
 
 bench-serving: $(VENV)/.dev ## Measure serving at full size, into benchmarks/results.
 	$(BIN)/python -m benchmarks.serving
+
+bench-graphs: $(VENV)/.dev ## Measure the exported graphs, into benchmarks/results.
+	$(BIN)/python -m benchmarks.graphs
 
 clean: ## Remove the virtual environment, caches, and what builds and the demo wrote.
 	rm -rf $(VENV) build dist demo/output .mypy_cache .pytest_cache .ruff_cache

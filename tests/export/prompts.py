@@ -32,12 +32,14 @@ def batch(prompts: Sequence[Prompt], masks: NDArray[Any] | None = None, length: 
     for row, (points, labels) in enumerate(prompts):
         coords[row, : len(points)] = points
         codes[row, : len(labels)] = labels
-    given = masks is not None
+    given = float(masks is not None)
+    if masks is None:
+        masks = np.zeros((len(prompts), 1, 256, 256), np.float32)
     return {
         "point_coords": coords,
         "point_labels": codes,
-        "mask_input": masks if given else np.zeros((len(prompts), 1, 256, 256), np.float32),
-        "has_mask_input": np.full(len(prompts), float(given), np.float32),
+        "mask_input": masks,
+        "has_mask_input": np.full(len(prompts), given, np.float32),
     }
 
 

@@ -94,7 +94,7 @@ def test_a_checkpoint_of_sam_without_hq_is_refused_and_the_list_stays_short(
 
 
 def test_tensors_of_another_model_are_refused() -> None:
-    with pytest.raises(CheckpointError, match="no image_encoder.pos_embed"):
+    with pytest.raises(CheckpointError, match=r"no image_encoder\.pos_embed"):
         checkpoint.build_model({"layer.weight": torch.zeros(3)})
 
 

@@ -40,10 +40,10 @@ class Files(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Files
 
-    def do_HEAD(self) -> None:  # noqa: N802 - named by the base class
+    def do_HEAD(self) -> None:
         self._head()
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         body = self._head()
         if self.server.broken_transfers:
             self.server.broken_transfers -= 1
@@ -65,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         return body
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
 

@@ -43,7 +43,8 @@ def theirs() -> transformers.SamHQModel:
     )
     decoder = transformers.SamHQMaskDecoderConfig(vit_dim=TINY.vit_width)
     config = transformers.SamHQConfig(vision_config=vision, mask_decoder_config=decoder)
-    model = transformers.SamHQModel(config).eval()
+    model: transformers.SamHQModel = transformers.SamHQModel(config)
+    model.train(False)
     with torch.no_grad():
         for parameter in model.parameters():
             # Fresh ones are constants or near zero, which would hide names mixed up.
