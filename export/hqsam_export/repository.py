@@ -69,9 +69,13 @@ def staging(output: Path) -> Iterator[Path]:
 def _publish(folder: Path, output: Path) -> None:
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     files.sort(key=lambda path: path.name == MANIFEST)
+    # Weights beside a graph that the new model, a smaller one, does not have.
+    stale = _generated(output, "files").keys() - {str(path) for path in files}
     for path in files:
         (output / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).replace(output / path)
+    for name in stale:
+        (output / name).unlink(missing_ok=True)
 
 
 def write_template(folder: Path, output: Path, interm_width: int) -> list[str]:

@@ -255,12 +255,20 @@ def test_larger_models_export_into_a_checkout_whose_configs_follow_their_width(
     assert files(checkout) == before
 
 
-def test_a_template_changed_by_its_user_is_kept_by_the_next_export(
+def test_the_next_export_keeps_what_its_user_changed_and_drops_what_is_no_longer_needed(
     own_repository: Path, tiny_model: HQSamModel
 ) -> None:
     config = own_repository / "segment" / "config.pbtxt"
     config.write_text(config.read_text() + "# tuned\n")
     (own_repository / "embed" / "config.pbtxt").unlink()
+    # As a larger model leaves behind.
+    weights = own_repository / "encoder" / "1" / "model.onnx.data"
+    weights.write_bytes(b"weights")
+    manifest = repository.read_manifest(own_repository)
+    manifest["files"]["encoder/1/model.onnx.data"] = repository.file_digest(weights)
+    repository.write_manifest(own_repository, manifest)
+
     exporter.export(tiny_model, own_repository)
+    assert not weights.exists()
     assert config.read_text().endswith("# tuned\n")
     assert (own_repository / "embed" / "config.pbtxt").is_file()
