@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 
 import psutil
@@ -25,8 +25,8 @@ LOAD_TIMEOUT_S = 120.0
 """How long a model may take to load before the whole server is started again."""
 
 MAX_HEALS = 5
-"""Heals of one kind within `STEADY_S`: of a model, before the server is started again; of
-the server, before it is given up."""
+"""Heals within `STEADY_S`: of one model, before the server is started again; of the server,
+before it is given up."""
 
 STEADY_S = 60.0
 
@@ -46,13 +46,14 @@ def watch(server: TritonServer, report: Callable[[str], None] | None = None) -> 
     """
     say = report or (lambda line: print(f"hqsam serve: {line}", file=sys.stderr, flush=True))
     expected = frozenset(instances(server.pid).values())
-    loads, restarts = _Budget(), _Budget()
+    loads: defaultdict[str, _Budget] = defaultdict(_Budget)
+    restarts = _Budget()
     while True:
         status = server.wait(INTERVAL_S)
         if status is None:
             # Not by process ID: a process that dies while its model is loaded would be missed.
             dead = {_model(name) for name in expected - set(instances(server.pid).values())}
-            if all(loads.spend() and _reload(server, model, say) for model in sorted(dead)):
+            if all(loads[it].spend() and _reload(server, it, say) for it in sorted(dead)):
                 continue
         else:
             say(f"tritonserver ended with status {status}")

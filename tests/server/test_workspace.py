@@ -1,0 +1,80 @@
+"""The server's view of a repository: what options change in it, and what they leave alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from hqsam_server import Tuning
+from hqsam_server._workspace import write_repository
+from tritonclient.grpc import model_config_pb2
+
+ONNX_MODELS = ("decoder", "encoder", "features", "prompt_decoder")
+
+
+def written(source: Path, folder: Path, tuning: Tuning) -> dict[str, Any]:
+    """Return the configs that the server gets, by model."""
+    names = write_repository(folder, source, tuning)
+    return {
+        name: text_format.Parse(
+            (folder / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+        )
+        for name in names
+    }
+
+
+def accelerator(config: Any) -> dict[str, str]:
+    (found,) = config.optimization.execution_accelerators.cpu_execution_accelerator
+    return {"name": found.name, **found.parameters}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_precision_reaches_all_models_but_the_contracts_decoder(
+    tiny_repository: Path, tmp_path: Path, precision: str
+) -> None:
+    configs = written(tiny_repository, tmp_path, Tuning(precision=precision))
+    found = {name: accelerator(configs[name])["precision"] for name in ONNX_MODELS}
+    assert found == dict.fromkeys(ONNX_MODELS, precision) | {"decoder": "fp32"}
+
+
+def test_without_options_only_the_decoder_has_a_fixed_precision(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    configs = written(tiny_repository, tmp_path, Tuning())
+    found = {name: accelerator(configs[name]) for name in ONNX_MODELS}
+    auto = {"name": "openvino", "precision": "auto"}
+    assert found == dict.fromkeys(ONNX_MODELS, auto) | {"decoder": auto | {"precision": "fp32"}}
+
+
+def test_threads_instances_and_cache_reach_the_models(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    tuning = Tuning(threads=3, instances=2, cache_dir=tmp_path / "cache")
+    configs = written(tiny_repository, tmp_path / "view", tuning)
+    for name in ONNX_MODELS:
+        assert configs[name].parameters["intra_op_thread_count"].string_value == "3"
+        assert accelerator(configs[name])["cache_dir"] == str(tmp_path / "cache")
+        counts = [group.count for group in configs[name].instance_group]
+        assert counts == [2 if name == "prompt_decoder" else 1]
+
+
+def test_processors_are_divided_between_the_instances(
+    tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
+    configs = written(tiny_repository, tmp_path, Tuning())
+    threads = {
+        name: configs[name].parameters["intra_op_thread_count"].string_value for name in ONNX_MODELS
+    }
+    assert threads == dict.fromkeys(ONNX_MODELS, "16") | {"prompt_decoder": "8"}
+
+
+def test_the_repository_itself_is_not_changed(tiny_repository: Path, tmp_path: Path) -> None:
+    def content() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in tiny_repository.rglob("*.pbtxt")}
+
+    before = content()
+    written(tiny_repository, tmp_path, Tuning("fp32", 1, 1, tmp_path / "cache"))
+    assert content() == before != {}
