@@ -115,9 +115,9 @@ def refused(result: CompletedProcess[str]) -> str:
     assert result.returncode == 1
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
-    # The libraries that download may say something of their own, before and after.
-    lines = result.stderr.splitlines()
-    [message] = [line for line in lines if line.startswith("hqsam fetch: ")]
+    # A progress bar that was cut short stands before it on its line.
+    assert result.stderr.count("hqsam fetch: ") == 1
+    message: str = result.stderr.partition("hqsam fetch: ")[2].splitlines()[0]
     return message
 
 
