@@ -72,7 +72,8 @@ def read(client: HQSam, timeout_s: float, probe: bool) -> ServerStatus:
     probe_s = None
     if probe:
         start = time.perf_counter()
-        client.segment(np.full((1, 1, 3), 128, np.uint8), points=[(0.5, 0.5)])
+        # Opened first, though a click alone would do: so a dead `embed` is noticed, too.
+        client.open(np.full((1, 1, 3), 128, np.uint8)).segment(points=[(0.5, 0.5)])
         probe_s = time.perf_counter() - start
     return ServerStatus(metadata.version, ready, models, probe_s=probe_s)
 

@@ -1,0 +1,57 @@
+"""Every process of the real repository may die: the server heals, and the probe notices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from hqsam_client import HQSam, _cli
+from hqsam_server import TritonServer
+from hqsam_server._watch import instances
+
+from tests.models.api import new_png
+from tests.server.serving import PATIENCE_S, Serve
+
+MODELS = ("decoder", "embed", "encoder", "features", "preprocess", "prompt_decoder", "segment")
+
+
+@pytest.fixture(scope="module")
+def healed(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """A running `hqsam serve` on the whole repository."""
+    temporary = tmp_path_factory.mktemp("whole") / "temporary"
+    temporary.mkdir()
+    server = Serve(tiny_repository, temporary, options={})
+    yield server
+    server.process.kill()
+    server.process.wait()
+    psutil.wait_procs([server.janitor])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_whole_way_from_picture_to_mask_works_after_each_process_died(
+    healed: Serve, model: str
+) -> None:
+    psutil.Process(healed.instances()[f"{model}_0_0"]).kill()
+    healed.line(f"{model} is back after")
+    with HQSam(healed.grpc_url) as sam:
+        assert sam.open(new_png()).segment(points=[(20, 20)]).array.shape[1] == 60
+
+
+def test_the_probe_notices_a_dead_process_where_nobody_heals(tiny_repository: Path) -> None:
+    with TritonServer(tiny_repository) as server:
+
+        def probe() -> int:
+            port = server.metrics_url.rpartition(":")[2]
+            options = [f"--url={server.grpc_url}", f"--metrics-port={port}", "--timeout=60"]
+            return _cli.main(["status", "--probe", *options])
+
+        assert probe() == 0
+        for model in ("embed", "segment", "prompt_decoder"):
+            for pid, instance in instances(server.pid).items():
+                if instance.startswith(f"{model}_"):
+                    psutil.Process(pid).kill()
+            assert probe() == 1, model
+            server.reload(model, PATIENCE_S)
+            assert probe() == 0, model
