@@ -22,8 +22,11 @@ _BAD_OPTION = re.compile(r"(unrecognized|Bad) option")
 # The line with which Triton says that every request has been answered.
 _DRAINED = "All models are stopped"
 
-# How long models may take to unload after that; those whose process died never do.
-_UNLOAD_S = 5.0
+# How long the last answers may take to reach the network after that. Triton would go on to
+# unload its models, for seconds, in which it answers NOT_FOUND to whoever comes.
+_FLUSH_S = 0.5
+
+_LAST_WORDS_S = 5.0
 
 
 class Process:
@@ -83,7 +86,7 @@ class Process:
     def reason(self) -> str:
         """Return what the log says went wrong, in one line."""
         if not self.is_running():
-            self._reader.join(_UNLOAD_S)  # its last words may still be on their way
+            self._reader.join(_LAST_WORDS_S)  # its last words may still be on their way
         errors = [
             match["message"]
             for line in list(self._recent)
@@ -112,7 +115,7 @@ class Process:
         if self.is_running():
             self._process.send_signal(signal.SIGTERM)
             self._drained.wait(timeout_s)
-            self.wait(_UNLOAD_S)
+            self.wait(_FLUSH_S)
         self.kill()
 
     def kill(self) -> None:
@@ -120,4 +123,4 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
-        self._reader.join(_UNLOAD_S)  # the last holders of the pipe are gone
+        self._reader.join(_LAST_WORDS_S)  # the last holders of the pipe are gone
