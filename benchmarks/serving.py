@@ -57,7 +57,7 @@ def main() -> None:
     )
     with (
         tempfile.TemporaryDirectory(prefix="hqsam-bench-") as folder,
-        tempfile.TemporaryDirectory(prefix="hqsam-bench-", dir="/dev/shm") as store,  # noqa: S108
+        tempfile.TemporaryDirectory(prefix="hqsam-bench-", dir="/dev/shm") as store,
     ):
         repository = args.repository or Path(folder) / "model_repository"
         if args.repository is None:
