@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench-serving bench-graphs clean
+.PHONY: help demo test check bench-serving bench-graphs bench-client clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,6 +24,9 @@ bench-serving: $(VENV)/.dev ## Measure serving at full size, into benchmarks/res
 
 bench-graphs: $(VENV)/.dev ## Measure the exported graphs, into benchmarks/results.
 	$(BIN)/python -m benchmarks.graphs
+
+bench-client: $(VENV)/.dev ## Measure the client's own share, into benchmarks/results.
+	$(BIN)/python -m benchmarks.client
 
 clean: ## Remove the virtual environment, caches, and what builds and the demo wrote.
 	rm -rf $(VENV) build dist demo/output .mypy_cache .pytest_cache .ruff_cache
