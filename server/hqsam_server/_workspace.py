@@ -96,7 +96,11 @@ def _write_model(folder: Path, source: Path, tuning: Tuning) -> None:
         _tune(config, tuning)
     (folder / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
     for version in source.glob("[0-9]*"):
-        (folder / version.name).symlink_to(version)
+        if config.backend == "python":
+            # A copy: Python leaves compiled modules beside the ones that it runs.
+            shutil.copytree(version, folder / version.name)
+        else:
+            (folder / version.name).symlink_to(version)
 
 
 def _tune(config: Any, tuning: Tuning) -> None:
