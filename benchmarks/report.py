@@ -15,6 +15,8 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
+_PAUSE_S = 0.1
+
 _PACKAGES = ("hqsam-triton", "nvidia-pytriton", "onnxruntime", "openvino", "torch", "tritonclient")
 
 
@@ -23,12 +25,16 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Time each contestant once a round, so that a machine's moods hit all of them.
 
+    A moment passes before each: threads of the last one may wait busily for more work, and
+    would be counted in the next one's time.
+
     Returns:
         seconds of each round by name, without the warm-up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for index in range(warm_up + rounds):
         for name, run in contestants.items():
+            time.sleep(_PAUSE_S)
             start = time.perf_counter()
             run()
             elapsed = time.perf_counter() - start

@@ -138,16 +138,6 @@ def bare_decoder(repository: Path) -> Iterator[Any]:
     def tensors(specs: tuple[contract.TensorSpec, ...]) -> dict[str, Tensor]:
         return {spec.name: Tensor(f"TYPE_{spec.dtype}", spec.shape) for spec in specs}
 
-    model = open_model(
-        ModelFile(
-            repository / "prompt_decoder" / "1" / "model.onnx",
-            tensors(contract.PROMPT_DECODER.inputs),
-            tensors(contract.PROMPT_DECODER.outputs),
-            intra_op_threads=len(os.sched_getaffinity(0)),
-            inter_op_threads=0,
-            openvino={},
-        )
-    )
     rng = np.random.default_rng(0)
     inputs = {
         spec.name: rng.standard_normal([1 if d == -1 else d for d in spec.shape], np.float32)
@@ -156,6 +146,17 @@ def bare_decoder(repository: Path) -> Iterator[Any]:
     inputs["point_coords"] = np.array([[CLICK, (0, 0)]], np.float32)
     inputs["point_labels"] = np.array([[1, -1]], np.float32)
     inputs["has_mask_input"] = np.zeros(1, np.float32)
+    model = open_model(
+        ModelFile(
+            repository / "prompt_decoder" / "1" / "model.onnx",
+            tensors(contract.PROMPT_DECODER.inputs),
+            tensors(contract.PROMPT_DECODER.outputs),
+            intra_op_threads=len(os.sched_getaffinity(0)),
+            inter_op_threads=0,
+            openvino={},
+            usual_shapes=({name: array.shape for name, array in inputs.items()},),
+        )
+    )
     yield lambda: model.run(inputs, ["low_res_masks", "iou_predictions"])
 
 

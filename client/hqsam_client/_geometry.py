@@ -7,6 +7,7 @@ and at the bottom. Sizes are (height, width); points are (x, y).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,13 @@ from hqsam_client.contract import INPUT_SIZE, MASK_SIZE
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
-# Rows of a mask that are worked on at once: few enough to stay in the processor's
-# cache, many enough to keep Python's share of the time small.
-_BAND_ROWS = 32
+# Multiply-adds of a matrix product that BLAS libraries still do in one thread. Threads of
+# theirs wait busily for more work: they would take the processor from a server that runs on
+# the same machine.
+_ONE_THREAD = 1 << 18
+
+# Rows or columns that are worked on at once: few, so that little of the other axis counts.
+_BAND = 16
 
 
 def resized_size(size: Size) -> Size:
@@ -51,30 +56,49 @@ def upsampled_bands(
 
     Yields:
         The rows as a slice, and their logits, float32 [rows, width]. The array is
-        reused for the next band.
+        reused for the next band, and the last band repeats rows of the one before.
     """
     height, width = size
     new_height, new_width = resized_size(size)
-    rows, first, last = _axis_weights(height, new_height)  # [height, 256]
-    columns, _, _ = _axis_weights(width, new_width)  # [width, 256]
-    wide = logits @ columns.T  # [256, width]
-    buffer = np.empty((min(_BAND_ROWS, height), width), np.float32)
-    for start in range(0, height, _BAND_ROWS):
-        band = slice(start, min(start + _BAND_ROWS, height))
-        taps = slice(first[band.start], last[band.stop - 1] + 1)
-        out = buffer[: band.stop - band.start]
-        yield band, np.matmul(rows[band, taps], wide[taps], out=out)
+    rows, columns = _axis(height, new_height), _axis(width, new_width)
+    wide = np.empty((MASK_SIZE, width), np.float32)
+    for band, taps in _bands(columns, _BAND):
+        np.matmul(logits[:, taps], columns.weights[band, taps].T, out=wide[:, band])
+    size_of_band = min(height, max(2, min(_BAND, _ONE_THREAD // (12 * width))))
+    buffer = np.empty((size_of_band, width), np.float32)
+    for band, taps in _bands(rows, size_of_band):
+        yield band, np.matmul(rows.weights[band, taps], wide[taps], out=buffer)
 
 
-def _axis_weights(
-    size_px: int, resized_px: int
-) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.intp]]:
-    """Compose both interpolations along one axis.
+@dataclass(frozen=True)
+class _Axis:
+    """Both interpolations along one axis, composed.
 
-    Returns:
-        Weights, float32 [size_px, 256], and for each row the first and the last column
-        that may be other than zero.
+    Attributes:
+        weights: float32 [size_px, 256].
+        first: for each row, the first column that may be other than zero, [size_px].
+        last: the last one.
     """
+
+    weights: NDArray[np.float32]
+    first: NDArray[np.intp]
+    last: NDArray[np.intp]
+
+
+def _bands(axis: _Axis, size: int) -> Iterator[tuple[slice, slice]]:
+    """Cut an axis into bands; yield each as a slice, and the columns that it needs.
+
+    All are of one size, and the last overlaps the one before: products of a single row are
+    threaded even when they are small.
+    """
+    length = len(axis.weights)
+    for offset in range(0, length, size):
+        start = max(0, min(offset, length - size))
+        stop = min(start + size, length)
+        yield slice(start, stop), slice(axis.first[start], axis.last[stop - 1] + 1)
+
+
+def _axis(size_px: int, resized_px: int) -> _Axis:
     low, high, fraction = _taps(size_px, resized_px)
     inner_low, inner_high, inner_fraction = _taps(INPUT_SIZE, MASK_SIZE)
     weights = np.zeros((size_px, MASK_SIZE), np.float32)
@@ -82,7 +106,7 @@ def _axis_weights(
     for tap, weight in ((low, 1 - fraction), (high, fraction)):
         weights[row, inner_low[tap]] += weight * (1 - inner_fraction[tap])
         weights[row, inner_high[tap]] += weight * inner_fraction[tap]
-    return weights, inner_low[low], inner_high[high]
+    return _Axis(weights, inner_low[low], inner_high[high])
 
 
 def _taps(

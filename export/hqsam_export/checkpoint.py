@@ -137,11 +137,13 @@ def recognise(tensors: Mapping[str, Tensor]) -> Architecture:
     global_blocks = sorted(i for i, table in blocks.items() if table.shape[0] == 2 * GRID - 1)
     # The middle of the table's widths: one wrong tensor is then named, not taken for the rule.
     head_width = sorted(table.shape[-1] for table in blocks.values())[len(blocks) // 2]
+    mlp = tensors.get("mask_decoder.transformer.layers.0.mlp.lin1.weight")
     return Architecture(
         vit_width=width,
         vit_depth=max(blocks) + 1,
         vit_heads=max(1, width // max(1, head_width)),
         global_blocks=tuple(global_blocks),
+        mlp_width=Architecture.mlp_width if mlp is None else mlp.shape[0],
     )
 
 

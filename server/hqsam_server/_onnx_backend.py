@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hqsam_server._errors import StartError
 
 Arrays = dict[str, NDArray[Any]]
+_Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 # Triton's name of a type, as ONNX Runtime and as OpenVINO name it.
 _DTYPES = {
@@ -53,6 +54,7 @@ class ModelFile:
         intra_op_threads: threads within an operator, 0 for the runtime's default.
         inter_op_threads: operators at once, 0 for the runtime's default.
         openvino: parameters of the `openvino` accelerator, None without it.
+        usual_shapes: shapes of all inputs together, by name, that `model_warmup` names.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class ModelFile:
     intra_op_threads: int
     inter_op_threads: int
     openvino: dict[str, str] | None
+    usual_shapes: tuple[dict[str, tuple[int, ...]], ...] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], path: Path) -> ModelFile:
@@ -80,6 +83,10 @@ class ModelFile:
         for accelerator in accelerators.get("cpu_execution_accelerator", []):
             if accelerator["name"] == "openvino":
                 openvino = dict(accelerator.get("parameters", {}))
+        usual_shapes = tuple(
+            {name: tuple(int(d) for d in tensor["dims"]) for name, tensor in sample["inputs"].items()}
+            for sample in config.get("model_warmup", [])
+        )
         return cls(
             path,
             tensors("input"),
@@ -87,6 +94,7 @@ class ModelFile:
             threads("intra_op_thread_count"),
             threads("inter_op_thread_count"),
             openvino,
+            usual_shapes,
         )
 
 
@@ -193,7 +201,11 @@ def _described(nodes: Any) -> dict[str, Tensor]:
 
 
 class _OpenVino:
-    """A model on OpenVINO's CPU plug-in."""
+    """A model on OpenVINO's CPU plug-in.
+
+    Besides the graph for all shapes there is one for each of the usual ones: where
+    dimensions are known, the plug-in chooses memory layouts across operators.
+    """
 
     def __init__(self, file: ModelFile, parameters: Mapping[str, str]) -> None:
         import openvino
@@ -214,27 +226,44 @@ class _OpenVino:
         path = str(file.path.resolve())
         try:
             compiled = core.compile_model(path, "CPU", properties)
-        except Exception as error:
+            self._any_shape = _Graph(compiled, file)
+            check(file, _ports(self._any_shape.inputs), _ports(self._any_shape.outputs))
+            self._usual: dict[_Shapes, _Graph] = {}
+            for shapes in file.usual_shapes:
+                model = core.read_model(path)
+                model.reshape({name: list(shape) for name, shape in shapes.items()})
+                compiled = core.compile_model(model, "CPU", properties)
+                self._usual[tuple(sorted(shapes.items()))] = _Graph(compiled, file)
+        except RuntimeError as error:
             raise StartError(f"OpenVINO cannot load {file.path}: {error}") from error
-        self._request = compiled.create_infer_request()
-        self._inputs = {_name(p, file.inputs): p for p in compiled.inputs}
-        self._outputs = {_name(p, file.outputs): p for p in compiled.outputs}
-        check(file, _ports(self._inputs), _ports(self._outputs))
 
     def run(self, inputs: Arrays, requested: Collection[str]) -> Arrays:
-        for name, port in self._inputs.items():
+        shapes = tuple(sorted((name, array.shape) for name, array in inputs.items()))
+        return self._usual.get(shapes, self._any_shape).run(inputs, requested)
+
+
+class _Graph:
+    """A compiled model, for all shapes or for one."""
+
+    def __init__(self, compiled: Any, file: ModelFile) -> None:
+        self._request = compiled.create_infer_request()
+        self.inputs = {_name(p, file.inputs): p for p in compiled.inputs}
+        self.outputs = {_name(p, file.outputs): p for p in compiled.outputs}
+
+    def run(self, inputs: Arrays, requested: Collection[str]) -> Arrays:
+        for name, port in self.inputs.items():
             expected = port.get_partial_shape()
             if not expected.compatible(_partial_shape(inputs[name].shape)):
                 raise RequestError(
                     f"{name} has shape {list(inputs[name].shape)}, expected {expected}"
                 )
-        feeds = {port: inputs[name] for name, port in self._inputs.items()}
+        feeds = {port: inputs[name] for name, port in self.inputs.items()}
         try:
             self._request.infer(feeds, share_inputs=True)
         except RuntimeError as error:
             # Shapes fit one by one and not together.
             raise RequestError(str(error).strip().splitlines()[-1]) from error
-        return {name: self._request.get_tensor(self._outputs[name]).data for name in requested}
+        return {name: self._request.get_tensor(self.outputs[name]).data for name in requested}
 
 
 def _partial_shape(shape: tuple[int, ...]) -> Any:

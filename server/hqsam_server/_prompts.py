@@ -65,7 +65,9 @@ class Prompts:
     def checked(cls, inputs: Mapping[str, NDArray[Any] | None], limits: PromptLimits) -> Prompts:
         """Take a request's inputs by name.
 
-        `mask_input` without `has_mask_input` means that every prompt has a mask.
+        `mask_input` without `has_mask_input` means that every prompt has a mask. Prompts
+        are padded: one without a box ends in a padding point, as SAM has it, and N becomes
+        a power of two, of which `prompt_decoder` sees few.
 
         Raises:
             BadRequestError: they are not prompts that can be decoded.
@@ -79,7 +81,7 @@ class Prompts:
         mask, has_mask = _checked_masks(
             inputs.get("mask_input"), inputs.get("has_mask_input"), len(coords)
         )
-        return cls(coords, labels, mask, has_mask)
+        return cls(*_padded(coords, labels), mask, has_mask)
 
     def __len__(self) -> int:
         return len(self.point_coords)
@@ -97,6 +99,20 @@ class Prompts:
             "mask_input": mask,
             "has_mask_input": has_mask,
         }
+
+
+def _padded(
+    coords: NDArray[np.float32], labels: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lengthen [P, N, 2] and [P, N] by padding, which changes no prompt's mask."""
+    points = labels.shape[1]
+    complete = np.isin(labels, (LABEL_PADDING, LABEL_BOX_TOP_LEFT)).any(axis=1)  # [P]
+    needed = points if complete.all() else points + 1
+    missing = max(2, 1 << (needed - 1).bit_length()) - points
+    return (
+        np.pad(coords, ((0, 0), (0, missing), (0, 0))),
+        np.pad(labels, ((0, 0), (0, missing)), constant_values=LABEL_PADDING),
+    )
 
 
 def _check_shapes(coords: NDArray[Any], labels: NDArray[Any], limits: PromptLimits) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from hqsam_export.graphs.encoder import EncoderGraph, interm_width
 from hqsam_export.graphs.prompt_decoder import PromptDecoderGraph
-from hqsam_export.graphs.upscaling import Upscaling, to_pixels
+from hqsam_export.graphs.upscaling import Upscaling, channels_first, channels_last, to_pixels
 from hqsam_export.modeling import HQSamModel
 
 
@@ -28,8 +28,8 @@ class FeaturesGraph(nn.Module):
     def forward(self, image_embeddings: Tensor, interm_embeddings: Tensor) -> Tensor:
         """Shapes as in the contract's `features`."""
         interm = interm_embeddings[0, ..., : self.vit_width].flatten(1, 2)  # [1, 4096, width]
-        image = image_embeddings.flatten(2).transpose(1, 2)  # [1, 4096, C]
-        return to_pixels(self.from_interm(interm) + self.from_image(image))
+        image = channels_last(image_embeddings).flatten(1, 2)  # [1, 4096, C]
+        return channels_first(to_pixels(self.from_interm(interm) + self.from_image(image)))
 
 
 class DecoderGraph(nn.Module):

@@ -69,7 +69,7 @@ class _Block(nn.Module):
         """Map tokens [1, 64, 64, C] to tokens [1, 64, 64, C]."""
         y = self.norm1(x)
         if self.window:
-            y = merge_windows(self.attention(split_windows(y, self.window)), self.window)
+            y = merge_windows(self.attention(split_windows(y, self.window)), self.window, GRID)
         else:
             y = self.attention(y)
         x = x + y

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hqsam_export.graphs.upscaling import HQMask, Upscaling, to_pixels
+from hqsam_export.graphs.upscaling import HQMask, Upscaling, channels_last, to_pixels
 from hqsam_export.modeling import HQSamModel
 from hqsam_export.modeling.hqsam import points_that_count
 from hqsam_export.modeling.mask_decoder import IGNORED, SAM_MASKS
+from hqsam_export.modeling.prompt_encoder import PromptEncoder
 from hqsam_export.modeling.transformer import HEADS, Attention, TwoWayBlock
 
 
@@ -26,6 +27,10 @@ class PromptDecoderGraph(nn.Module):
         self.output_tokens = torch.cat([e.weight.detach() for e in outputs])[None]  # [1, 6, C]
         transformer = decoder.transformer
         self.layers = nn.ModuleList(_Layer(cast(TwoWayBlock, b)) for b in transformer.layers)
+        self.no_mask = model.prompt_encoder.no_mask_embed.weight.detach()[None]  # [1, 1, C]
+        self.dense = _DenseEmbedding(model.prompt_encoder)
+        first = cast(_Layer, self.layers[0])
+        self.first_dense_weight = self.dense.weight @ first.image.weight  # [17, 3 * C / 2]
         self.final_image = _ImageProjections(key=transformer.final_attn_token_to_image)
         self.final_attention = transformer.final_attn_token_to_image
         self.final_norm = transformer.norm_final_attn
@@ -50,25 +55,30 @@ class PromptDecoderGraph(nn.Module):
         tokens = torch.cat([outputs, points], dim=1)  # [P, T, C]
         ignored = functional.pad(~points_that_count(point_labels), (outputs.shape[1], 0))
         bias = torch.where(ignored, IGNORED, 0.0)[:, None, None, :]  # [P, 1, 1, T]
-        dense = self.prompt_encoder.embed_masks(mask_input, has_mask_input)  # [P, C, 64, 64]
-        image = (image_embeddings + dense).flatten(2).transpose(1, 2)  # [P, 4096, C]
+        picture = self.no_mask + channels_last(image_embeddings).flatten(1, 2)  # [1, 4096, C]
+        dense = self.dense(mask_input, has_mask_input)  # [P, 4096, 17]
 
         pe = self.prompt_encoder.grid_encoding()  # [1, 4096, C]
-        queries = tokens
-        for layer in self.layers:
-            queries, image = layer(queries, image, tokens, pe, bias)
-        keys, values = self.final_image(image, pe)
+        queries, image = tokens, picture + dense @ self.dense.weight  # [P, 4096, C]
+        first, second = self.layers
+        # The first layer sees the picture as it is but for the masks: its projections are
+        # shared by all prompts, and those of the masks are 17 channels wide.
+        projected = first.image(picture, pe) + dense @ self.first_dense_weight
+        queries, image = first(queries, image, projected, tokens, bias)
+        queries, image = second(queries, image, second.image(image, pe), tokens, bias)
+        keys, values = map(_heads, self.final_image(image, pe).chunk(2, dim=-1))
         q = _heads(self.final_attention.q_proj(queries + tokens))
         attended = _attend(self.final_attention, q, keys, values)
         queries = self.final_norm(queries + attended)  # [P, T, C]
 
-        features = to_pixels(functional.gelu(self.upscaling(image)))  # [P, 32, 256, 256]
+        pixels = to_pixels(functional.gelu(self.upscaling(image)))  # [P, 256, 256, 32]
         sam_kernels = torch.stack(
             [mlp(queries[:, 1 + i]) for i, mlp in enumerate(self.hypernetworks)], dim=1
         )  # [P, 4, 32]
-        sam_masks = (sam_kernels @ features.flatten(2)).unflatten(-1, (256, 256))
+        sam_masks = sam_kernels @ pixels.flatten(1, 2).transpose(1, 2)  # [P, 4, 65536]
+        sam_masks = sam_masks.unflatten(-1, (256, 256))
         hq_kernel = self.hq_hypernetwork(queries[:, 1 + SAM_MASKS, None])  # [P, 1, 32]
-        hq_masks = self.hq_mask(hq_kernel, features, hq_features)  # [P, 1, 256, 256]
+        hq_masks = self.hq_mask(hq_kernel, pixels, hq_features)  # [P, 1, 256, 256]
         iou = self.iou_head(queries[:, 0])  # [P, 4]
         # In HQ-token-only single-mask mode the score is that of SAM's single mask.
         return hq_masks, iou[:, :1], sam_masks, iou
@@ -89,14 +99,34 @@ class _ImageProjections(nn.Module):
             self.projections.append((query.q_proj, True))
         self.weight = torch.cat([p.weight.detach() for p, _ in self.projections]).T.contiguous()
 
-    def forward(self, image: Tensor, pe: Tensor) -> list[Tensor]:
-        """Map [P, 4096, C] to keys, values and, if wanted, queries, each [P, heads, 4096, D]."""
+    def forward(self, image: Tensor, pe: Tensor) -> Tensor:
+        """Map [P, 4096, C] to keys, values and, if wanted, queries beside each other."""
         constants = [
             p(pe) if with_pe else p.bias.expand(*pe.shape[:2], -1)
             for p, with_pe in self.projections
         ]
-        x = image @ self.weight + torch.cat(constants, dim=-1)
-        return [_heads(part) for part in x.chunk(len(self.projections), dim=-1)]
+        return image @ self.weight + torch.cat(constants, dim=-1)
+
+
+class _DenseEmbedding(nn.Module):
+    """What an earlier mask adds to the image tokens, before the last, linear step.
+
+    That step's `weight`, [17, C], takes the mask's 16 channels and, for a prompt that has
+    a mask, a one: the bias, less the embedding of having none.
+    """
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        super().__init__()
+        self.layers = encoder.mask_downscaling[:-1]
+        last = cast(nn.Conv2d, encoder.mask_downscaling[-1])
+        assert last.bias is not None  # noqa: S101 - narrows the type
+        bias = last.bias.detach() - encoder.no_mask_embed.weight.detach()  # [1, C]
+        self.weight = torch.cat([last.weight.detach().flatten(1).T, bias])  # [17, C]
+
+    def forward(self, masks: Tensor, has_mask: Tensor) -> Tensor:
+        """Map masks [P, 1, 256, 256] and has_mask [P] to [P, 4096, 17]."""
+        x = channels_last(self.layers(masks)).flatten(1, 2)  # [P, 4096, 16]
+        return functional.pad(x, (0, 1), value=1.0) * has_mask.reshape(-1, 1, 1)
 
 
 class _Layer(nn.Module):
@@ -110,11 +140,14 @@ class _Layer(nn.Module):
         )
 
     def forward(
-        self, queries: Tensor, image: Tensor, query_pe: Tensor, image_pe: Tensor, bias: Tensor
+        self, queries: Tensor, image: Tensor, projected: Tensor, query_pe: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the next `queries` [P, T, C] and `image` [P, 4096, C]."""
+        """Return the next `queries` [P, T, C] and `image` [P, 4096, C].
+
+        `projected` is what `self.image` makes of the image tokens.
+        """
         block = self.block
-        keys, values, image_queries = self.image(image, image_pe)
+        keys, values, image_queries = map(_heads, projected.chunk(3, dim=-1))
 
         attention = block.self_attn
         x = queries if block.first else queries + query_pe

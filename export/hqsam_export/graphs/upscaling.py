@@ -50,15 +50,24 @@ def _as_linear(convolution: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
 
 
 def to_pixels(squares: Tensor) -> Tensor:
-    """Put squares [B, 4096, 4, 4 * D] in their places: [B, D, 256, 256].
+    """Put squares [B, 4096, 4, 4 * D] in their places: [B, 256, 256, D].
 
-    Channels move in a step of their own: ONNX Runtime has fast paths for a transpose that
-    leaves the last axis in place and for one of two axes, and none for both at once.
+    Channels stay last: ONNX Runtime has fast paths for a transpose that leaves the last
+    axis in place and for one that moves a single axis, and none for both at once.
     """
     x = squares.reshape(-1, 64, 64, 2, 2, 2, 2, squares.shape[-1] // 4)
     x = x.permute(0, 1, 3, 5, 2, 4, 6, 7)  # [B, 64, 2, 2, 64, 2, 2, D]
-    x = x.reshape(-1, 256 * 256, squares.shape[-1] // 4)  # [B, 65536, D]
-    return x.transpose(1, 2).unflatten(-1, (256, 256))
+    return x.reshape(-1, 256, 256, squares.shape[-1] // 4)
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """Map [B, H, W, C] to [B, C, H, W]."""
+    return x.permute(0, 3, 1, 2)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Map [B, C, H, W] to [B, H, W, C]."""
+    return x.permute(0, 2, 3, 1)
 
 
 class HQMask(nn.Module):
@@ -92,17 +101,18 @@ class HQMask(nn.Module):
         # Adds up nine maps, each moved by its place in the 3 x 3 kernel.
         self.sum_of_taps = torch.eye(9).reshape(1, 9, 3, 3)
 
-    def forward(self, kernels: Tensor, features: Tensor, hq_features: Tensor) -> Tensor:
+    def forward(self, kernels: Tensor, pixels: Tensor, hq_features: Tensor) -> Tensor:
         """Compute the logits.
 
         Args:
             kernels: [P, 1, 32], the HQ token's.
-            features: [P, 32, 256, 256], upscaled from image tokens and prompt.
+            pixels: [P, 256, 256, 32], upscaled from image tokens and prompt.
             hq_features: [1, 32, 256, 256], the picture's.
 
         Returns:
             [P, 1, 256, 256].
         """
+        features = channels_first(pixels)  # [P, 32, 256, 256]
         x = functional.conv2d(features, self.first_weight, self.first_bias, padding=1)
         squares = (x * x).sum(dim=1, keepdim=True)  # [P, 1, 256, 256]
         x = x / (squares + self.epsilon).sqrt() * self.scale + self.shift

@@ -23,6 +23,7 @@ class Architecture:
         vit_heads: attention heads of a ViT block.
         global_blocks: indices of the blocks with global attention.
         width: channels of the image embeddings and of the decoder.
+        mlp_width: hidden channels of the decoder's transformer.
     """
 
     vit_width: int
@@ -30,6 +31,7 @@ class Architecture:
     vit_heads: int
     global_blocks: tuple[int, ...]
     width: int = 256
+    mlp_width: int = 2048
 
 
 class HQSamModel(nn.Module):
@@ -46,7 +48,9 @@ class HQSamModel(nn.Module):
             architecture.width,
         )
         self.prompt_encoder = PromptEncoder(architecture.width)
-        self.mask_decoder = MaskDecoder(architecture.width, architecture.vit_width)
+        self.mask_decoder = MaskDecoder(
+            architecture.width, architecture.vit_width, architecture.mlp_width
+        )
 
     def decode(
         self,

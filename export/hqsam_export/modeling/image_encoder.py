@@ -35,17 +35,21 @@ class ImageEncoder(nn.Module):
             LayerNorm2d(out_channels),
         )
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode a picture.
+    def forward(self, image: Tensor, top: int = 0, left: int = 0) -> tuple[Tensor, Tensor]:
+        """Encode a picture, or a part of one.
 
         Args:
-            image: float [1, 3, 1024, 1024], RGB, normalised, padded.
+            image: float [1, 3, 1024, 1024], RGB, normalised, padded. Training also gives
+                smaller squares [1, 3, 16 * S, 16 * S].
+            top: the first row of tokens that the square covers in the 1024 frame.
+            left: the first column of tokens.
 
         Returns:
-            `image_embeddings` [1, 256, 64, 64] and `interm_embeddings`
-            [G, 1, 64, 64, width], the outputs of the G blocks with global attention.
+            `image_embeddings` [1, 256, S, S] and `interm_embeddings` [G, 1, S, S, width],
+            the outputs of the G blocks with global attention; S is 64 for a whole picture.
         """
-        x = self.patch_embed(image) + self.pos_embed  # [1, 64, 64, C]
+        x = self.patch_embed(image)  # [1, S, S, C]
+        x = x + self.pos_embed[:, top : top + x.shape[1], left : left + x.shape[2]]
         interm = []
         for block in self.blocks:
             x = block(x)
@@ -62,8 +66,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, kernel_size=16, stride=16)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map [1, 3, 1024, 1024] to [1, 64, 64, C]."""
-        x: Tensor = self.proj(image)  # [1, C, 64, 64]
+        """Map [1, 3, 16 * S, 16 * S] to [1, S, S, C]."""
+        x: Tensor = self.proj(image)  # [1, C, S, S]
         return x.permute(0, 2, 3, 1)
 
 
@@ -79,10 +83,10 @@ class Block(nn.Module):
         self.mlp = MLPBlock(width, 4 * width, functional.gelu)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map tokens [1, 64, 64, C] to tokens [1, 64, 64, C]."""
+        """Map tokens [1, S, S, C] to tokens [1, S, S, C]."""
         y = self.norm1(x)
         if self.window:
-            y = merge_windows(self.attn(split_windows(y, self.window)), self.window)
+            y = merge_windows(self.attn(split_windows(y, self.window)), self.window, x.shape[1])
         else:
             y = self.attn(y)
         x = x + y
@@ -118,26 +122,26 @@ class Attention(nn.Module):
 
 
 def relative_table(rel_pos: Tensor, side: int) -> Tensor:
-    """Spread [2S-1, D] relative positions to a table [S, S, D] of query and key position.
+    """Spread relative positions, at least [2S-1, D], to a table [S, S, D] of query and key.
 
     As in MViTv2 (arXiv 2112.01526): row q, column k holds the entry of q - k.
     """
     positions = torch.arange(side, device=rel_pos.device)
-    return rel_pos[positions[:, None] - positions[None, :] + side - 1]
+    return rel_pos[positions[:, None] - positions[None, :] + rel_pos.shape[0] // 2]
 
 
 def split_windows(x: Tensor, window: int) -> Tensor:
-    """Cut [1, 64, 64, C] into windows [B, window, window, C], padded with zeros."""
-    padding = -GRID % window
-    count = (GRID + padding) // window
+    """Cut [1, S, S, C] into windows [B, window, window, C], padded with zeros."""
+    padding = -x.shape[1] % window
+    count = (x.shape[1] + padding) // window
     x = functional.pad(x, (0, 0, 0, padding, 0, padding))
     x = x.reshape(count, window, count, window, x.shape[-1]).transpose(1, 2)
     return x.reshape(count * count, window, window, x.shape[-1])
 
 
-def merge_windows(x: Tensor, window: int) -> Tensor:
-    """Undo `split_windows`: [B, window, window, C] to [1, 64, 64, C]."""
-    count = (GRID + -GRID % window) // window
+def merge_windows(x: Tensor, window: int, side: int) -> Tensor:
+    """Undo `split_windows`: [B, window, window, C] to [1, side, side, C]."""
+    count = (side + -side % window) // window
     x = x.reshape(count, count, window, window, x.shape[-1]).transpose(1, 2)
     x = x.reshape(1, count * window, count * window, x.shape[-1])
-    return x[:, :GRID, :GRID]
+    return x[:, :side, :side]

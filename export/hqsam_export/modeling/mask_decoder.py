@@ -18,9 +18,9 @@ IGNORED = -1e9
 class MaskDecoder(nn.Module):
     """Predicts masks from image embeddings and prompt embeddings."""
 
-    def __init__(self, width: int, vit_width: int) -> None:
+    def __init__(self, width: int, vit_width: int, mlp_width: int) -> None:
         super().__init__()
-        self.transformer = TwoWayTransformer(width)
+        self.transformer = TwoWayTransformer(width, mlp_width)
         self.iou_token = nn.Embedding(1, width)
         self.mask_tokens = nn.Embedding(SAM_MASKS, width)
         self.hf_token = nn.Embedding(1, width)
@@ -76,6 +76,27 @@ class MaskDecoder(nn.Module):
             the HQ token's mask [P, 1, 256, 256], SAM's masks [P, 4, 256, 256], and the
             predicted IoU of SAM's masks [P, 4].
         """
+        tokens, image = self.attend(
+            image_embeddings, image_pe, point_embeddings, point_counts, mask_embeddings
+        )
+        return self.masks(tokens, image, hq_features)
+
+    def attend(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        point_embeddings: Tensor,
+        point_counts: Tensor,
+        mask_embeddings: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Let output tokens, prompts and picture attend to each other.
+
+        Args:
+            as of `forward`.
+
+        Returns:
+            output and prompt tokens [P, 6 + N, C] and image tokens [P, C, 64, 64].
+        """
         prompts = point_embeddings.shape[0]
         outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight, self.hf_token.weight])
         outputs = outputs.expand(prompts, -1, -1)  # [P, 6, C]
@@ -84,8 +105,12 @@ class MaskDecoder(nn.Module):
         bias = torch.where(counts, 0.0, IGNORED)[:, None, None, :]  # [P, 1, 1, 6 + N]
         image = (image_embeddings + mask_embeddings).flatten(2).transpose(1, 2)  # [P, 4096, C]
         tokens, image = self.transformer(image, image_pe, tokens, bias)
+        return tokens, image.transpose(1, 2).reshape_as(mask_embeddings)
 
-        image = image.transpose(1, 2).reshape_as(mask_embeddings)  # [P, C, 64, 64]
+    def masks(
+        self, tokens: Tensor, image: Tensor, hq_features: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Form masks from what `attend` gives; see `forward`."""
         sam_features = self.output_upscaling(image)  # [P, 32, 256, 256]
         features = self.embedding_maskfeature(sam_features) + hq_features  # [P, 32, 256, 256]
         sam_kernels = torch.stack(

@@ -9,15 +9,16 @@ from hqsam_export.modeling.layers import MLPBlock
 
 HEADS = 8
 DEPTH = 2
-MLP_WIDTH = 2048
 
 
 class TwoWayTransformer(nn.Module):
     """Lets tokens and picture attend to each other, twice, and tokens once more."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, mlp_width: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(TwoWayBlock(width, first=i == 0) for i in range(DEPTH))
+        self.layers = nn.ModuleList(
+            TwoWayBlock(width, mlp_width, first=i == 0) for i in range(DEPTH)
+        )
         self.final_attn_token_to_image = Attention(width, width // 2)
         self.norm_final_attn = nn.LayerNorm(width)
 
@@ -46,14 +47,14 @@ class TwoWayTransformer(nn.Module):
 class TwoWayBlock(nn.Module):
     """One layer: tokens to tokens, tokens to image, MLP on tokens, image to tokens."""
 
-    def __init__(self, width: int, first: bool) -> None:
+    def __init__(self, width: int, mlp_width: int, first: bool) -> None:
         super().__init__()
         self.first = first
         self.self_attn = Attention(width, width)
         self.norm1 = nn.LayerNorm(width)
         self.cross_attn_token_to_image = Attention(width, width // 2)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = MLPBlock(width, MLP_WIDTH, functional.relu)
+        self.mlp = MLPBlock(width, mlp_width, functional.relu)
         self.norm3 = nn.LayerNorm(width)
         self.norm4 = nn.LayerNorm(width)
         self.cross_attn_image_to_token = Attention(width, width // 2)

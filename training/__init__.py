@@ -1,0 +1,1 @@
+"""Trains `small`, the model that the package ships for trying and testing."""

@@ -1,0 +1,90 @@
+"""Losses and corrections of training, all on low-resolution logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hqsam_client import contract
+from torch import Tensor
+from torch.nn import functional
+
+from training.samples import LOW_RES, centre
+
+
+def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Return balanced cross-entropy plus Dice of each mask.
+
+    Object and surroundings weigh the same, however small the object: with the plain mean,
+    an empty mask is a good answer, and stays one.
+
+    Args:
+        logits: [P, K, H, W].
+        masks: [P, 1, H, W], covered fractions.
+
+    Returns:
+        [P, K].
+    """
+    masks = masks.expand_as(logits)
+    entropy = functional.binary_cross_entropy_with_logits(logits, masks, reduction="none")
+    inside = (entropy * masks).sum((2, 3)) / masks.sum((2, 3)).clamp_min(1)
+    outside = (entropy * (1 - masks)).sum((2, 3)) / (1 - masks).sum((2, 3)).clamp_min(1)
+    covered = logits.sigmoid()
+    overlap = 2 * (covered * masks).sum((2, 3)) + 1
+    dice = 1 - overlap / (covered.sum((2, 3)) + masks.sum((2, 3)) + 1)
+    return (inside + outside) / 2 + dice
+
+
+def similarity_loss(embeddings: Tensor, masks: Tensor, anchors: Tensor) -> Tensor:
+    """Return how badly tokens of one object are told from others by their direction.
+
+    Args:
+        embeddings: [1, C, S, S], what the neck gives.
+        masks: [P, 1, 4 * S, 4 * S], covered fractions.
+        anchors: [P, 2], (row, column) of a token of each object.
+
+    Returns:
+        a scalar.
+    """
+    directions = functional.normalize(embeddings[0].float(), dim=0)  # [C, S, S]
+    own = directions[:, anchors[:, 0], anchors[:, 1]].T  # [P, C]
+    likeness = torch.einsum("pc,chw->phw", own, directions)[:, None]  # [P, 1, S, S]
+    tokens = functional.avg_pool2d(masks, masks.shape[-1] // embeddings.shape[-1])
+    return mask_loss(10 * (likeness - 0.5), tokens).mean()
+
+
+def iou(logits: Tensor, masks: Tensor) -> Tensor:
+    """Return intersection over union [P, K] of logits [P, K, H, W] above 0 and masks."""
+    predicted, wanted = logits > 0, masks > 0.5
+    overlap = (predicted & wanted).sum((2, 3))
+    return overlap / (predicted | wanted).sum((2, 3)).clamp_min(1)
+
+
+def corrections(logits: Tensor, masks: Tensor, top: int, left: int) -> tuple[Tensor, Tensor]:
+    """Return the click that a user would correct each mask with.
+
+    It is put at the centre of the largest error, as the interactive segmentation
+    protocol has it.
+
+    Args:
+        logits: [P, 1, H, W].
+        masks: [P, 1, H, W], covered fractions.
+        top: first row of tokens of the square in the 1024 frame.
+        left: first column of tokens.
+
+    Returns:
+        coordinates [P, 1, 2] in the 1024 frame and labels [P, 1]. A mask without an error
+        gets padding.
+    """
+    predicted, wanted = (logits[:, 0] > 0).cpu().numpy(), (masks[:, 0] > 0.5).cpu().numpy()
+    coords = np.zeros((len(predicted), 1, 2), np.float32)
+    labels = np.full((len(predicted), 1), contract.LABEL_PADDING, np.float32)
+    token = contract.INPUT_SIZE / contract.EMBEDDING_SIZE
+    for row, (got, meant) in enumerate(zip(predicted, wanted, strict=True)):
+        missing, extra = meant & ~got, got & ~meant
+        error = missing if missing.sum() >= extra.sum() else extra
+        if not error.any():
+            continue
+        x, y = centre(error)
+        coords[row, 0] = ((x + 0.5) * LOW_RES + left * token, (y + 0.5) * LOW_RES + top * token)
+        labels[row, 0] = contract.LABEL_FOREGROUND if error is missing else 0
+    return torch.from_numpy(coords).to(logits.device), torch.from_numpy(labels).to(logits.device)
