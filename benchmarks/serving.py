@@ -13,7 +13,7 @@ import os
 import statistics
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+import transformers
 import tritonclient.grpc
-from hqsam_client import HQSam, contract
+from hqsam_client import HQSam, Mask, contract
 from hqsam_client._client import Picture
 from hqsam_export import checkpoint, exporter
 from hqsam_export.modeling import HQSamModel
@@ -40,6 +41,7 @@ Row = dict[str, Any]
 
 STORE_ENTRIES = 20
 ENTRY_BYTES = 12_700_000
+ENCODER_OUTPUTS = contract.ENCODER.outputs
 CLICK = (400, 500)
 
 
@@ -73,7 +75,7 @@ def main() -> None:
         ):
             rows = [*encode(sam, model, repository)]
             with bare_decoder(repository) as run_bare:
-                rows += clicks(sam, server, run_bare)
+                rows += clicks(sam, server.grpc_url, run_bare)
             rows += batches(sam)
             rows += fairness(sam)
             rows += memory(sam, server, short=args.short)
@@ -101,21 +103,24 @@ def encode(sam: HQSam, model: HQSamModel, repository: Path) -> Iterator[Row]:
     limits = Limits(max_bytes=1 << 30, max_pixels=1 << 30)
     seeds = iter(range(1, 100))
 
-    def eager() -> None:
+    def eager(encoder: Callable[[torch.Tensor], object]) -> None:
         with torch.inference_mode():
-            model.image_encoder(torch.from_numpy(preprocess(file, limits)[0]))
+            encoder(torch.from_numpy(preprocess(file, limits)[0]))
 
+    official = official_model()
     seconds = report.in_turns(
         {
             "embed": lambda: sam.open(jpeg_variant(file, next(seeds))),
             "ONNX Runtime": lambda: session.run(None, {"image": preprocess(file, limits)[0]}),
-            "PyTorch": eager,
+            "official": lambda: eager(official.get_image_embeddings),
+            "fused": lambda: eager(model.image_encoder),
         },
         rounds=3,
     )
     embed = statistics.median(seconds["embed"])
     for name, what in (
-        ("PyTorch", "PyTorch eager, same file"),
+        ("official", "PyTorch eager, same file"),
+        ("fused", "PyTorch eager with fused attention"),
         ("ONNX Runtime", "the same ONNX on the default CPU provider"),
     ):
         other = statistics.median(seconds[name])
@@ -124,6 +129,16 @@ def encode(sam: HQSam, model: HQSamModel, repository: Path) -> Iterator[Row]:
             "figure": f"{other / embed:.1f} times faster",
             "detail": f"{embed:.2f} s against {other:.2f} s",
         }
+
+
+def official_model() -> transformers.SamHQModel:
+    """Return ViT-B in PyTorch as the authors wrote it: attention step by step, not fused."""
+    config = transformers.SamHQConfig(vision_config=transformers.SamHQVisionConfig())
+    model: transformers.SamHQModel = transformers.AutoModel.from_config(  # type: ignore[no-untyped-call]
+        config, attn_implementation="eager"
+    )
+    model.train(False)
+    return model
 
 
 def jpeg_variant(file: bytes, seed: int) -> bytes:
@@ -160,16 +175,16 @@ def bare_decoder(repository: Path) -> Iterator[Any]:
     yield lambda: model.run(inputs, ["low_res_masks", "iou_predictions"])
 
 
-def clicks(sam: HQSam, server: TritonServer, run_bare: Any) -> Iterator[Row]:
+def clicks(sam: HQSam, url: str, run_bare: Any) -> Iterator[Row]:
     """Time one click by `image_id`, with embeddings sent along, and without a server."""
     picture = sam.open(jpeg(1200, 900, seed=200))
-    embeddings = embedding_inputs(server)
+    embeddings = random_embeddings()
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-    with tritonclient.grpc.InferenceServerClient(server.grpc_url, channel_args=options) as client:
+    with tritonclient.grpc.InferenceServerClient(url, channel_args=options) as client:
         seconds = report.in_turns(
             {
                 "click": lambda: click(picture),
-                "sent": lambda: client.infer("decoder", embeddings).as_numpy("masks"),
+                "sent": lambda: click_with_embeddings(client, embeddings),
                 "bare": run_bare,
             },
             rounds=30,
@@ -193,23 +208,32 @@ def click(picture: Picture) -> NDArray[np.bool_]:
     return picture.segment(points=[CLICK]).array
 
 
-def embedding_inputs(server: TritonServer) -> list[tritonclient.grpc.InferInput]:
-    """Return inputs for `decoder`, random embeddings among them."""
+def random_embeddings() -> dict[str, NDArray[np.float32]]:
+    """Return what a client gets from `encoder` and keeps: 54.5 MB."""
     rng = np.random.default_rng(0)
+    return {spec.name: rng.standard_normal(spec.shape, np.float32) for spec in ENCODER_OUTPUTS}
+
+
+def click_with_embeddings(
+    client: tritonclient.grpc.InferenceServerClient, embeddings: dict[str, NDArray[np.float32]]
+) -> NDArray[np.bool_]:
+    """Segment one object by sending the embeddings, and resize its mask."""
     arrays = {
+        **embeddings,
         "point_coords": np.array([[CLICK, (0, 0)]], np.float32),
         "point_labels": np.array([[1, -1]], np.float32),
         "mask_input": np.zeros((1, 1, 256, 256), np.float32),
         "has_mask_input": np.zeros(1, np.float32),
     }
-    inputs = []
-    for spec in contract.DECODER.inputs:
-        array = arrays.get(spec.name)
-        if array is None:
-            array = rng.standard_normal(spec.shape, np.float32)
-        tensor = tritonclient.grpc.InferInput(spec.name, array.shape, spec.dtype)
-        inputs.append(tensor.set_data_from_numpy(array))
-    return inputs
+    inputs = [
+        tritonclient.grpc.InferInput(
+            spec.name, arrays[spec.name].shape, spec.dtype
+        ).set_data_from_numpy(arrays[spec.name])
+        for spec in contract.DECODER.inputs
+    ]
+    wanted = [tritonclient.grpc.InferRequestedOutput("low_res_masks")]
+    logits = client.infer("decoder", inputs, outputs=wanted).as_numpy("low_res_masks")
+    return Mask(logits[0, 0], 0.0, (900, 1200)).array
 
 
 def batches(sam: HQSam) -> Iterator[Row]:

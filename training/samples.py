@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import cv2
@@ -49,6 +50,14 @@ class Sample:
     point_labels: Tensor
     masks: Tensor
     anchors: Tensor
+
+    def to(self, device: str) -> Sample:
+        """Return the sample on a device."""
+        moved = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
 
 
 class Samples(Dataset[Sample]):

@@ -102,7 +102,8 @@ class _Pen:
     def object_sizes(self, count: int) -> NDArray[np.float64]:
         """Return radii in pixels; most objects are small, as in photographs."""
         sizes = np.exp(self.rng.uniform(math.log(14), math.log(260), count))
-        return np.minimum(sizes * self.scale, 0.6 * max(self.width, self.height))
+        sizes *= self.scale
+        return np.minimum(sizes, 0.6 * max(self.width, self.height), dtype=np.float64)
 
     def add_object(
         self, image: Image, labels: NDArray[np.int32], number: int, radius: float
@@ -125,7 +126,7 @@ class _Pen:
             patch *= 1 - self.shadow(alpha, radius)[..., None]
         fill = self.lit(self.fill(*alpha.shape), inside, (x - left, y - top), radius)
         if self.blur > 0.3:
-            alpha = cv2.GaussianBlur(alpha, (0, 0), self.blur)
+            alpha = np.asarray(cv2.GaussianBlur(alpha, (0, 0), self.blur), np.float32)
         patch += alpha[..., None] * (fill - patch)
         labels[box][inside] = number
 
@@ -144,7 +145,7 @@ class _Pen:
         kinds[self.rng.choice(len(kinds), p=weights)][1](canvas, x, y, radius, 255)
         if self.rng.random() < 0.15:  # a second part
             angle = self.rng.uniform(0, 2 * np.pi)
-            part = self.rng.choice([self._blob, self._ellipse, self._polygon])
+            part = (self._blob, self._ellipse, self._polygon)[self.rng.integers(3)]
             offset = 0.6 * radius
             part(canvas, x + offset * np.cos(angle), y + offset * np.sin(angle), radius / 2, 255)
         if self.rng.random() < 0.08:  # a hole
@@ -153,7 +154,7 @@ class _Pen:
 
     def _contour(self, canvas: NDArray[np.uint8], points: NDArray[np.float64], value: int) -> None:
         fixed = np.rint(points * (1 << SHIFT)).astype(np.int32)
-        cv2.fillPoly(canvas, [fixed], value, cv2.LINE_AA, SHIFT)
+        cv2.fillPoly(canvas, [fixed], (value,), cv2.LINE_AA, SHIFT)
 
     def _polar(self, x: float, y: float, angles: NDArray[np.float64], radii: NDArray[np.float64],
                ) -> NDArray[np.float64]:  # fmt: skip
@@ -222,7 +223,7 @@ class _Pen:
         points = np.stack([x + radius * (cos * u - sin * v), y + radius * (sin * u + cos * v)], -1)
         thickness = max(4.0 * self.scale, radius * self.rng.uniform(0.08, 0.35))
         fixed = np.rint(points * (1 << SHIFT)).astype(np.int32)
-        cv2.polylines(canvas, [fixed], False, value, int(thickness), cv2.LINE_AA, SHIFT)
+        cv2.polylines(canvas, [fixed], False, (value,), int(thickness), cv2.LINE_AA, SHIFT)
 
     def shadow(self, alpha: Alpha, radius: float) -> Alpha:
         """Return how much darker it gets around an object of this coverage."""
@@ -307,9 +308,7 @@ def _step(field: Alpha, width: float) -> Alpha:
 def _noise_tile(exponent: float) -> Alpha:
     """Return noise whose spectrum falls with this power of the frequency, tileable."""
     rng = np.random.default_rng(int(1000 * exponent))
-    frequency = np.hypot(
-        np.fft.fftfreq(NOISE_SIDE)[:, None], np.fft.rfftfreq(NOISE_SIDE)[None, :]
-    )
+    frequency = np.hypot(np.fft.fftfreq(NOISE_SIDE)[:, None], np.fft.rfftfreq(NOISE_SIDE)[None, :])
     frequency[0, 0] = 1
     spectrum = np.fft.rfft2(rng.standard_normal((NOISE_SIDE, NOISE_SIDE))) / frequency**exponent
     field = np.fft.irfft2(spectrum, (NOISE_SIDE, NOISE_SIDE))

@@ -97,8 +97,8 @@ def train(args: argparse.Namespace) -> None:
             group["lr"] = args.rate * schedule(step, args.steps)
         optimizer.zero_grad()
         for _ in range(args.pictures):
-            loss, figures = sample_loss(model, moved(next(drawn), args.device), step)
-            (loss / args.pictures).backward()  # type: ignore[no-untyped-call]
+            loss, figures = sample_loss(model, next(drawn).to(args.device), step)
+            (loss / args.pictures).backward()
             recent.append(figures)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -148,16 +148,6 @@ def _point_at_itself(attention: Attention) -> None:
 def schedule(step: int, steps: int) -> float:
     """Return the learning rate's factor: a ramp up, a plateau, and a ramp down at the end."""
     return min(1.0, (step + 1) / 200, 3 * (steps - step) / steps)
-
-
-def moved(sample: Sample, device: str) -> Sample:
-    """Return the sample on a device."""
-    return Sample(
-        **{
-            name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in vars(sample).items()
-        }
-    )
 
 
 @dataclass

@@ -84,7 +84,10 @@ class ModelFile:
             if accelerator["name"] == "openvino":
                 openvino = dict(accelerator.get("parameters", {}))
         usual_shapes = tuple(
-            {name: tuple(int(d) for d in tensor["dims"]) for name, tensor in sample["inputs"].items()}
+            {
+                name: tuple(int(d) for d in tensor["dims"])
+                for name, tensor in sample["inputs"].items()
+            }
             for sample in config.get("model_warmup", [])
         )
         return cls(

@@ -26,11 +26,10 @@ class PromptDecoderGraph(nn.Module):
         outputs = (decoder.iou_token, decoder.mask_tokens, decoder.hf_token)
         self.output_tokens = torch.cat([e.weight.detach() for e in outputs])[None]  # [1, 6, C]
         transformer = decoder.transformer
-        self.layers = nn.ModuleList(_Layer(cast(TwoWayBlock, b)) for b in transformer.layers)
+        self.first, self.second = (_Layer(cast(TwoWayBlock, b)) for b in transformer.layers)
         self.no_mask = model.prompt_encoder.no_mask_embed.weight.detach()[None]  # [1, 1, C]
         self.dense = _DenseEmbedding(model.prompt_encoder)
-        first = cast(_Layer, self.layers[0])
-        self.first_dense_weight = self.dense.weight @ first.image.weight  # [17, 3 * C / 2]
+        self.first_dense_weight = self.dense.weight @ self.first.image.weight  # [17, 3 * C / 2]
         self.final_image = _ImageProjections(key=transformer.final_attn_token_to_image)
         self.final_attention = transformer.final_attn_token_to_image
         self.final_norm = transformer.norm_final_attn
@@ -60,12 +59,11 @@ class PromptDecoderGraph(nn.Module):
 
         pe = self.prompt_encoder.grid_encoding()  # [1, 4096, C]
         queries, image = tokens, picture + dense @ self.dense.weight  # [P, 4096, C]
-        first, second = self.layers
         # The first layer sees the picture as it is but for the masks: its projections are
         # shared by all prompts, and those of the masks are 17 channels wide.
-        projected = first.image(picture, pe) + dense @ self.first_dense_weight
-        queries, image = first(queries, image, projected, tokens, bias)
-        queries, image = second(queries, image, second.image(image, pe), tokens, bias)
+        projected = self.first.image(picture, pe) + dense @ self.first_dense_weight
+        queries, image = self.first(queries, image, projected, tokens, bias)
+        queries, image = self.second(queries, image, self.second.image(image, pe), tokens, bias)
         keys, values = map(_heads, self.final_image(image, pe).chunk(2, dim=-1))
         q = _heads(self.final_attention.q_proj(queries + tokens))
         attended = _attend(self.final_attention, q, keys, values)
