@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hqsam_client.contract import INPUT_SIZE, MASK_SIZE
+from hqsam_client.contract import INPUT_SIZE, MASK_SIZE, resized_size
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -24,14 +24,6 @@ _ONE_THREAD = 1 << 18
 
 # Rows or columns that are worked on at once: few, so that little of the other axis counts.
 _BAND = 16
-
-
-def resized_size(size: Size) -> Size:
-    """Return (height, width) that a picture of `size` has inside the 1024 frame."""
-    scale = INPUT_SIZE / max(size)
-    # A side that the official formula rounds to nothing is one pixel.
-    height, width = (max(1, int(side * scale + 0.5)) for side in size)
-    return height, width
 
 
 def to_input_frame(points: NDArray[np.float64], size: Size) -> NDArray[np.float32]:

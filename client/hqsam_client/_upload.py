@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from hqsam_client._errors import OptionError, PictureError
-from hqsam_client._geometry import Size, resized_size
-from hqsam_client.contract import INPUT_SIZE
+from hqsam_client._geometry import Size
+from hqsam_client.contract import INPUT_SIZE, resized_size
 
 PictureLike: TypeAlias = "str | PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.uint8]"
 """A path, the bytes of a file, a binary file object, a Pillow image, or an RGB array,

@@ -38,6 +38,17 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
+def resized_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) that a picture of `size` has inside the 1024 frame.
+
+    Its longest side is scaled to 1024. A side that the official formula rounds to
+    nothing, which the official code then fails on, is one pixel.
+    """
+    scale = INPUT_SIZE / max(size)
+    height, width = (max(1, int(side * scale + 0.5)) for side in size)
+    return height, width
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a model.

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from hqsam_client.contract import INPUT_SIZE, PIXEL_MEAN, PIXEL_STD
+from hqsam_client.contract import INPUT_SIZE, PIXEL_MEAN, PIXEL_STD, resized_size
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -84,7 +84,7 @@ def preprocess(
     """
     image = _decode(encoded, limits)
     height, width = image.height, image.width
-    new_height, new_width = resized_size(height, width)
+    new_height, new_width = resized_size((height, width))
     resized = image.resize((new_width, new_height), Image.Resampling.BILINEAR)
     rgb = np.asarray(resized)  # [new_height, new_width, 3]
     out = np.zeros((1, 3, INPUT_SIZE, INPUT_SIZE), np.float32)
@@ -93,16 +93,6 @@ def preprocess(
         np.subtract(rgb[..., channel], np.float32(PIXEL_MEAN[channel]), out=plane, dtype=np.float32)
         plane /= np.float32(PIXEL_STD[channel])
     return out, (height, width)
-
-
-def resized_size(height: int, width: int) -> tuple[int, int]:
-    """Return (height, width) of a picture after scaling its longest side to 1024.
-
-    A side that the official formula rounds to nothing, which the official code then
-    fails on, is one pixel.
-    """
-    scale = INPUT_SIZE * 1.0 / max(height, width)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def check_header(encoded: bytes | memoryview, limits: Limits) -> None:

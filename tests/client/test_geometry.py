@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hqsam_client._geometry import Size, resized_size, to_input_frame
+from hqsam_client._geometry import Size, to_input_frame
 from hqsam_client._mask import Mask
+from hqsam_client.contract import resized_size
 from numpy.typing import NDArray
 from torch.nn import functional
 

@@ -15,9 +15,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from hqsam_client.contract import resized_size
 from hqsam_export import onnx_files
 from hqsam_export.exporter import LOWERING
-from hqsam_server._preprocess import Limits, preprocess, resized_size
+from hqsam_server._preprocess import Limits, preprocess
 from PIL import Image
 
 from tests.export import prompts
@@ -72,7 +73,7 @@ def fp16_repository(vit_b_repository: Path, tmp_path_factory: pytest.TempPathFac
 def prompt(picture: str, name: str) -> Arrays:
     """Return the inputs of the decoder for a case of the oracle."""
     width, height = images.SIZES[picture]
-    new_height, new_width = resized_size(height, width)
+    new_height, new_width = resized_size((height, width))
     case = golden.pixels(picture, name)
     points, labels = list(case.get("points", [])), list(case.get("labels", []))
     if "box" in case:

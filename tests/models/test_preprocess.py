@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hqsam_client.contract import resized_size
 from hqsam_server._errors import BadRequestError
-from hqsam_server._preprocess import Limits, preprocess, resized_size
+from hqsam_server._preprocess import Limits, preprocess
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
@@ -20,7 +21,7 @@ STD = np.array([58.395, 57.12, 57.375]).reshape(1, 3, 1, 1)
 def pixels_of(encoded: bytes) -> NDArray[np.float64]:
     """Return what the encoder sees of a picture, back in units of 0 to 255, [3, h, w]."""
     image, (height, width) = preprocess(encoded, Limits())
-    new_height, new_width = resized_size(height, width)
+    new_height, new_width = resized_size((height, width))
     pixels: NDArray[np.float64] = (image * STD + MEAN)[0, :, :new_height, :new_width]
     return pixels
 
