@@ -74,9 +74,9 @@ class Samples(Dataset[Sample]):
         progress = index / self.steps
         for attempt in range(100):
             rng = np.random.default_rng([self.seed, index, attempt])
-            # Whole pictures cost four times as much as a quarter of one, and teach little
+            # Whole pictures cost seven times as much as a quarter of one, and teach little
             # more: most come when everything else is learned.
-            side = 64 if rng.random() < (0.05 if progress < 0.75 else 0.5) else 32
+            side = 64 if rng.random() < (0.02 if progress < 0.8 else 0.25) else 32
             texture = min(1.0, 0.2 + 4 * progress)
             scene = _scene(rng, side, texture)
             if len(scene.masks):
