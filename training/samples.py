@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 
 import cv2
@@ -53,11 +52,15 @@ class Sample:
 
     def to(self, device: str) -> Sample:
         """Return the sample on a device."""
-        moved = copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(moved, name, value.to(device))
-        return moved
+        return Sample(
+            self.image.to(device),
+            self.top,
+            self.left,
+            self.point_coords.to(device),
+            self.point_labels.to(device),
+            self.masks.to(device),
+            self.anchors.to(device),
+        )
 
 
 class Samples(Dataset[Sample]):
