@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +147,35 @@ def repository(args: Mapping[str, str]) -> Path:
     return Path(args["model_repository"]).parent
 
 
+class RepeatedTensors:
+    """Makes input tensors, and those of the names given only once for the same array.
+
+    Triton copies a tensor to shared memory when it is first sent. One that comes again,
+    such as the embedding of the picture that somebody clicks on, is there already.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
+        self._last: dict[str, tuple[NDArray[Any], Any]] = {}
+
+    def __call__(self, name: str, array: NDArray[Any]) -> Any:
+        """Return a tensor; an array of a repeated name must not change afterwards."""
+        if name not in self._names:
+            return pb_utils.Tensor(name, array)
+        if name not in self._last or self._last[name][0] is not array:
+            self._last[name] = (array, pb_utils.Tensor(name, array))
+        return self._last[name][1]
+
+
 def call(
-    model_name: str, inputs: Mapping[str, NDArray[Any]], outputs: Iterable[str]
+    model_name: str,
+    inputs: Mapping[str, NDArray[Any]],
+    outputs: Iterable[str],
+    tensor: Callable[[str, NDArray[Any]], Any] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Run another model of this server and return the outputs asked for, by name.
+
+    `tensor` makes the inputs' tensors; Triton's own class by default.
 
     Raises:
         ModelCallError: that model answered with an error.
@@ -158,7 +183,7 @@ def call(
     result = pb_utils.InferenceRequest(
         model_name=model_name,
         requested_output_names=list(outputs),
-        inputs=[pb_utils.Tensor(*item) for item in inputs.items()],
+        inputs=[(tensor or pb_utils.Tensor)(*item) for item in inputs.items()],
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
     ).exec()
     if result.has_error():

@@ -80,6 +80,7 @@ class EmbeddingStore:
         self._metrics = metrics
         self._max_bytes = max_bytes
         self._half_precision = half_precision
+        self._last: tuple[tuple[Path, int, int], Embedding] | None = None
         entry_bytes = max_file_bytes(half_precision)
         if max_bytes is not None and max_bytes < entry_bytes:
             raise StoreError(
@@ -98,7 +99,7 @@ class EmbeddingStore:
         Raises:
             BadRequestError: `image_id` is malformed.
         """
-        return self._read(image_id, load)
+        return self._read(image_id, self._load)
 
     def original_size(self, image_id: str) -> tuple[int, int] | None:
         """Return (height, width) of an entry's picture, reading little more, or None.
@@ -168,6 +169,14 @@ class EmbeddingStore:
         with suppress(OSError):  # evicted meanwhile, or a folder that is read-only
             os.utime(path)
         return found
+
+    def _load(self, path: Path, key: dict[str, str]) -> Embedding:
+        """Load an entry, or return it as it is if it is that of the last call."""
+        status = path.stat()
+        file = (path, status.st_ino, status.st_size)
+        if self._last is None or self._last[0] != file:
+            self._last = (file, load(path, key))
+        return self._last[1]
 
     def _key(self, image_id: str) -> dict[str, str]:
         return {"format": _FORMAT, "fingerprint": self._fingerprint, "image_id": image_id}

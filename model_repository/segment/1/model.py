@@ -10,9 +10,10 @@ class TritonPythonModel:
     def initialize(self, args):
         parameters = _adapter.parameters(args)
         metrics = _adapter.metrics()
+        tensor = _adapter.RepeatedTensors(("image_embeddings", "hq_features"))
         self._segmenter = Segmenter(
             _settings.open_store_to_read(parameters, _adapter.repository(args), metrics),
-            lambda inputs, outputs: _adapter.call("prompt_decoder", inputs, outputs),
+            lambda inputs, outputs: _adapter.call("prompt_decoder", inputs, outputs, tensor),
             metrics,
             _settings.prompt_limits(parameters),
             _settings.number(parameters, "chunk_prompts"),
