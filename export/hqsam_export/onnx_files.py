@@ -57,6 +57,10 @@ def write(
             verbose=False,
         )
     assert program is not None  # noqa: S101 - None is for a path argument, which was not given
+    # Where in which file of this machine a node comes from is nobody's business.
+    program.model.graph.metadata_props.clear()
+    for node in program.model.graph:
+        node.metadata_props.clear()
     weights = program.model.graph.initializers.values()
     size_bytes = sum(weight.const_value.nbytes for weight in weights if weight.const_value)
     program.save(str(path), external_data=size_bytes > _SINGLE_FILE_BYTES)

@@ -36,6 +36,14 @@ def test_an_export_writes_the_models_the_configs_and_a_manifest(tiny_repository:
     assert files(tiny_repository).keys() == ONNX | TEMPLATE | {"manifest.json"}
 
 
+def test_files_say_nothing_of_the_machine_that_wrote_them(tiny_repository: Path) -> None:
+    home = str(Path(exporter.__file__).parents[2]).encode()
+    for spec in exporter.SPECS:
+        path = tiny_repository / spec.name / "1" / "model.onnx"
+        assert home not in path.read_bytes()
+        assert not any(node.metadata_props for node in onnx.load(path).graph.node)
+
+
 def test_the_manifest_names_weights_files_and_versions(
     tiny_repository: Path, tiny_model: HQSamModel
 ) -> None:
