@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     """Run `hqsam serve` until it is told to stop, and return the exit status."""
     from hqsam_server._endpoint import Endpoint
     from hqsam_server._triton import TritonServer
-    from hqsam_server._watch import watch
+    from hqsam_server._watch import instances, watch
     from hqsam_server._workspace import Tuning
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -101,12 +101,13 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         with server:
+            expected = instances(server.pid).values()
             print(
                 f"serving {args.model_repository} on grpc://{server.grpc_url} "
                 f"http://{server.http_url} metrics http://{server.metrics_url}/metrics",
                 flush=True,
             )
-            watch(server)
+            watch(server, expected)
     except KeyboardInterrupt:
         pass
     return 0

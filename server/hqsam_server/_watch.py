@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import psutil
 
@@ -31,7 +31,11 @@ before it is given up."""
 STEADY_S = 60.0
 
 
-def watch(server: TritonServer, report: Callable[[str], None] | None = None) -> None:
+def watch(
+    server: TritonServer,
+    expected: Collection[str],
+    report: Callable[[str], None] | None = None,
+) -> None:
     """Look after a server until the calling thread is interrupted.
 
     A model whose process died is loaded again; where that fails, or where the server
@@ -39,20 +43,21 @@ def watch(server: TritonServer, report: Callable[[str], None] | None = None) -> 
 
     Args:
         server: a server that was started.
+        expected: names of the instances that have to live, as `instances` gave them when
+            the server was ready. Asked for later, one that died at once would be missing.
         report: called with a line for each event; by default it goes to standard error.
 
     Raises:
         StartError: the server keeps dying.
     """
     say = report or (lambda line: print(f"hqsam serve: {line}", file=sys.stderr, flush=True))
-    expected = frozenset(instances(server.pid).values())
     loads: defaultdict[str, _Budget] = defaultdict(_Budget)
     restarts = _Budget()
     while True:
         status = server.wait(INTERVAL_S)
         if status is None:
             # Not by process ID: a process that dies while its model is loaded would be missed.
-            dead = {_model(name) for name in expected - set(instances(server.pid).values())}
+            dead = {_model(name) for name in set(expected) - set(instances(server.pid).values())}
             if all(loads[it].spend() and _reload(server, it, say) for it in sorted(dead)):
                 continue
         else:

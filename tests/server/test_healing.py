@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hqsam_server import TritonServer
 from hqsam_server._errors import StartError
-from hqsam_server._watch import MAX_HEALS, watch
+from hqsam_server._watch import MAX_HEALS, instances, watch
 from tritonclient.utils import InferenceServerException
 
 from tests.server.serving import PATIENCE_S, Serve, infer, works
@@ -44,6 +44,20 @@ def test_a_model_whose_process_died_is_loaded_again(serve: Start) -> None:
     assert len(server.shared_memory()) <= memory
     assert server.stop(signal.SIGTERM) == 0
     assert server.left_behind() == []
+
+
+def test_a_model_that_dies_as_soon_as_the_server_is_ready_is_loaded_again(repository: Path) -> None:
+    def until_back(line: str) -> None:
+        if "is back" in line:
+            raise KeyboardInterrupt
+
+    with TritonServer(repository) as server:
+        found = instances(server.pid)
+        (process,) = (pid for pid, name in found.items() if name == "numbers_0_0")
+        os.kill(process, signal.SIGKILL)
+        with pytest.raises(KeyboardInterrupt):
+            watch(server, found.values(), until_back)
+        works(server.grpc_url, "numbers")
 
 
 def test_one_of_two_instances_that_died_is_replaced(serve: Start) -> None:
@@ -122,5 +136,5 @@ def test_a_server_that_keeps_dying_is_given_up(repository: Path) -> None:
 
         os.kill(server.pid, signal.SIGKILL)
         with pytest.raises(StartError, match=f"{MAX_HEALS} times in vain: it kept dying"):
-            watch(server, kill)
+            watch(server, instances(server.pid).values(), kill)
     assert sum("was started again" in line for line in lines) == MAX_HEALS
