@@ -122,6 +122,8 @@ class AsyncHQSam(BaseClient):
             return result
 
     async def _send(self, call: Call) -> Any:
+        if call.after_s:
+            await asyncio.sleep(call.after_s)
         pending = self._stub.ModelInfer(call.request, **self._call_options(call))
         try:
             # An encoding is of use to the next call, too.

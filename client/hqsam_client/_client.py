@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -155,6 +156,8 @@ class HQSam(BaseClient):
             return result
 
     def _send(self, call: Call, turn: _Turn | None) -> Any:
+        if call.after_s:
+            time.sleep(call.after_s)
         try:
             if turn is None or call.encodes:
                 # An encoding is of use to the newer call, too.

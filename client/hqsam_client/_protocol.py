@@ -7,7 +7,7 @@ errors. It knows nothing of networks, so that the sync and the async client shar
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -25,6 +25,9 @@ Mode: TypeAlias = Literal["hq", "hq+sam", "best"]
 ASK_FROM_BYTES = 64 * 1024
 """Pictures of at least so many bytes are asked for before they are sent: a question
 costs about a millisecond, as many bytes on a 100 Mbit/s line take five."""
+
+UNLOADING_PAUSES_S = (0.1, 0.4, 1.0)
+"""Pauses before what was not found is asked for again, where a server may be ending."""
 
 _SAM_MASKS = slice(1, 4)
 """SAM's three masks for ambiguous prompts; its mask 0 is the one for clear prompts."""
@@ -71,11 +74,13 @@ class Call:
         request: the `ModelInferRequest`.
         image_id: what the balancing goes by.
         encodes: whether it may take as long as encoding a picture does.
+        after_s: seconds to wait before it is sent.
     """
 
     request: Any
     image_id: str
     encodes: bool = False
+    after_s: float = 0.0
 
 
 Flow: TypeAlias = Generator[Call, Any, T]
@@ -89,23 +94,44 @@ def embed_flow(upload: Upload, ask: bool) -> Flow[bool]:
         ask: whether to ask before sending the bytes.
     """
     if ask:
-        response = yield Call(_embed_request(upload.image_id), upload.image_id)
+        question = Call(_embed_request(upload.image_id), upload.image_id)
+        response = yield from _wherever_it_is_served(question)
         if _tensors(response)["already_stored"][0]:
             return True
     request = _embed_request(upload.image_id, upload.encoded)
-    response = yield Call(request, upload.image_id, encodes=True)
+    response = yield from _wherever_it_is_served(Call(request, upload.image_id, encodes=True))
     return bool(_tensors(response)["already_stored"][0])
 
 
+def _wherever_it_is_served(call: Call) -> Flow[Any]:
+    """Call `embed`, which every server has, but for the moment in which one ends.
+
+    A Triton that ends unloads its models before it closes its port, and answers NOT_FOUND
+    in between. A little later the balancing has found another replica.
+    """
+    for pause_s in UNLOADING_PAUSES_S:
+        try:
+            return (yield call)
+        except NotFoundError:
+            call = replace(call, after_s=pause_s)
+    return (yield call)
+
+
 def segment_flow(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list[Mask]]:
-    """Segment by `image_id`; where the server lost the picture, embed it and ask again, once."""
+    """Segment by `image_id`; where the server lost the picture, embed it and ask again.
+
+    Once is enough, unless the server ends just now.
+    """
     call = Call(_segment_request(upload.image_id, prompts, choice), upload.image_id)
-    try:
-        response = yield call
-    except NotFoundError:
-        yield from embed_flow(upload, ask=len(upload.encoded) >= ASK_FROM_BYTES)
-        response = yield call
-    return _masks(_tensors(response), upload, choice)
+    for pause_s in (0.0, 0.0, *UNLOADING_PAUSES_S):
+        try:
+            response = yield replace(call, after_s=pause_s)
+        except NotFoundError as error:
+            missed = error
+            yield from embed_flow(upload, ask=len(upload.encoded) >= ASK_FROM_BYTES)
+        else:
+            return _masks(_tensors(response), upload, choice)
+    raise missed
 
 
 def choice(mode: Mode) -> Choice:

@@ -16,7 +16,16 @@ from hqsam_client import (
     contract,
 )
 from hqsam_client._mask import Mask
-from hqsam_client._protocol import Call, Choice, Flow, choice, combine, embed_flow, segment_flow
+from hqsam_client._protocol import (
+    UNLOADING_PAUSES_S,
+    Call,
+    Choice,
+    Flow,
+    choice,
+    combine,
+    embed_flow,
+    segment_flow,
+)
 from hqsam_client._upload import Upload, prepare
 from tritonclient.grpc import service_pb2
 
@@ -104,10 +113,29 @@ def test_after_a_miss_a_large_picture_is_asked_for_first() -> None:
     assert summary(calls) == [SEGMENT, QUESTION, SEGMENT]
 
 
-def test_a_second_miss_is_an_error() -> None:
+def test_a_server_that_ends_has_no_embed_for_a_moment_and_is_asked_again() -> None:
+    calls, known = drive(embed_flow(UPLOAD, ask=False), MISS, MISS, stored(False))
+    assert summary(calls) == [BYTES] * 3
+    assert [call.after_s for call in calls] == [0, *UNLOADING_PAUSES_S[:2]]
+    assert known is False
+
+
+def test_a_server_that_never_has_embed_is_an_error() -> None:
+    with pytest.raises(NotFoundError):
+        drive(embed_flow(UPLOAD, ask=False), *[MISS] * (len(UNLOADING_PAUSES_S) + 1))
+
+
+def test_a_picture_that_is_lost_again_is_embedded_again() -> None:
+    flow = segment_flow(UPLOAD, PROMPTS, choice("hq"))
+    calls, _ = drive(flow, MISS, stored(False), MISS, stored(False), masks())
+    assert summary(calls) == [SEGMENT, BYTES, SEGMENT, BYTES, SEGMENT]
+    assert [call.after_s for call in calls] == [0, 0, 0, 0, UNLOADING_PAUSES_S[0]]
+
+
+def test_a_picture_that_is_lost_every_time_is_an_error() -> None:
     flow = segment_flow(UPLOAD, PROMPTS, choice("hq"))
     with pytest.raises(NotFoundError):
-        drive(flow, MISS, stored(False), MISS)
+        drive(flow, *[MISS, stored(False)] * (2 + len(UNLOADING_PAUSES_S)))
 
 
 def test_other_errors_are_not_taken_for_a_miss() -> None:

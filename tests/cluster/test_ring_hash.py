@@ -1,9 +1,8 @@
-"""Two servers behind one client: pictures stay where they are, and move when a server dies."""
+"""Two servers behind one client: its own ring hash, without a proxy."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -12,69 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from hqsam_client import HQSam, Mask, Picture, contract
+from hqsam_client import HQSam, Mask, Picture
 from hqsam_client._status import read_metrics
 from hqsam_server import TritonServer, Tuning
-from onnx import TensorProto, helper
 
 from tests.models import pictures
 
-MODEL_REPOSITORY = Path(__file__).parents[2] / "model_repository"
-ONNX_MODELS = (contract.ENCODER, contract.DECODER, contract.FEATURES, contract.PROMPT_DECODER)
 PATIENCE_S = 120.0
 PICTURES = 200
 THREADS = 8
 CLICK = (20, 30)
-
-
-def write_cheap(spec: contract.ModelSpec, path: Path) -> None:
-    """Write a model that fills its outputs with the sum of its inputs' means."""
-    means = [f"mean_{tensor.name}" for tensor in spec.inputs]
-    nodes = [
-        helper.make_node("ReduceMean", [tensor.name], [mean], keepdims=0)
-        for tensor, mean in zip(spec.inputs, means, strict=True)
-    ]
-    nodes.append(helper.make_node("Sum", means, ["sum"]))
-    # Where an output has an entry for each prompt, so has the last input.
-    nodes.append(helper.make_node("Shape", [spec.inputs[-1].name], ["prompts"], start=0, end=1))
-    shapes = []
-    for tensor in spec.outputs:
-        first = [] if tensor.shape[0] == -1 else [tensor.shape[0]]
-        rest = [*first, *tensor.shape[1:]]
-        name = f"shape_{tensor.name}"
-        shapes.append(
-            helper.make_tensor(f"fixed_{tensor.name}", TensorProto.INT64, [len(rest)], rest)
-        )
-        parts = [f"fixed_{tensor.name}"] if first else ["prompts", f"fixed_{tensor.name}"]
-        nodes.append(helper.make_node("Concat", parts, [name], axis=0))
-        nodes.append(helper.make_node("Expand", ["sum", name], [tensor.name]))
-    inputs, outputs = (
-        [
-            helper.make_tensor_value_info(
-                tensor.name,
-                TensorProto.FLOAT,
-                [None if side == -1 else side for side in tensor.shape],
-            )
-            for tensor in tensors
-        ]
-        for tensors in (spec.inputs, spec.outputs)
-    )
-    graph = helper.make_graph(nodes, spec.name, inputs, outputs, shapes)
-    opset = [helper.make_opsetid("", 17)]
-    path.parent.mkdir(exist_ok=True)
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
-
-
-@pytest.fixture(scope="module")
-def cheap_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole repository, with arithmetic instead of HQ-SAM: hundreds of encodes take a while."""
-    folder = tmp_path_factory.mktemp("cheap") / "model_repository"
-    shutil.copytree(MODEL_REPOSITORY, folder)
-    for spec in ONNX_MODELS:
-        write_cheap(spec, folder / spec.name / "1" / "model.onnx")
-    return folder
 
 
 @pytest.fixture
@@ -113,7 +60,7 @@ def test_200_pictures_stay_where_they_were_put_and_move_when_a_server_is_killed(
         assert [result.error for result in sam.embed(photos)] == [None] * PICTURES
     first, second = map(encodes, servers)
     assert first + second == PICTURES
-    assert min(first, second) > PICTURES // 4
+    assert max(first, second) <= 1.25 * PICTURES / 2
 
     # A client that has never seen them finds all of them again.
     with HQSam(url, timeout_s=PATIENCE_S) as sam:

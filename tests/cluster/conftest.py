@@ -1,0 +1,50 @@
+"""Replicas of `hqsam serve`, and the Envoy of docker/envoy before them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import cheap
+from tests.cluster.envoy import Envoy
+from tests.cluster.replicas import Replica
+
+
+@pytest.fixture(scope="session")
+def cheap_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cheap.write(tmp_path_factory.mktemp("cheap") / "model_repository")
+
+
+@pytest.fixture(scope="module")
+def started(
+    cheap_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Replica]]:
+    """Two replicas that the tests of a file share, and that they may stop."""
+    replicas = [
+        Replica(cheap_repository, tmp_path_factory.mktemp(name) / "temporary")
+        for name in ("first", "second")
+    ]
+    try:
+        for replica in replicas:
+            replica.start()
+        yield replicas
+    finally:
+        for replica in replicas:
+            replica.kill()
+
+
+@pytest.fixture
+def replicas(started: list[Replica]) -> list[Replica]:
+    """Two replicas that run, whatever an earlier test did to them."""
+    for replica in started:
+        if not replica.is_running():
+            replica.start()
+    return started
+
+
+@pytest.fixture
+def envoy(replicas: list[Replica], tmp_path: Path) -> Iterator[Envoy]:
+    with Envoy("envoy.yaml", [replica.address for replica in replicas], tmp_path) as envoy:
+        yield envoy
