@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench-serving bench-graphs bench-client clean
+.PHONY: help demo test test-cluster check bench-serving bench-graphs bench-client clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,6 +13,9 @@ demo: $(VENV)/.demo ## Start Triton, segment a photograph, leave demo/output/ove
 
 test: $(VENV)/.dev ## Run the tests.
 	$(BIN)/python -m pytest
+
+test-cluster: $(VENV)/.dev ## Run only the tests of several replicas, with a real Envoy.
+	$(BIN)/python -m pytest tests/cluster
 
 check: $(VENV)/.dev ## Check format, lint and types.
 	$(BIN)/ruff format --check .

@@ -7,13 +7,17 @@ import operator
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
-from hqsam_client import HQSam, Picture
+import trustme
+import yaml
+from hqsam_client import HQSam, Picture, UnavailableError
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.cluster.envoy import Envoy
+from tests.cluster.envoy import FOLDER, Envoy
 from tests.cluster.replicas import CLICK, Load, Replica
 from tests.models.api import new_png
 from tests.server.serving import PATIENCE_S
@@ -135,3 +139,50 @@ def test_a_rolling_restart_fails_no_call(
             envoy.wait_for(replica.address[1], healthy=True)
         load.wait_for(CLICKS)
     assert load.errors == []
+
+
+def test_the_tls_variant_is_the_same_but_for_tls() -> None:
+    plain, tls = (
+        yaml.safe_load((FOLDER / name).read_text()) for name in ("envoy.yaml", "envoy-tls.yaml")
+    )
+    (chain,) = tls["static_resources"]["listeners"][0]["filter_chains"]
+    assert chain.pop("transport_socket")
+    assert tls == plain
+
+
+def test_behind_tls_only_clients_with_a_right_certificate_are_let_in(
+    replicas: list[Replica], tmp_path: Path
+) -> None:
+    ours, others = trustme.CA(), trustme.CA()
+    write(ours.cert_pem, tmp_path / "clients.pem")
+    server = ours.issue_cert("localhost")
+    write(server.cert_chain_pems[0], tmp_path / "server.pem")
+    write(server.private_key_pem, tmp_path / "server.key")
+    files: dict[str, dict[str, Any]] = {}
+    for name, authority in (("ours", ours), ("others", others)):
+        certificate = authority.issue_cert("client")
+        files[name] = {
+            "root_certificates": tmp_path / "clients.pem",
+            "client_certificate": write(certificate.cert_chain_pems[0], tmp_path / f"{name}.pem"),
+            "client_key": write(certificate.private_key_pem, tmp_path / f"{name}.key"),
+        }
+    addresses = [replica.address for replica in replicas]
+    photo = new_png()
+    with Envoy("envoy-tls.yaml", addresses, tmp_path, certificates=tmp_path) as envoy:
+        url = f"localhost:{envoy.ports['grpc']}"
+        with HQSam(url, **files["ours"]) as sam:
+            assert sam.open(photo).segment(points=[CLICK]).low_res_logits.shape == (256, 256)
+        refused: tuple[dict[str, Any], ...] = (
+            {"root_certificates": tmp_path / "clients.pem"},  # no certificate
+            files["others"],  # somebody else's
+            {},  # no TLS
+            {"root_certificates": tmp_path / "others.pem"},  # does not know the server's
+        )
+        for options in refused:
+            with HQSam(url, **options) as sam, pytest.raises(UnavailableError):
+                sam.open(photo)
+
+
+def write(pem: trustme.Blob, path: Path) -> Path:
+    pem.write_to_path(path)
+    return path
