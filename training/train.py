@@ -87,7 +87,7 @@ def train(args: argparse.Namespace) -> None:
         sampler=range(start * args.pictures, len(samples)),
         batch_size=None,
         num_workers=args.workers,
-        prefetch_factor=8,
+        prefetch_factor=8 if args.workers else None,
     )
     drawn = iter(loader)
     recent: deque[dict[str, float]] = deque(maxlen=100)
