@@ -74,7 +74,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long requests under way may take when the server stops (default: %(default)s)",
     )
+    _add_tls_arguments(parser)
     parser.add_argument("arguments", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
+
+
+_TLS_FILES = {
+    "grpc-server-cert": "the server's certificate",
+    "grpc-server-key": "its private key",
+    "grpc-root-cert": "what issues the clients' certificates",
+}
+
+
+def _add_tls_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("TLS of gRPC")
+    group.add_argument("--grpc-use-ssl", action="store_true", help="encrypt")
+    group.add_argument(
+        "--grpc-use-ssl-mutual",
+        action="store_true",
+        help="encrypt, and let in only clients that have a certificate",
+    )
+    for name, text in _TLS_FILES.items():
+        group.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"{text}, PEM")
+
+
+def _tls_arguments(args: argparse.Namespace) -> list[str]:
+    """Return the TLS options as `tritonserver` takes them.
+
+    Raises:
+        StartError: a file is missing.
+    """
+    from hqsam_server._errors import StartError
+
+    options = vars(args)
+    flags = [
+        f"--{name}=true"
+        for name in ("grpc-use-ssl", "grpc-use-ssl-mutual")
+        if options[name.replace("-", "_")]
+    ]
+    for name in _TLS_FILES:
+        file: Path | None = options[name.replace("-", "_")]
+        if file is None:
+            continue
+        # Triton would say only that something is wrong.
+        if not file.is_file():
+            raise StartError(f"--{name} is {file}, which is not there: check the path")
+        # Triton runs in another folder.
+        flags.append(f"--{name}={file.resolve()}")
+    return flags
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
         metrics=Endpoint(args.metrics_port, args.metrics_address),
         tuning=Tuning(args.precision, args.threads, args.instances, args.cache_dir),
         environment={"HQSAM_STORE_FOLDER": args.store_folder} if args.store_folder else {},
-        arguments=args.arguments,
+        arguments=[*_tls_arguments(args), *args.arguments],
         exit_timeout_s=args.exit_timeout_secs,
         log=sys.stderr,
     )

@@ -1,30 +1,84 @@
-"""TLS of Triton's own, behind `--`."""
+"""TLS of Triton's own."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
+import pytest
 import tritonclient.grpc as triton
 import trustme
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.server.serving import PATIENCE_S, Serve
+from tests.server.serving import ANY_PORTS, PATIENCE_S, Serve, command
+
+Start = Callable[..., Serve]
 
 
-def test_it_is_ready_and_heals_behind_tls(serve: Callable[..., Serve], tmp_path: Path) -> None:
-    authority = trustme.CA()
-    server = authority.issue_cert("127.0.0.1")
-    root, certificate, key = (tmp_path / f"{name}.pem" for name in ("root", "server", "key"))
-    authority.cert_pem.write_to_path(root)
-    server.cert_chain_pems[0].write_to_path(certificate)
-    server.private_key_pem.write_to_path(key)
-    flags = ("--grpc-use-ssl=1", f"--grpc-server-cert={certificate}", f"--grpc-server-key={key}")
-    running = serve("--", *flags)
+class Files:
+    """PEM files: an authority's certificate, and what it has issued to the server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = trustme.CA()
+        server = self.authority.issue_cert("127.0.0.1")
+        self.root, self.certificate, self.key = (
+            folder / f"{name}.pem" for name in ("root", "server", "key")
+        )
+        self.authority.cert_pem.write_to_path(self.root)
+        server.cert_chain_pems[0].write_to_path(self.certificate)
+        server.private_key_pem.write_to_path(self.key)
+
+    def flags(self) -> list[str]:
+        return [f"--grpc-server-cert={self.certificate}", f"--grpc-server-key={self.key}"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def test_it_is_ready_and_heals_behind_tls(serve: Start, files: Files) -> None:
+    running = serve("--grpc-use-ssl", *files.flags())
     os.kill(running.instances()["numbers_0_0"], signal.SIGKILL)
     running.line("numbers is back")
     with triton.InferenceServerClient(
-        running.grpc_url, ssl=True, root_certificates=str(root)
+        running.grpc_url, ssl=True, root_certificates=str(files.root)
     ) as client:
         assert client.is_model_ready("numbers", client_timeout=PATIENCE_S)
+
+
+def test_mutual_tls_lets_in_only_clients_with_a_certificate_of_the_authority(
+    serve: Start, files: Files
+) -> None:
+    running = serve("--grpc-use-ssl-mutual", f"--grpc-root-cert={files.root}", *files.flags())
+
+    def ask(client: trustme.LeafCert | None) -> None:
+        own = (client.private_key_pem.bytes(), client.cert_chain_pems[0].bytes()) if client else ()
+        credentials = grpc.ssl_channel_credentials(files.root.read_bytes(), *own)
+        with grpc.secure_channel(running.grpc_url, credentials) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=PATIENCE_S)
+
+    ask(files.authority.issue_cert("client"))
+    for stranger in (None, trustme.CA().issue_cert("client")):
+        with pytest.raises(grpc.RpcError) as refusal:
+            ask(stranger)
+        assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_certificate_that_is_not_there_is_one_clear_line(repository: Path, files: Files) -> None:
+    flags = ["--grpc-use-ssl", *files.flags()]
+    files.key.unlink()
+    ended = subprocess.run(
+        command(f"--model-repository={repository}", *ANY_PORTS, *flags),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert f"--grpc-server-key is {files.key}, which is not there" in ended.stderr
