@@ -60,8 +60,8 @@ class Envoy:
 
     def __enter__(self) -> Envoy:
         """Start it, and wait until it is ready and has looked after every replica."""
-        # The base ID keeps Envoys of one machine out of each other's shared memory.
-        arguments = ["--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning"]
+        # Without hot restart it keeps nothing in shared memory, which it would leave behind.
+        arguments = ["--disable-hot-restart", "--concurrency", "2", "--log-level", "warning"]
         arguments += ["--file-flush-interval-msec", "100"]
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
