@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ def servers(cheap_repository: Path) -> Iterator[list[TritonServer]]:
                     "HQSAM_STORE_PRECISION": "fp16",
                     "HQSAM_STORE_BYTES": str(2 * 2**30),
                 },
+                log=sys.stdout,
             )
             for name in ("first", "second")
         ]
