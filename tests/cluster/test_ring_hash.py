@@ -60,6 +60,7 @@ def test_200_pictures_stay_where_they_were_put_and_move_when_a_server_is_killed(
     url = ",".join(server.grpc_url for server in servers)
     with HQSam(url, timeout_s=PATIENCE_S) as sam:
         assert [result.error for result in sam.embed(photos)] == [None] * PICTURES
+    assert all(server.is_running() for server in servers)
     first, second = map(encodes, servers)
     assert first + second == PICTURES
     assert max(first, second) <= 1.25 * PICTURES / 2
