@@ -8,7 +8,7 @@ from hqsam_client import contract
 from torch import Tensor
 from torch.nn import functional
 
-from training.samples import LOW_RES, centre
+from training.samples import LOW_RES, PATCH, centre
 
 
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
@@ -37,17 +37,22 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
 def similarity_loss(embeddings: Tensor, masks: Tensor, anchors: Tensor) -> Tensor:
     """Return how badly tokens of one object are told from others by their direction.
 
+    Directions are those from the picture's mean: what all tokens share tells nothing.
+
     Args:
-        embeddings: [1, C, S, S], what the neck gives.
-        masks: [P, 1, 4 * S, 4 * S], covered fractions.
-        anchors: [P, 2], (row, column) of a token of each object.
+        embeddings: [B, C, S, S], what the neck gives.
+        masks: [B * P, 1, 4 * S, 4 * S], covered fractions.
+        anchors: [B * P, 2], (row, column) of a token of each object.
 
     Returns:
         a scalar.
     """
-    directions = functional.normalize(embeddings[0].float(), dim=0)  # [C, S, S]
-    own = directions[:, anchors[:, 0], anchors[:, 1]].T  # [P, C]
-    likeness = torch.einsum("pc,chw->phw", own, directions)[:, None]  # [P, 1, S, S]
+    embeddings = embeddings.float()
+    deviations = embeddings - embeddings.mean(dim=(2, 3), keepdim=True)
+    directions = functional.normalize(deviations, dim=1)
+    directions = directions.repeat_interleave(len(masks) // len(directions), dim=0)
+    own = directions[torch.arange(len(masks)), :, anchors[:, 0], anchors[:, 1]]  # [B * P, C]
+    likeness = torch.einsum("pc,pchw->phw", own, directions)[:, None]  # [B * P, 1, S, S]
     tokens = functional.avg_pool2d(masks, masks.shape[-1] // embeddings.shape[-1])
     return mask_loss(10 * (likeness - 0.5), tokens).mean()
 
@@ -59,7 +64,7 @@ def iou(logits: Tensor, masks: Tensor) -> Tensor:
     return overlap / (predicted | wanted).sum((2, 3)).clamp_min(1)
 
 
-def corrections(logits: Tensor, masks: Tensor, top: int, left: int) -> tuple[Tensor, Tensor]:
+def corrections(logits: Tensor, masks: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
     """Return the click that a user would correct each mask with.
 
     It is put at the centre of the largest error, as the interactive segmentation
@@ -68,8 +73,7 @@ def corrections(logits: Tensor, masks: Tensor, top: int, left: int) -> tuple[Ten
     Args:
         logits: [P, 1, H, W].
         masks: [P, 1, H, W], covered fractions.
-        top: first row of tokens of the square in the 1024 frame.
-        left: first column of tokens.
+        corners: [P, 2], first row and column of tokens of each square in the 1024 frame.
 
     Returns:
         coordinates [P, 1, 2] in the 1024 frame and labels [P, 1]. A mask without an error
@@ -78,13 +82,15 @@ def corrections(logits: Tensor, masks: Tensor, top: int, left: int) -> tuple[Ten
     predicted, wanted = (logits[:, 0] > 0).cpu().numpy(), (masks[:, 0] > 0.5).cpu().numpy()
     coords = np.zeros((len(predicted), 1, 2), np.float32)
     labels = np.full((len(predicted), 1), contract.LABEL_PADDING, np.float32)
-    token = contract.INPUT_SIZE / contract.EMBEDDING_SIZE
     for row, (got, meant) in enumerate(zip(predicted, wanted, strict=True)):
         missing, extra = meant & ~got, got & ~meant
         error = missing if missing.sum() >= extra.sum() else extra
         if not error.any():
             continue
+        top, left = (PATCH * corners[row]).tolist()
         x, y = centre(error)
-        coords[row, 0] = ((x + 0.5) * LOW_RES + left * token, (y + 0.5) * LOW_RES + top * token)
-        labels[row, 0] = contract.LABEL_FOREGROUND if error is missing else 0
+        coords[row, 0] = ((x + 0.5) * LOW_RES + left, (y + 0.5) * LOW_RES + top)
+        labels[row, 0] = (
+            contract.LABEL_FOREGROUND if error is missing else contract.LABEL_BACKGROUND
+        )
     return torch.from_numpy(coords).to(logits.device), torch.from_numpy(labels).to(logits.device)

@@ -1,8 +1,8 @@
-"""Makes training samples: a scene or a part of one, objects in it, prompts for them."""
+"""Makes training batches: scenes or parts of them, objects in them, prompts for those."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
@@ -29,62 +29,96 @@ STD = np.array(contract.PIXEL_STD, np.float32)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """What a training step learns from.
+class Batch:
+    """What a training step learns from: B pictures of S x S tokens, P prompts on each.
 
     Attributes:
-        image: float32 [1, 3, 16 * S, 16 * S], normalised, padded with zeros.
-        top: first row of tokens that the square covers in the 1024 frame.
-        left: first column of tokens.
-        point_coords: float32 [P, 3, 2], (x, y) in the 1024 frame.
-        point_labels: float32 [P, 3], the contract's label codes.
-        masks: float32 [P, 1, 4 * S, 4 * S], covered fraction of each low-resolution pixel.
-        anchors: int64 [P, 2], (row, column) of a token of each object, in the square.
+        images: float32 [B, 3, 16 * S, 16 * S], normalised, padded with zeros.
+        corners: int64 [B, 2], the first row and column of tokens in the 1024 frame.
+        point_coords: float32 [B * P, 3, 2], (x, y) in the 1024 frame.
+        point_labels: float32 [B * P, 3], the contract's label codes.
+        masks: float32 [B * P, 1, 4 * S, 4 * S], covered fraction of each low-resolution
+            pixel.
+        anchors: int64 [B * P, 2], (row, column) of a token of each object, in the square.
     """
 
-    image: Tensor
-    top: int
-    left: int
+    images: Tensor
+    corners: Tensor
     point_coords: Tensor
     point_labels: Tensor
     masks: Tensor
     anchors: Tensor
 
-    def to(self, device: str) -> Sample:
-        """Return the sample on a device."""
-        return Sample(
-            self.image.to(device),
-            self.top,
-            self.left,
-            self.point_coords.to(device),
-            self.point_labels.to(device),
-            self.masks.to(device),
-            self.anchors.to(device),
-        )
+    def to(self, device: str) -> Batch:
+        """Return the batch on a device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-class Samples(Dataset[Sample]):
-    """Sample number i is always the same, wherever and whenever it is drawn."""
+@dataclass(frozen=True)
+class Stage:
+    """A part of training.
 
-    def __init__(self, steps: int, prompts: int, seed: int) -> None:
-        self.steps, self.prompts, self.seed = steps, prompts, seed
+    Attributes:
+        until: the fraction of all steps at which it ends.
+        side: S, tokens along the side of a square; 64 for whole pictures.
+        pictures: B, squares in a batch.
+        prompts: P, prompts on each.
+        texture: the share of textures in the scenes, where the stage begins and ends.
+    """
+
+    until: float
+    side: int
+    pictures: int
+    prompts: int
+    texture: tuple[float, float]
+
+
+STAGES = (
+    Stage(0.72, 14, 8, 4, (0.1, 1.0)),
+    Stage(0.97, 28, 2, 8, (0.9, 1.0)),
+    Stage(1.0, contract.EMBEDDING_SIZE, 1, 4, (1.0, 1.0)),
+)
+"""From small squares, which cost little and teach most, to whole pictures.
+
+Attention to a whole picture costs 400 times what attention to a square of 14 tokens does.
+"""
+
+
+class Batches(Dataset[Batch]):
+    """Batch number i is always the same, wherever and whenever it is drawn."""
+
+    def __init__(self, steps: int, seed: int) -> None:
+        self.steps, self.seed = steps, seed
 
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Batch:
         cv2.setNumThreads(1)
         progress = index / self.steps
-        for attempt in range(100):
-            rng = np.random.default_rng([self.seed, index, attempt])
-            # Whole pictures cost seven times as much as a quarter of one, and teach little
-            # more: most come when everything else is learned.
-            side = 64 if rng.random() < (0.02 if progress < 0.8 else 0.25) else 32
-            texture = min(1.0, 0.2 + 4 * progress)
-            scene = _scene(rng, side, texture)
-            if len(scene.masks):
-                return _sample(rng, scene, side, self.prompts)
-        raise RuntimeError(f"sample {index} stays without objects")
+        begin, stage = 0.0, STAGES[0]
+        for stage in STAGES:
+            if progress < stage.until:
+                break
+            begin = stage.until
+        low, high = stage.texture
+        texture = low + (high - low) * (progress - begin) / (stage.until - begin)
+        rng = np.random.default_rng([self.seed, index])
+        return _joined([_square(rng, stage, texture) for _ in range(stage.pictures)])
+
+
+def _joined(squares: list[Batch]) -> Batch:
+    return Batch(
+        *(torch.cat([getattr(one, field.name) for one in squares]) for field in fields(Batch))
+    )
+
+
+def _square(rng: Generator, stage: Stage, texture: float) -> Batch:
+    for _ in range(100):
+        scene = _scene(rng, stage.side, texture)
+        if len(scene.masks):
+            return _batch_of_one(rng, scene, stage)
+    raise RuntimeError("a hundred scenes without an object")
 
 
 def _scene(rng: Generator, side: int, texture: float) -> scenes.Scene:
@@ -96,13 +130,15 @@ def _scene(rng: Generator, side: int, texture: float) -> scenes.Scene:
         width, height = (full, short) if rng.random() < 0.5 else (short, full)
     # Small pictures come enlarged, large ones shrunk.
     source = float(np.exp(rng.uniform(np.log(0.4), 0))) if rng.random() < 0.25 else 1.0
+    # In a smaller square objects are smaller, or one would fill it.
+    objects = (side / contract.EMBEDDING_SIZE) ** 0.5 * float(np.exp(rng.uniform(-0.4, 0.4)))
     scene = scenes.draw(
         int(rng.integers(1 << 62)),
         max(16, int(width * source)),
         max(16, int(height * source)),
-        scale=source * float(np.exp(rng.uniform(-0.4, 0.4))),
+        scale=source * objects,
         texture=texture,
-        min_area_px=int(400 * source**2),
+        min_area_px=int(900 * source**2),
     )
     if source == 1.0 or not len(scene.masks):
         return scene
@@ -114,16 +150,17 @@ def _scene(rng: Generator, side: int, texture: float) -> scenes.Scene:
     return scenes.Scene(np.asarray(image, np.uint8), np.stack(masks))
 
 
-def _sample(rng: Generator, scene: scenes.Scene, side: int, prompts: int) -> Sample:
-    full = side * PATCH
+def _batch_of_one(rng: Generator, scene: scenes.Scene, stage: Stage) -> Batch:
+    full = stage.side * PATCH
     height, width = scene.image.shape[:2]
     image = np.zeros((3, full, full), np.float32)
     image[:, :height, :width] = ((scene.image - MEAN) / STD).transpose(2, 0, 1)
-    room = contract.EMBEDDING_SIZE - side
+    room = contract.EMBEDDING_SIZE - stage.side
     # A picture ends where the frame ends, unless the padding shows.
     top = int(rng.integers(room + 1)) if height == full else room
     left = int(rng.integers(room + 1)) if width == full else room
 
+    prompts = stage.prompts
     coords = np.zeros((prompts, POINTS, 2), np.float32)
     labels = np.full((prompts, POINTS), contract.LABEL_PADDING, np.float32)
     masks = np.zeros((prompts, 1, full, full), np.float32)
@@ -138,10 +175,9 @@ def _sample(rng: Generator, scene: scenes.Scene, side: int, prompts: int) -> Sam
         masks[row, 0, :height, :width] = mask
         x, y = click(rng, mask)
         anchors[row] = (int(y) // PATCH, int(x) // PATCH)
-    return Sample(
-        image=torch.from_numpy(image)[None],
-        top=top,
-        left=left,
+    return Batch(
+        images=torch.from_numpy(image)[None],
+        corners=torch.tensor([[top, left]]),
         point_coords=torch.from_numpy(coords),
         point_labels=torch.from_numpy(labels),
         masks=torch.nn.functional.avg_pool2d(torch.from_numpy(masks), LOW_RES),

@@ -266,7 +266,7 @@ class _Pen:
         if self.rng.random() >= self.texture * 0.8:
             return np.broadcast_to(base, (height, width, 3)).copy()
         # The second colour is as often close as far: weak textures are common.
-        other = np.clip(base + self.rng.choice([0.15, 0.4, 1.0]) * (self.colour() - base), 0, 1)
+        other = np.clip(base + self.rng.choice([0.1, 0.25, 0.6]) * (self.colour() - base), 0, 1)
         pattern = self.pattern(height, width)
         fill = base + (other - base) * pattern[..., None]
         if self.rng.random() < 0.5:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from hqsam_client import contract
 from hqsam_export import checkpoint
+from hqsam_export.modeling.transformer import TwoWayBlock
 
-from training import scenes, train
-from training.samples import LOW_RES, PATCH, Samples
+from training import initial, scenes, train
+from training.samples import LOW_RES, PATCH, STAGES, Batches
 
 
 def test_a_scene_is_the_same_for_the_same_seed_and_its_objects_share_no_pixel() -> None:
@@ -26,15 +28,18 @@ def test_a_scene_is_the_same_for_the_same_seed_and_its_objects_share_no_pixel() 
     assert first.masks.sum(axis=(1, 2)).min() >= 400
 
 
-@pytest.mark.parametrize("number", range(6))
-def test_clicks_lie_on_their_objects_and_negative_ones_do_not(number: int) -> None:
-    sample = Samples(steps=6, prompts=8, seed=3)[number]
-    side = sample.masks.shape[-1]
-    assert sample.image.shape == (1, 3, 4 * side, 4 * side)
-    assert 0 <= sample.top <= contract.EMBEDDING_SIZE - side // 4
-    corner = torch.tensor([sample.left * PATCH, sample.top * PATCH])
-    for points, labels, (mask,) in zip(
-        sample.point_coords, sample.point_labels, sample.masks, strict=True
+@pytest.mark.parametrize("step", [0, 80, 99])
+def test_clicks_lie_on_their_objects_and_negative_ones_do_not(step: int) -> None:
+    stage = next(stage for stage in STAGES if step < 100 * stage.until)
+    batch = Batches(steps=100, seed=3)[step]
+    side = 4 * stage.side
+    assert batch.images.shape == (stage.pictures, 3, 4 * side, 4 * side)
+    assert batch.masks.shape == (stage.pictures * stage.prompts, 1, side, side)
+    assert batch.corners.min() >= 0
+    assert batch.corners.max() <= contract.EMBEDDING_SIZE - stage.side
+    corners = (PATCH * batch.corners.flip(1)).repeat_interleave(stage.prompts, dim=0)  # x, y
+    for corner, points, labels, (mask,) in zip(
+        corners, batch.point_coords, batch.point_labels, batch.masks, strict=True
     ):
         assert mask.max() > 0
         assert (labels != contract.LABEL_PADDING).any()
@@ -46,11 +51,32 @@ def test_clicks_lie_on_their_objects_and_negative_ones_do_not(number: int) -> No
                 assert mask[y, x] < 1
 
 
+def test_a_model_that_begins_attends_to_the_place_of_a_click() -> None:
+    torch.manual_seed(0)
+    model = initial.new_model(train.SMALL)
+    block = cast(TwoWayBlock, model.mask_decoder.transformer.layers[0])
+    attention = block.cross_attn_token_to_image
+    grid = model.prompt_encoder.grid_encoding()  # [1, 4096, 256]
+    clicks = torch.tensor([[[100.0, 900.0], [511.0, 40.0]]])
+    queries = model.prompt_encoder.embed_points(clicks, torch.ones(1, 2))
+    likeness = attention.q_proj(queries) @ attention.k_proj(grid).transpose(1, 2)  # [1, 2, 4096]
+    side = contract.EMBEDDING_SIZE
+    places = [divmod(int(place), side) for place in likeness[0].argmax(dim=1)]
+    assert places == [(900 // PATCH, 100 // PATCH), (40 // PATCH, 511 // PATCH)]
+
+
+def test_the_filters_that_training_begins_with_are_orthogonal() -> None:
+    filters = initial.cosine_filters(160).flatten(1)
+    products = filters @ filters.T
+    assert (products - products.diag().diag()).abs().max() < 1e-5
+    assert products.diag().min() > 0
+
+
 def test_training_goes_on_where_it_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(steps: int) -> dict[str, torch.Tensor]:
-        flags = f"--output={tmp_path} --steps={steps} --prompts=2 --workers=0 --device=cpu"
+        flags = f"--output={tmp_path} --steps={steps} --workers=0 --device=cpu"
         monkeypatch.setattr(sys, "argv", ["train", *flags.split()])
         train.main()
         assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == steps

@@ -35,21 +35,23 @@ class ImageEncoder(nn.Module):
             LayerNorm2d(out_channels),
         )
 
-    def forward(self, image: Tensor, top: int = 0, left: int = 0) -> tuple[Tensor, Tensor]:
-        """Encode a picture, or a part of one.
+    def forward(
+        self, images: Tensor, corners: list[tuple[int, int]] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Encode pictures, or squares of pictures.
 
         Args:
-            image: float [1, 3, 1024, 1024], RGB, normalised, padded. Training also gives
-                smaller squares [1, 3, 16 * S, 16 * S].
-            top: the first row of tokens that the square covers in the 1024 frame.
-            left: the first column of tokens.
+            images: float [B, 3, 1024, 1024], RGB, normalised, padded. Training also gives
+                smaller squares [B, 3, 16 * S, 16 * S].
+            corners: the first row and column of tokens that each smaller square covers in
+                the 1024 frame.
 
         Returns:
-            `image_embeddings` [1, 256, S, S] and `interm_embeddings` [G, 1, S, S, width],
+            `image_embeddings` [B, 256, S, S] and `interm_embeddings` [G, B, S, S, width],
             the outputs of the G blocks with global attention; S is 64 for a whole picture.
         """
-        x = self.patch_embed(image)  # [1, S, S, C]
-        x = x + self.pos_embed[:, top : top + x.shape[1], left : left + x.shape[2]]
+        x = self.patch_embed(images)  # [B, S, S, C]
+        x = x + (self.pos_embed if corners is None else take(self.pos_embed, corners, x.shape[1]))
         interm = []
         for block in self.blocks:
             x = block(x)
@@ -66,8 +68,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, kernel_size=16, stride=16)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map [1, 3, 16 * S, 16 * S] to [1, S, S, C]."""
-        x: Tensor = self.proj(image)  # [1, C, S, S]
+        """Map [B, 3, 16 * S, 16 * S] to [B, S, S, C]."""
+        x: Tensor = self.proj(image)  # [B, C, S, S]
         return x.permute(0, 2, 3, 1)
 
 
@@ -83,7 +85,7 @@ class Block(nn.Module):
         self.mlp = MLPBlock(width, 4 * width, functional.gelu)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map tokens [1, S, S, C] to tokens [1, S, S, C]."""
+        """Map tokens [B, S, S, C] to tokens [B, S, S, C]."""
         y = self.norm1(x)
         if self.window:
             y = merge_windows(self.attn(split_windows(y, self.window)), self.window, x.shape[1])
@@ -130,18 +132,23 @@ def relative_table(rel_pos: Tensor, side: int) -> Tensor:
     return rel_pos[positions[:, None] - positions[None, :] + rel_pos.shape[0] // 2]
 
 
+def take(table: Tensor, corners: list[tuple[int, int]], side: int) -> Tensor:
+    """Cut squares [B, side, side, C] out of [1, S, S, C]; corners are (row, column)."""
+    return torch.cat([table[:, row : row + side, col : col + side] for row, col in corners])
+
+
 def split_windows(x: Tensor, window: int) -> Tensor:
-    """Cut [1, S, S, C] into windows [B, window, window, C], padded with zeros."""
+    """Cut [B, S, S, C] into windows [B * W * W, window, window, C], padded with zeros."""
     padding = -x.shape[1] % window
     count = (x.shape[1] + padding) // window
     x = functional.pad(x, (0, 0, 0, padding, 0, padding))
-    x = x.reshape(count, window, count, window, x.shape[-1]).transpose(1, 2)
-    return x.reshape(count * count, window, window, x.shape[-1])
+    x = x.reshape(-1, window, count, window, x.shape[-1]).transpose(1, 2)
+    return x.reshape(-1, window, window, x.shape[-1])
 
 
 def merge_windows(x: Tensor, window: int, side: int) -> Tensor:
-    """Undo `split_windows`: [B, window, window, C] to [1, side, side, C]."""
+    """Undo `split_windows`: [B * W * W, window, window, C] to [B, side, side, C]."""
     count = (side + -side % window) // window
-    x = x.reshape(count, count, window, window, x.shape[-1]).transpose(1, 2)
-    x = x.reshape(1, count * window, count * window, x.shape[-1])
+    x = x.reshape(-1, count, window, window, x.shape[-1]).transpose(1, 2)
+    x = x.reshape(-1, count * window, count * window, x.shape[-1])
     return x[:, :side, :side]
