@@ -24,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16"),
+        choices=("fp32", "fp16", "fp16-weights"),
         default="fp32",
-        help="fp16 halves the files; inputs and outputs stay float32 (default: %(default)s)",
+        help="fp16 and fp16-weights halve the files, whose inputs and outputs stay float32; "
+        "fp16 is for GPUs (default: %(default)s)",
     )
 
 

@@ -24,15 +24,6 @@ from hqsam_export.modeling import HQSamModel
 
 SPECS = (contract.ENCODER, contract.DECODER, contract.FEATURES, contract.PROMPT_DECODER)
 
-# The encoder is nearly all of the arithmetic. The decoder's is not clean in float16: it
-# sums squares over channels outside of a norm operator.
-LOWERING = {
-    contract.ENCODER.name: onnx_files.lower,
-    contract.DECODER.name: onnx_files.halve,
-    contract.FEATURES.name: onnx_files.halve,
-    contract.PROMPT_DECODER.name: onnx_files.halve,
-}
-
 
 def export(
     model: HQSamModel,
@@ -49,8 +40,9 @@ def export(
     Args:
         model: the model, in evaluation mode.
         output: the model repository; `encoder/1/model.onnx` and so on are written.
-        precision: "fp32", or "fp16" for files of half the size whose inputs and outputs
-            are float32 all the same.
+        precision: "fp32"; "fp16" for files of half the size, of which the encoder computes
+            in float16; or "fp16-weights" for files of half the size that compute in float32.
+            Inputs and outputs are float32 all the same.
         report: called with a line for each file.
 
     Returns:
@@ -73,8 +65,7 @@ def export(
             examples.keep(spec, expected)
             with torch.no_grad():
                 onnx_files.write(GRAPHS[spec.name](model), adapted, inputs, path)
-            if precision == "fp16":
-                LOWERING[spec.name](path)
+            reduce(path, spec, precision)
             onnx_files.check(path, adapted)
             outputs = onnx_files.run(path, inputs)
             tolerance = onnx_files.TOLERANCE[precision]
@@ -82,11 +73,21 @@ def export(
             report(f"{spec.name}: within {difference:.1e} of PyTorch")
             if spec is contract.ENCODER:
                 embeddings = outputs
-        if precision == "fp16":
+        if precision != "fp32":
             report(_loss(folder, embeddings, expected[0]))
         manifest = _manifest(model, folder, precision, generated)
         repository.write_manifest(folder, manifest)
     return manifest
+
+
+def reduce(path: Path, spec: contract.ModelSpec, precision: str) -> None:
+    """Bring the file of a model from fp32 to a precision of `export`."""
+    # The encoder is nearly all of the arithmetic. The decoder's is not clean in float16: it
+    # sums squares over channels outside of a norm operator.
+    if precision == "fp16" and spec is contract.ENCODER:
+        onnx_files.lower(path)
+    elif precision != "fp32":
+        onnx_files.halve(path)
 
 
 def _loss(folder: Path, embeddings: Sequence[NDArray[np.float32]], expected: Tensor) -> str:
@@ -99,7 +100,7 @@ def _loss(folder: Path, embeddings: Sequence[NDArray[np.float32]], expected: Ten
         examples.keep(spec, tuple(map(torch.from_numpy, outputs)))
     difference = float(np.abs(outputs[0] - expected.numpy()).max() / expected.abs().max())
     iou = onnx_files.mask_iou(outputs[0], expected)
-    return f"loss of fp16 from picture to mask: logits within {difference:.1e}, mask IoU {iou:.4f}"
+    return f"loss from picture to mask: logits within {difference:.1e}, mask IoU {iou:.4f}"
 
 
 def references(

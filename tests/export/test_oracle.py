@@ -17,7 +17,7 @@ import pytest
 import torch
 from hqsam_client.contract import resized_size
 from hqsam_export import onnx_files
-from hqsam_export.exporter import LOWERING
+from hqsam_export.exporter import SPECS, reduce
 from hqsam_server._preprocess import Limits, preprocess
 from PIL import Image
 
@@ -62,11 +62,11 @@ def embeddings(vit_b_repository: Path) -> Embeddings:
 def fp16_repository(vit_b_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model, lowered as `hqsam export --precision fp16` does."""
     folder = tmp_path_factory.mktemp("fp16") / "model_repository"
-    for name, lower in LOWERING.items():
-        path = folder / name / "1" / "model.onnx"
+    for spec in SPECS:
+        path = folder / spec.name / "1" / "model.onnx"
         path.parent.mkdir(parents=True)
-        shutil.copyfile(vit_b_repository / name / "1" / "model.onnx", path)
-        lower(path)
+        shutil.copyfile(vit_b_repository / spec.name / "1" / "model.onnx", path)
+        reduce(path, spec, "fp16")
     return folder
 
 
@@ -108,8 +108,8 @@ def test_masks_are_the_official_ones(
 
 
 def test_fp16_halves_the_files(vit_b_repository: Path, fp16_repository: Path) -> None:
-    for name in LOWERING:
-        path = Path(name, "1", "model.onnx")
+    for spec in SPECS:
+        path = Path(spec.name, "1", "model.onnx")
         whole, half = ((root / path).stat().st_size for root in (vit_b_repository, fp16_repository))
         assert half < 0.55 * whole
 
