@@ -1,4 +1,4 @@
-"""Where the parts of Triton are that the package `nvidia-pytriton` carries."""
+"""Where the parts of Triton are: in its image, or in the package `nvidia-pytriton`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hqsam_server._errors import StartError
+
+HOME = Path("/opt/tritonserver")
+"""Where Triton's image has it; the environment variable HQSAM_TRITON_HOME names another place."""
 
 STUB = "triton_python_backend_stub"
 """Name of the program that a Python model runs in."""
@@ -49,9 +52,14 @@ class Distribution:
 def find() -> Distribution:
     """Find the parts.
 
+    A Triton that is installed goes before the one of the package.
+
     Raises:
         StartError: one is missing; the message says what to install.
     """
+    home = Path(os.environ.get("HQSAM_TRITON_HOME", HOME))
+    if "HQSAM_TRITON_HOME" in os.environ or (home / "bin" / "tritonserver").exists():
+        return _installed(home)
     package = importlib.util.find_spec("pytriton")
     if package is None or package.origin is None:
         raise StartError(
@@ -69,6 +77,19 @@ def find() -> Distribution:
     for path in (found.binary, found.python_backend, found.stub):
         if not path.exists():
             raise StartError(f"nvidia-pytriton has no {path}: Python {version} is not supported")
+    return found
+
+
+def _installed(home: Path) -> Distribution:
+    found = Distribution(
+        binary=home / "bin" / "tritonserver",
+        python_backend=home / "backends" / "python",
+        stub=home / "backends" / "python" / STUB,
+        libraries=(home / "lib", *_python_library()),
+    )
+    for path in (found.binary, found.python_backend, found.stub):
+        if not path.exists():
+            raise StartError(f"the Triton in {home} has no {path}: use its full image, *-py3")
     return found
 
 

@@ -15,9 +15,6 @@ from tritonclient.grpc import model_config_pb2
 from hqsam_server._distribution import Distribution
 from hqsam_server._errors import StartError
 
-VARIANT = "cpu"
-"""The config of a model, under `configs/`, that the embedded server prefers."""
-
 
 @dataclass(frozen=True)
 class Tuning:
@@ -30,12 +27,17 @@ class Tuning:
         instances: instances of `prompt_decoder`, each with its threads; None for one for
             every eight processors.
         cache_dir: where compiled models are kept.
+        model_config_name: the config of a model, under `configs/`, that is preferred.
+        backend_directory: Triton's own backends, which run the models as their configs say;
+            None for this package's, which run ONNX files on the CPU.
     """
 
     precision: str = "auto"
     threads: int | None = None
     instances: int | None = None
     cache_dir: Path | None = None
+    model_config_name: str = "cpu"
+    backend_directory: Path | None = None
 
 
 def write_backends(folder: Path, distribution: Distribution) -> None:
@@ -81,7 +83,7 @@ def write_repository(folder: Path, source: Path, tuning: Tuning) -> list[str]:
 
 def _write_model(folder: Path, source: Path, tuning: Tuning) -> None:
     folder.mkdir(parents=True)
-    variant = source / "configs" / f"{VARIANT}.pbtxt"
+    variant = source / "configs" / f"{tuning.model_config_name}.pbtxt"
     config_file = variant if variant.exists() else source / "config.pbtxt"
     try:
         text = config_file.read_text(encoding="utf-8")
@@ -93,7 +95,8 @@ def _write_model(folder: Path, source: Path, tuning: Tuning) -> None:
             raise StartError(
                 f"{source} has no model.onnx: run hqsam export --output {source.parent}"
             )
-        _tune(config, tuning)
+        if tuning.backend_directory is None:
+            _tune(config, tuning)
     (folder / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
     for version in source.glob("[0-9]*"):
         if config.backend == "python":

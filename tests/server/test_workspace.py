@@ -78,3 +78,13 @@ def test_the_repository_itself_is_not_changed(tiny_repository: Path, tmp_path: P
     before = content()
     written(tiny_repository, tmp_path, Tuning("fp32", 1, 1, tmp_path / "cache"))
     assert content() == before != {}
+
+
+def test_on_tritons_own_backends_models_are_as_their_configs_say(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    tuning = Tuning(threads=3, model_config_name="cuda", backend_directory=tmp_path)
+    configs = written(tiny_repository, tmp_path / "view", tuning)
+    for name in ONNX_MODELS:
+        file = tiny_repository / name / "configs" / "cuda.pbtxt"
+        assert configs[name] == text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())

@@ -1,0 +1,49 @@
+"""A Triton that is installed, as in its image, goes before the package's, with its own backends."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hqsam_server import _distribution, _workspace
+
+from tests.server.serving import Serve
+from tests.server.test_start_errors import said
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder that looks like /opt/tritonserver."""
+    carried = _distribution.find()
+    home = tmp_path / "tritonserver"
+    _workspace.write_backends(home / "backends", carried)
+    (home / "bin").mkdir()
+    # The program finds its libraries beside itself.
+    (home / "bin" / "tritonserver").symlink_to(carried.binary)
+    (home / "lib").symlink_to(carried.libraries[0])
+    return home
+
+
+def test_hqsam_serve_runs_on_it(
+    serve: Callable[..., Serve], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HQSAM_TRITON_HOME", str(home))
+    backends = home / "backends"
+    server = serve(f"--backend-directory={backends}", "--model-config-name=cuda")
+    command = server.triton.cmdline()
+    assert command[0] == str(home / "bin" / "tritonserver")
+    assert f"--backend-directory={backends}" in command
+    assert "--allow-gpu-metrics=true" in command
+    assert server.instances()
+    server.stop(signal.SIGTERM)
+
+
+def test_an_image_without_python_is_named(
+    home: Path, temporary: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(home / "backends" / "python")
+    monkeypatch.setenv("HQSAM_TRITON_HOME", str(home))
+    assert "use its full image, *-py3" in said(temporary, f"--model-repository={repository}")
