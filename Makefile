@@ -8,19 +8,20 @@ BIN := $(VENV)/bin
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo ## Start Triton, segment a photograph, leave demo/output/overlay.png.
+demo: $(VENV)/.demo$(if $(HQSAM_CHECKPOINT),-export) ## Start Triton, segment a photograph, draw the masks in demo/output.
 	$(BIN)/python -m demo
 
 test: $(VENV)/.dev ## Run the tests.
 	$(BIN)/python -m pytest
 
-test-cluster: $(VENV)/.dev ## Run only the tests of several replicas, with a real Envoy.
-	$(BIN)/python -m pytest tests/cluster
+test-cluster: $(VENV)/.dev ## Run the tests of several replicas with three, behind a real Envoy.
+	HQSAM_TEST_REPLICAS=3 $(BIN)/python -m pytest tests/cluster
 
-check: $(VENV)/.dev ## Check format, lint and types.
+check: $(VENV)/.dev ## Check format, lint and types, and the Dockerfile.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint docker/Dockerfile
 
 bench-serving: $(VENV)/.dev ## Measure serving at full size, into benchmarks/results.
 	$(BIN)/python -m benchmarks.serving
@@ -36,8 +37,10 @@ clean: ## Remove the virtual environment, caches, and what builds and the demo w
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.demo: EXTRAS = demo
+# A checkpoint has to be exported first.
+$(VENV)/.demo-export: EXTRAS = demo,export
 $(VENV)/.dev: EXTRAS = dev
-$(VENV)/.demo $(VENV)/.dev: pyproject.toml
+$(VENV)/.demo $(VENV)/.demo-export $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'

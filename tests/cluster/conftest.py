@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +22,10 @@ def cheap_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(
     cheap_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[Replica]]:
-    """Two replicas that the tests of a file share, and that they may stop."""
+    """Replicas that the tests of a file share, and that they may stop: two, or as many as told."""
     replicas = [
-        Replica(cheap_repository, tmp_path_factory.mktemp(name) / "temporary")
-        for name in ("first", "second")
+        Replica(cheap_repository, tmp_path_factory.mktemp("replica") / "temporary")
+        for _ in range(int(os.environ.get("HQSAM_TEST_REPLICAS", "2")))
     ]
     try:
         for replica in replicas:
@@ -37,7 +38,7 @@ def started(
 
 @pytest.fixture
 def replicas(started: list[Replica]) -> list[Replica]:
-    """Two replicas that run, whatever an earlier test did to them."""
+    """Replicas that run, whatever an earlier test did to them."""
     for replica in started:
         if not replica.is_running():
             replica.start()

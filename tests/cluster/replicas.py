@@ -94,6 +94,7 @@ class Load:
 
     def __init__(self, pictures: Sequence[Picture], clients: int = 8) -> None:
         """Click once on each picture, to know what is right; each client gets its share."""
+        self.clients = clients
         shares = [pictures[number::clients] for number in range(clients)]
         self._rounds = [0] * clients
         self._clicks = 0

@@ -59,11 +59,10 @@ def test_300_pictures_spread_evenly_and_each_stays_on_one_replica(envoy: Envoy) 
         places[line["image_id"]].add(line["upstream"])
     assert places.keys() == set(names)
     assert all(len(hosts) == 1 for hosts in places.values())
-    first, second = (
-        sum(str(port) in host for (host,) in places.values()) for port in envoy.requests()
-    )
-    assert first + second == 300
-    assert max(first, second) <= 1.25 * 150
+    ports = envoy.requests()
+    shares = [sum(str(port) in host for (host,) in places.values()) for port in ports]
+    assert sum(shares) == 300
+    assert max(shares) <= 1.25 * 300 / len(ports)
 
 
 def test_a_picture_is_encoded_once_for_all_clients(envoy: Envoy, replicas: list[Replica]) -> None:
@@ -79,26 +78,30 @@ def test_a_picture_is_encoded_once_for_all_clients(envoy: Envoy, replicas: list[
 def test_a_killed_replica_takes_no_call_with_it_and_gets_its_share_back(
     envoy: Envoy, replicas: list[Replica]
 ) -> None:
-    lost, kept = replicas
+    lost, *kept = replicas
     before = encodes(replicas)
     with connect(envoy) as sam:
         opened = [sam.open(new_png()) for _ in range(PICTURES)]
-        of_lost, of_kept = map(operator.sub, encodes(replicas), before)
-        assert of_lost + of_kept == PICTURES
+        shares = [*map(operator.sub, encodes(replicas), before)]
+        assert sum(shares) == PICTURES
         with Load(opened) as load:
             load.wait_for(CLICKS)
             lost.kill()
             load.wait_for_all()
             assert load.errors == []
-            # Those that moved were encoded once more, and nothing else.
-            assert kept.encodes() == before[1] + PICTURES
+            # Those that moved were encoded once more, and nothing else. Until Envoy knows that
+            # a replica is gone, it tries calls again on any other one: with several of them not
+            # always the one that the picture moves to.
+            moved = encodes(kept)
+            extra = sum(moved) - sum(before[1:]) - sum(shares[1:])
+            assert shares[0] <= extra <= shares[0] * min(2, len(kept))
 
             lost.start()
             envoy.wait_for(lost.address[1], healthy=True)
             load.wait_for_all()
     assert load.errors == []
-    assert lost.encodes() == of_lost
-    assert kept.encodes() == before[1] + PICTURES
+    assert lost.encodes() == shares[0]
+    assert encodes(kept) == moved
 
 
 def test_a_replica_that_is_told_to_end_loses_no_call(
@@ -114,18 +117,20 @@ def test_a_replica_that_is_told_to_end_loses_no_call(
 def test_a_hung_replica_is_left_out_and_comes_back(
     envoy: Envoy, replicas: list[Replica], opened: list[Picture]
 ) -> None:
-    hung, well = replicas
+    hung, *well = replicas
     with Load(opened) as load:
         load.wait_for(CLICKS)
         hung.hang()
         envoy.wait_for(hung.address[1], healthy=False)
         load.wait_for_all()
-        encoded = well.encodes()
+        encoded = sum(encodes(well))
         hung.go_on()
         envoy.wait_for(hung.address[1], healthy=True)
         load.wait_for_all()
     assert load.errors == []
-    assert well.encodes() == encoded
+    # With one other replica, all pictures were there; of several, a call that is tried again
+    # while the hung one comes back may find one that lacks its picture.
+    assert sum(encodes(well)) <= encoded + (load.clients if len(well) > 1 else 0)
 
 
 def test_a_rolling_restart_fails_no_call(

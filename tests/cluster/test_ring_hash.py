@@ -20,7 +20,7 @@ from hqsam_server import TritonServer, Tuning
 from tests.models import pictures
 
 PATIENCE_S = 120.0
-PICTURES = 200
+PICTURES = 300
 THREADS = 8
 CLICK = (20, 30)
 
@@ -53,7 +53,7 @@ def encodes(server: TritonServer) -> int:
     return int(read_metrics(host, int(port), PATIENCE_S).get("encodes", 0))
 
 
-def test_200_pictures_stay_where_they_were_put_and_move_when_a_server_is_killed(
+def test_300_pictures_stay_where_they_were_put_and_move_when_a_server_is_killed(
     servers: list[TritonServer],
 ) -> None:
     photos = [pictures.png(60 + index, 50) for index in range(PICTURES)]

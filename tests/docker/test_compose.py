@@ -1,0 +1,128 @@
+"""Image and compose files agree with each other, with the project and with the tools' rules."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from compose_spec import PyCompose
+from hqsam_server import _cli
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
+DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+COMPOSE = sorted(DOCKER.glob("compose*.yaml"))
+
+
+def services(path: Path) -> dict[str, dict[str, Any]]:
+    """Return a file's services, each over the one that it extends."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found = {}
+    for name, service in content["services"].items():
+        base = service.get("extends")
+        inherited = services(DOCKER / base["file"])[base["service"]] if base else {}
+        found[name] = inherited | service
+    return found
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_compose_files_keep_the_specification(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    # As compose does before it reads: variables get their defaults.
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+    text = re.sub(r"\$\{\w+:\?[^}]*\}", "./models", text)
+    compose = PyCompose.from_yaml(yaml.safe_dump(yaml.safe_load(text)))
+    assert compose.service_names()
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_what_compose_files_mount_and_build_is_there(path: Path) -> None:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    named = set(content.get("volumes", {}))
+    for service in services(path).values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("."):
+                assert (DOCKER / source).is_file()
+            elif not source.startswith("$") and path.name != "compose.base.yaml":
+                assert source in named
+        if "build" in service:
+            assert (DOCKER / service["build"]["context"]).resolve() == ROOT
+            assert f" AS {service['build']['target']}\n" in DOCKERFILE
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_nothing_is_published_beyond_loopback(path: Path) -> None:
+    for service in services(path).values():
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.cluster.yaml"])
+def test_the_server_has_no_rights_that_it_does_not_need(file: str, name: str) -> None:
+    service = services(DOCKER / file)[name]
+    assert service["read_only"] is True
+    assert service["user"] == "1000:1000"
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_envoy_and_prometheus_look_up_the_name_that_replicas_have() -> None:
+    cluster = services(DOCKER / "compose.cluster.yaml")
+    for name in ("cpu", "gpu"):
+        assert cluster[name]["networks"]["default"]["aliases"] == ["hqsam-replicas"]
+    assert "address: hqsam-replicas, port_value: 8001" in (DOCKER / "envoy/envoy.yaml").read_text()
+    prometheus = yaml.safe_load((DOCKER / "prometheus/prometheus.yaml").read_text())
+    (discovery,) = prometheus["scrape_configs"][0]["dns_sd_configs"]
+    assert discovery["names"] == ["hqsam-replicas"]
+    (datasource,) = yaml.safe_load((DOCKER / "grafana/datasource.yaml").read_text())["datasources"]
+    assert datasource["url"] == "http://prometheus:9090"
+    assert "prometheus" in cluster
+
+
+def test_the_images_start_hqsam_serve_with_options_that_it_has() -> None:
+    entrypoints = re.findall(r"^ENTRYPOINT (\[.*?\])$", DOCKERFILE, re.DOTALL | re.MULTILINE)
+    commands = [json.loads(text.replace("\\\n", "")) for text in entrypoints]
+    parser = argparse.ArgumentParser()
+    _cli.add_arguments(parser)
+    served = [command[2:] for command in commands if command[:2] == ["hqsam", "serve"]]
+    assert len(served) == 2
+    for command in served:
+        args = parser.parse_args(command)
+        assert args.grpc_address == "0.0.0.0"  # noqa: S104 - inside of a container
+        assert args.model_repository == Path("/models")
+    assert parser.parse_args(served[1]).model_config_name == "cuda"
+    assert (ROOT / "model_repository/encoder/configs/cuda.pbtxt").is_file()
+
+
+def test_the_image_is_built_from_no_more_than_the_context_holds(tmp_path: Path) -> None:
+    kept = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    allowed = {line[1:] for line in kept if line.startswith("!")}
+    stage = DOCKERFILE.split(" AS wheel\n")[1].split("\nFROM ")[0]
+    copied = {
+        source
+        for line in re.findall(r"^COPY (.*)$", stage, re.MULTILINE)
+        for source in line.split()[:-1]
+    }
+    assert copied == allowed
+    # And the wheel can be built from that: links, so that nothing else is there.
+    context = tmp_path / "context"
+    context.mkdir()
+    for name in copied:
+        (context / name).symlink_to(ROOT / name)
+    built = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path, context],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    assert len(list(tmp_path.glob("hqsam_triton-*.whl"))) == 1

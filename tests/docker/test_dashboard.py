@@ -1,0 +1,67 @@
+"""What dashboard and alerts ask Prometheus for exists, and is asked for in its language."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+
+import promql_parser
+import pytest
+import yaml
+from hqsam_client import HQSam, HQSamError
+from hqsam_server import TritonServer
+
+from tests.oracle import images
+
+DOCKER = Path(__file__).parents[2] / "docker"
+
+# Not on the server's own page: Prometheus' own, Envoy's, and what only a GPU or hqsam serve has.
+ELSEWHERE = {
+    "up",
+    "envoy_cluster_membership_healthy",
+    "envoy_cluster_upstream_rq_retry",
+    "nv_gpu_utilization",
+}
+
+
+def queries() -> dict[str, str]:
+    dashboard = json.loads((DOCKER / "grafana/hqsam.json").read_text(encoding="utf-8"))
+    found = {
+        f"{panel['title']} {target['refId']}": target["expr"]
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])
+    }
+    alerts = yaml.safe_load((DOCKER / "prometheus/alerts.yaml").read_text(encoding="utf-8"))
+    found |= {rule["alert"]: rule["expr"] for rule in alerts["groups"][0]["rules"]}
+    adapter = DOCKER / "kubernetes/components/autoscaling/prometheus-adapter.yaml"
+    (rule,) = yaml.safe_load(adapter.read_text(encoding="utf-8"))["rules"]["custom"]
+    labels = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'pod="a"')
+    found["autoscaler"] = labels.replace("<<.GroupBy>>", "pod")
+    return {name: query.replace("$__rate_interval", "1m") for name, query in found.items()}
+
+
+@pytest.mark.parametrize("name", queries())
+def test_a_query_is_promql(name: str) -> None:
+    promql_parser.parse(queries()[name])
+
+
+def test_every_metric_is_one_that_the_server_has(tiny_repository: Path) -> None:
+    names = {
+        name
+        for query in queries().values()
+        for name in re.findall(r"\b(?:up|(?:nv|hqsam|envoy)_\w+)(?=\{)", query)
+        + re.findall(r"\b(?:nv|hqsam)_\w+", query)
+    }
+    with TritonServer(tiny_repository) as server, HQSam(server.grpc_url, timeout_s=300) as sam:
+        sam.open(images.picture(600, 400)).segment(points=[(20, 30)])
+        with pytest.raises(HQSamError):
+            sam.segment(b"no picture", points=[(20, 30)])
+        with urllib.request.urlopen(f"http://{server.metrics_url}/metrics") as response:
+            page = response.read().decode()
+    missing = {name for name in names - ELSEWHERE if not re.search(rf"^{name}[{{ ]", page, re.M)}
+    assert missing == set()
+    # Quantiles and reasons that the queries pick out.
+    assert re.search(r'^nv_inference_request_summary_us\{.*quantile="0.99"', page, re.M)
+    assert re.search(r'^nv_inference_request_failure\{.*reason="CANCELED"', page, re.M)

@@ -1,0 +1,150 @@
+"""The manifests are valid, hold together, and agree with the files that compose uses."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2] / "docker"
+KUBERNETES = ROOT / "kubernetes"
+VERSION = "1.34"
+
+CUSTOM = {"ServiceMonitor", "PrometheusRule", "InferenceService", "Kustomization", "Component"}
+"""Kinds that Kubernetes itself has no schema of."""
+
+NOT_MANIFESTS = {"envoy-config.yaml", "prometheus-adapter.yaml"}
+
+FILES = sorted(path for path in KUBERNETES.rglob("*.yaml") if path.name not in NOT_MANIFESTS)
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+
+
+def everything() -> list[dict[str, Any]]:
+    return [document for path in FILES for document in documents(path)]
+
+
+def pod(document: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the pod's specification, where the document starts pods."""
+    if document["kind"] == "InferenceService":
+        return dict(document["spec"]["predictor"])
+    return document["spec"].get("template", {}).get("spec") if "spec" in document else None
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(KUBERNETES))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_each_resource_keeps_kubernetes_own_schema(path: Path) -> None:
+    for document in documents(path):
+        assert document["apiVersion"]
+        if document["kind"] in CUSTOM or path.parent.parent.name == "overlays":
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kubernetes_validate.validate(document, VERSION, strict=True)
+
+
+@pytest.mark.parametrize("path", sorted(KUBERNETES.rglob("kustomization.yaml")), ids=name)
+def test_kustomizations_name_what_is_there(path: Path) -> None:
+    (kustomization,) = documents(path)
+    for key in ("resources", "components"):
+        for entry in kustomization.get(key, []):
+            target = path.parent / entry
+            assert target.is_file() or (target / "kustomization.yaml").is_file(), target
+    known = {(it["kind"], it["metadata"]["name"]) for it in everything() if "metadata" in it}
+    for patch in kustomization.get("patches", []):
+        if "path" in patch:
+            (document,) = documents(path.parent / patch["path"])
+            target = document["kind"], document["metadata"]["name"]
+        else:
+            target = patch["target"]["kind"], patch["target"]["name"]
+        assert target in known
+    images = {c["image"].split(":")[0] for it in everything() for c in _containers(it)}
+    assert {it["name"] for it in kustomization.get("images", [])} <= images
+    for generator in kustomization.get("configMapGenerator", []):
+        for entry in generator["files"]:
+            assert (path.parent / entry.split("=")[1]).is_file()
+
+
+def _containers(document: dict[str, Any]) -> list[dict[str, Any]]:
+    specification = pod(document)
+    containers = specification.get("containers", []) if specification else []
+    return [container for container in containers if "image" in container]
+
+
+def test_patches_of_an_overlay_change_containers_that_are_there() -> None:
+    (deployment, *_) = [
+        it for it in documents(KUBERNETES / "base" / "replicas.yaml") if it["kind"] == "Deployment"
+    ]
+    names = {container["name"] for container in _containers(deployment)}
+    for path in KUBERNETES.glob("overlays/*/resources.yaml"):
+        (patch,) = documents(path)
+        specification = pod(patch)
+        assert specification is not None
+        assert {container["name"] for container in specification["containers"]} <= names
+
+
+def test_no_container_may_do_more_than_it_has_to() -> None:
+    seen = 0
+    for document in everything():
+        for container in _containers(document):
+            seen += 1
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            specification = pod(document)
+            assert specification is not None
+            assert specification["securityContext"]["runAsNonRoot"] is True
+            assert specification["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+            mounts = {mount["name"] for mount in container.get("volumeMounts", [])}
+            assert mounts == {volume["name"] for volume in specification.get("volumes", [])}
+    assert seen == 5
+
+
+def test_a_replica_has_longer_to_end_than_it_needs() -> None:
+    for document in everything():
+        specification = pod(document)
+        if document["kind"] != "Deployment" or "securityContext" not in (specification or {}):
+            continue
+        assert specification is not None
+        (container,) = specification["containers"]
+        command = container["lifecycle"]["preStop"]["exec"]["command"]
+        pause = int(command[-1].split()[-1])
+        exit_timeout = 30 if container["name"] == "triton" else 0
+        assert pause + exit_timeout < specification["terminationGracePeriodSeconds"]
+
+
+def test_services_and_budgets_select_pods_that_are_there() -> None:
+    pods = [
+        it["spec"]["template"]["metadata"]["labels"].items()
+        for it in everything()
+        if it["kind"] in ("Deployment", "Job") and "metadata" in it["spec"]["template"]
+    ]
+    for document in everything():
+        if document["kind"] == "Service":
+            selector = document["spec"]["selector"]
+        elif document["kind"] == "PodDisruptionBudget":
+            selector = document["spec"]["selector"]["matchLabels"]
+        else:
+            continue
+        assert any(selector.items() <= labels for labels in pods), selector
+
+
+def test_envoy_is_configured_as_in_compose() -> None:
+    copied = KUBERNETES / "base" / "envoy-config.yaml"
+    assert copied.read_text() == (ROOT / "envoy" / "envoy.yaml").read_text()
+
+
+def test_alerts_are_those_of_compose() -> None:
+    (rule,) = documents(KUBERNETES / "components" / "monitoring" / "alerts.yaml")
+    (compose,) = documents(ROOT / "prometheus" / "alerts.yaml")
+    assert rule["spec"] == compose
