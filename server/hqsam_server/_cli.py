@@ -23,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="what hqsam export wrote (default: %(default)s)",
     )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="serve the small model of the package, for trying and testing, instead",
+    )
     for service, port in (("grpc", 8001), ("http", 8000), ("metrics", 8002)):
         parser.add_argument(
             f"--{service}-port",
@@ -53,6 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="instances of prompt_decoder, between which --threads' default is divided "
         "(default: one for every eight processors)",
+    )
+    parser.add_argument(
+        "--model-config-name",
+        default="cpu",
+        metavar="NAME",
+        help="prefer this one of each model's configs/ (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--backend-directory",
+        type=Path,
+        metavar="FOLDER",
+        help="run the models on Triton's own backends, on GPUs too, instead of on this "
+        "package's; precision, threads and instances are then what the configs say",
     )
     parser.add_argument(
         "--cache-dir",
@@ -135,11 +153,18 @@ def run(args: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     server = TritonServer(
-        args.model_repository,
+        None if args.small else args.model_repository,
         grpc=Endpoint(args.grpc_port, args.grpc_address),
         http=Endpoint(args.http_port, args.http_address),
         metrics=Endpoint(args.metrics_port, args.metrics_address),
-        tuning=Tuning(args.precision, args.threads, args.instances, args.cache_dir),
+        tuning=Tuning(
+            args.precision,
+            args.threads,
+            args.instances,
+            args.cache_dir,
+            args.model_config_name,
+            args.backend_directory,
+        ),
         environment={"HQSAM_STORE_FOLDER": args.store_folder} if args.store_folder else {},
         arguments=[*_tls_arguments(args), *args.arguments],
         exit_timeout_s=args.exit_timeout_secs,
@@ -148,8 +173,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         with server:
             expected = instances(server.pid).values()
+            model = "the small model" if args.small else args.model_repository
             print(
-                f"serving {args.model_repository} on grpc://{server.grpc_url} "
+                f"serving {model} on grpc://{server.grpc_url} "
                 f"http://{server.http_url} metrics http://{server.metrics_url}/metrics",
                 flush=True,
             )

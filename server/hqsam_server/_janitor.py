@@ -2,9 +2,11 @@
 
 Run as a script with the server's folder and the prefix of its shared memory; it waits for
 the end of standard input, which comes when the parent closes it or dies. A process of its
-own, because a process that is killed cannot clean up.
+own, because a process that is killed cannot clean up. Where both are killed, as with a container
+whose /dev/shm outlives it, the next server cleans up.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -16,6 +18,9 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 MARK = "HQSAM_SERVER_FOLDER"
 """The environment variable by which the processes of a server are recognised."""
+
+LOCK = "lock"
+"""Behind the prefix of a server's shared memory: a file that is locked while the server lives."""
 
 
 def main(folder: str, shared_memory_prefix: str) -> None:
@@ -30,7 +35,33 @@ def main(folder: str, shared_memory_prefix: str) -> None:
             except ProcessLookupError:
                 continue
         time.sleep(0.05)  # until they are gone, and have started no others
-    for path in (*SHARED_MEMORY.glob(f"{shared_memory_prefix}*"), Path(folder)):
+    _remove(*SHARED_MEMORY.glob(f"{shared_memory_prefix}*"), Path(folder))
+
+
+def claim(shared_memory_prefix: str) -> int:
+    """Mark shared memory as a living server's; return what to close when it has ended."""
+    path = SHARED_MEMORY / f"{shared_memory_prefix}{LOCK}"
+    new = path.with_suffix(".new")
+    descriptor = os.open(new, os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    # From here on others see it, locked.
+    new.rename(path)
+    return descriptor
+
+
+def remove_abandoned() -> None:
+    """Remove the shared memory of servers that nobody cleaned up after."""
+    for path in SHARED_MEMORY.glob(f"hqsam-*-{LOCK}"):
+        try:
+            with path.open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held, gone by now, or somebody else's
+            continue
+        _remove(*SHARED_MEMORY.glob(f"{path.name.removesuffix(LOCK)}*"))
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

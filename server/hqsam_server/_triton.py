@@ -15,15 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from hqsam_server import _distribution, _janitor, _workspace
+from hqsam_server import _distribution, _janitor, _small, _workspace
 from hqsam_server._endpoint import Endpoint
 from hqsam_server._errors import StartError
 from hqsam_server._process import Process
 from hqsam_server._workspace import Tuning
 
 # What only the process that started the server may do; the key is drawn anew for each
-# server. Statistics and metadata only tell, and tools such as perf_analyzer want them.
-_ADMIN_PROTOCOLS = "model-repository,shared-memory,trace,logging"
+# server. Metadata only tells what the contract tells.
+_ADMIN_PROTOCOLS = "model-repository,shared-memory,statistics,trace,logging"
 _ADMIN_HEADER = "hqsam-admin"
 
 _FREE_PORT = Endpoint()
@@ -44,7 +44,7 @@ class TritonServer:
 
     def __init__(
         self,
-        model_repository: Path,
+        model_repository: Path | None = None,
         *,
         grpc: Endpoint = _FREE_PORT,
         http: Endpoint = _FREE_PORT,
@@ -59,7 +59,7 @@ class TritonServer:
         """Prepare a server; `start` starts it.
 
         Args:
-            model_repository: as `hqsam export` writes it.
+            model_repository: as `hqsam export` writes it; None for the small model.
             grpc: where KServe v2 over gRPC is served.
             http: where KServe v2 over HTTP is served.
             metrics: where Prometheus reads.
@@ -84,6 +84,7 @@ class TritonServer:
         self._admin_key = secrets.token_urlsafe(24)
         self._folder: Path | None = None
         self._janitor: subprocess.Popen[bytes] | None = None
+        self._claim: int | None = None
         self._process: Process | None = None
 
     @property
@@ -124,13 +125,20 @@ class TritonServer:
     def _prepare(self) -> None:
         self._distribution = _distribution.find()
         self._folder = Path(tempfile.mkdtemp(prefix="hqsam-"))
+        _janitor.remove_abandoned()
+        self._claim = _janitor.claim(self._shared_memory_prefix)
         self._janitor = subprocess.Popen(  # noqa: S603
             [sys.executable, "-IS", _janitor.__file__, self._folder, self._shared_memory_prefix],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
-        _workspace.write_backends(self._folder / "backends", self._distribution)
-        _workspace.write_repository(self._folder / "repository", self._source, self._tuning)
+        if self._tuning.backend_directory is None:
+            _workspace.write_backends(self._folder / "backends", self._distribution)
+        source = self._source
+        if source is None:
+            source = self._folder / "small"
+            _small.write(source)
+        _workspace.write_repository(self._folder / "repository", source, self._tuning)
         self._environment[_janitor.MARK] = str(self._folder)
         (self._folder / "heals").touch()
         self._environment["HQSAM_HEALS_FILE"] = str(self._folder / "heals")
@@ -193,9 +201,10 @@ class TritonServer:
 
     def remove_shared_memory(self, used: Collection[str]) -> None:
         """Remove the server's shared memory, but not the parts with these names."""
+        kept = {*used, f"{self._shared_memory_prefix}{_janitor.LOCK}"}
         for path in _janitor.SHARED_MEMORY.glob(f"{self._shared_memory_prefix}*"):
             # The store is a folder, and stays.
-            if path.is_file() and path.name not in used:
+            if path.is_file() and path.name not in kept:
                 path.unlink(missing_ok=True)
 
     def _count_heal(self) -> None:
@@ -215,7 +224,7 @@ class TritonServer:
         ]
         return [
             f"--model-repository={folder / 'repository'}",
-            f"--backend-directory={folder / 'backends'}",
+            f"--backend-directory={self._tuning.backend_directory or folder / 'backends'}",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory_prefix}",
             *endpoints,
             "--model-control-mode=explicit",
@@ -223,7 +232,9 @@ class TritonServer:
             f"--grpc-restricted-protocol={_ADMIN_PROTOCOLS}:{_ADMIN_HEADER}={self._admin_key}",
             f"--http-restricted-api={_ADMIN_PROTOCOLS}:{_ADMIN_HEADER}={self._admin_key}",
             f"--exit-timeout-secs={self._exit_timeout_s}",
-            "--allow-gpu-metrics=false",
+            # Quantiles beside sums: an average hides who waits.
+            "--metrics-config=summary_latencies=true",
+            f"--allow-gpu-metrics={str(self._tuning.backend_directory is not None).lower()}",
             "--disable-auto-complete-config",
             *self._arguments,
         ]
@@ -288,6 +299,9 @@ class TritonServer:
             self._janitor.stdin.close()
             self._janitor.wait()
             self._janitor = None
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     def __enter__(self) -> TritonServer:
         """Start the server unless it was started."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,53 @@ def _containers(document: dict[str, Any]) -> list[dict[str, Any]]:
     specification = pod(document)
     containers = specification.get("containers", []) if specification else []
     return [container for container in containers if "image" in container]
+
+
+@pytest.mark.parametrize("path", sorted(KUBERNETES.glob("overlays/*")), ids=name)
+def test_overlays_put_what_components_add_into_the_namespace(path: Path) -> None:
+    (kustomization,) = documents(path / "kustomization.yaml")
+    (base,) = documents(KUBERNETES / "base" / "kustomization.yaml")
+    assert kustomization["namespace"] == base["namespace"]
+    # The image that exports has a name of its own, or would get the tag of the server's.
+    tags = {it["name"]: it.get("newTag") for it in kustomization["images"]}
+    assert tags["hqsam-triton"] == path.name
+    assert tags["hqsam-triton-export"] == "export"
+    cluster = (ROOT / "compose.cluster.yaml").read_text(encoding="utf-8")
+    assert f"image: envoyproxy/envoy:{tags['envoyproxy/envoy']}\n" in cluster
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+@pytest.mark.parametrize("path", sorted(KUBERNETES.glob("overlays/*")), ids=name)
+def test_kubectl_builds_the_overlay_to_valid_resources(path: Path) -> None:
+    built = subprocess.run(
+        ["kubectl", "kustomize", path], capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    resources = list(yaml.safe_load_all(built.stdout))
+    assert {it["metadata"].get("namespace") for it in resources} == {None, "hqsam"}
+    for resource in resources:
+        if resource["kind"] not in CUSTOM:
+            kubernetes_validate.validate(resource, VERSION, strict=True)
+
+
+def test_what_a_pod_may_take_adds_up() -> None:
+    (deployment, *_) = [
+        it for it in documents(KUBERNETES / "base/replicas.yaml") if it["kind"] == "Deployment"
+    ]
+    replica = pod(deployment)
+    assert replica is not None
+    volumes = {volume["name"]: volume for volume in replica["volumes"]}
+    shared_gib = int(volumes["shm"]["emptyDir"]["sizeLimit"].removesuffix("Gi"))
+    environment = {it["name"]: it["value"] for it in replica["containers"][0]["env"]}
+    # A GiB stays for what Triton's processes share.
+    assert int(environment["HQSAM_STORE_BYTES"]) == (shared_gib - 1) * 2**30
+    for path in KUBERNETES.glob("overlays/*/resources.yaml"):
+        (patch,) = documents(path)
+        (container,) = patch["spec"]["template"]["spec"]["containers"]
+        limit_gib = int(container["resources"]["limits"]["memory"].removesuffix("Gi"))
+        assert limit_gib >= shared_gib + 4  # 3.6 GB are resident
+        if "cpu" in container["resources"]["limits"]:
+            assert f"--threads={container['resources']['limits']['cpu']}" in container["args"]
 
 
 def test_patches_of_an_overlay_change_containers_that_are_there() -> None:

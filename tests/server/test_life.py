@@ -132,6 +132,7 @@ def test_arguments_behind_two_dashes_reach_triton(serve: Start) -> None:
         ("SystemSharedMemoryStatus", service_pb2.SystemSharedMemoryStatusRequest()),
         ("LogSettings", service_pb2.LogSettingsRequest()),
         ("TraceSetting", service_pb2.TraceSettingRequest()),
+        ("ModelStatistics", service_pb2.ModelStatisticsRequest()),
     ],
 )
 def test_only_who_started_it_may_administer_it(
@@ -141,4 +142,20 @@ def test_only_who_started_it_may_administer_it(
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         with pytest.raises(grpc.RpcError, match="restricted"):
             getattr(stub, method)(request_, timeout=PATIENCE_S)
-        stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=PATIENCE_S)
+        stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=PATIENCE_S)
+
+
+def test_the_next_server_removes_what_one_left_that_died_with_all_that_cleans_up(
+    serve: Start,
+) -> None:
+    killed, lives = serve(), serve()
+    killed.process.kill()
+    for process in killed.family:
+        process.kill()
+    psutil.wait_procs(killed.family, PATIENCE_S)
+    assert killed.shared_memory()
+    others = lives.shared_memory()
+    serve()
+    assert killed.shared_memory() == []
+    assert lives.shared_memory() == others
+    works(lives.grpc_url, "numbers")

@@ -1,0 +1,30 @@
+"""The small model that comes with the package: for trying and testing, not for photographs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from hqsam_export import repository
+from hqsam_export._errors import ExportError
+
+FOLDER = Path(__file__).parent / "small"
+"""Its ONNX files and their manifest, as `hqsam export` wrote them."""
+
+
+def write(output: Path) -> None:
+    """Write the small model as a model repository.
+
+    Args:
+        output: a folder that is not there yet, or is empty.
+
+    Raises:
+        ExportError: it cannot be written, or something is in it.
+    """
+    if output.is_dir() and any(output.iterdir()):
+        raise ExportError(f"{output} is not empty: choose another folder")
+    with repository.staging(output) as folder:
+        for path in repository.template_files():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(repository.template() / path, folder / path)
+        shutil.copytree(FOLDER, folder, dirs_exist_ok=True)
