@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster check bench-serving bench-graphs bench-client clean
+.PHONY: help demo test test-cluster check bench-serving bench-graphs bench-client bench-cluster clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -28,6 +28,9 @@ bench-serving: $(VENV)/.dev ## Measure serving at full size, into benchmarks/res
 
 bench-graphs: $(VENV)/.dev ## Measure the exported graphs, into benchmarks/results.
 	$(BIN)/python -m benchmarks.graphs
+
+bench-cluster: $(VENV)/.dev ## Measure what replicas bring, into benchmarks/results.
+	$(BIN)/python -m benchmarks.cluster
 
 bench-client: $(VENV)/.dev ## Measure the client's own share, into benchmarks/results.
 	$(BIN)/python -m benchmarks.client

@@ -10,7 +10,7 @@ from typing import get_args
 
 from PIL import Image
 
-from hqsam_client import _cli_options, _cli_prompts
+from hqsam_client import _cli_options, _cli_prompts, _drawing
 from hqsam_client._cli_prompts import Job
 from hqsam_client._client import HQSam
 from hqsam_client._errors import HQSamError, OptionError
@@ -37,16 +37,6 @@ examples:
 
 Coordinates are pixels of the upright picture, from its top left corner.
 """
-
-# Told apart easily, and from most pictures.
-_COLORS = (
-    (30, 144, 255),
-    (255, 127, 14),
-    (44, 200, 90),
-    (230, 60, 160),
-    (250, 210, 50),
-    (150, 90, 230),
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +137,7 @@ def _draw(template: str, picture: str, masks: list[Mask]) -> None:
         return
     drawn = None
     for index, mask in enumerate(masks):
-        drawn = mask.overlay(drawn, color=_COLORS[index % len(_COLORS)])
+        drawn = mask.overlay(drawn, color=_drawing.COLORS[index % len(_drawing.COLORS)])
     if drawn is not None:
         _save(drawn, _name(template, picture, 0))
 

@@ -9,6 +9,16 @@ from PIL import Image, ImageFilter
 DEFAULT_COLOR = (30, 144, 255)
 """RGB. Rare in photographs, and apart from both skin and leaves."""
 
+COLORS = (
+    DEFAULT_COLOR,
+    (255, 127, 14),
+    (44, 200, 90),
+    (230, 60, 160),
+    (250, 210, 50),
+    (150, 90, 230),
+)
+"""For several masks on one picture: told apart easily, and from most pictures."""
+
 _TINT = 0.4
 """Share of the colour inside the mask; the rest is the picture."""
 

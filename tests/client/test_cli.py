@@ -15,6 +15,8 @@ from hqsam_server import TritonServer
 from PIL import Image
 from pycocotools import mask as coco
 
+from tests.oracle import images
+
 BOXES = ["20,30,200,180", "100,10,290,150"]
 
 
@@ -252,3 +254,26 @@ def test_status_tells_replicas_apart_and_fails_if_one_is_down(
     assert f"{nobody}: failed: no answer" in printed
     assert hqsam("status", "--url", nobody, "--json") == 1
     assert json.loads(capsys.readouterr().out)["ready"] is False
+
+
+def test_the_authors_demonstration_on_a_copy_of_their_pictures(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = tmp_path / "input_imgs", tmp_path / "output"
+    folder.mkdir()
+    flags = [f"--url={url}", f"--output={output}", "--timeout=300"]
+    assert hqsam("demo-official", str(folder), *flags) == 1
+    assert "lacks example0.png, example1.png" in capsys.readouterr().err
+    for number in range(8):
+        Image.fromarray(images.picture(1024 - number, 1024)).save(folder / f"example{number}.png")
+    assert hqsam("demo-official", str(folder), *flags) == 0
+    names = {path.name for path in output.iterdir()}
+    assert names == {
+        *(f"example{number}.png" for number in range(8)),
+        *(f"example{number}-mask.png" for number in range(7)),
+        "example7-0-mask.png",
+        "example7-1-mask.png",
+    }
+    for number in range(8):
+        with Image.open(output / f"example{number}.png") as overlay:
+            assert overlay.size == (1024 - number, 1024)

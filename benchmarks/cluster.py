@@ -1,0 +1,160 @@
+"""What replicas bring: clicks of two pinned to a core each, and hit rates when one goes.
+
+Full size for the clicks, weights rebuilt unless `--repository` names an exported repository.
+The hit rates are of cheap models, 300 pictures, and stand beside what `benchmarks.spread` says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from hqsam_client import HQSam, Picture
+from hqsam_export import checkpoint, exporter
+from hqsam_server import TritonServer, Tuning
+
+from benchmarks import report, spread
+from benchmarks.serving import jpeg
+from tests import rebuilt
+from tests.cluster import cheap
+from tests.cluster.replicas import Replica
+from tests.models.api import new_png
+
+Row = dict[str, Any]
+
+CLIENTS = 8
+ROUND_S = 10.0
+ROUNDS = 5
+PICTURES = 300
+CLICK = (300, 200)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repository", type=Path, help="an exported repository to use as it is")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hqsam-bench-") as folder:
+        repository = args.repository
+        if repository is None:
+            repository = Path(folder) / "model_repository"
+            model = checkpoint.build_model(rebuilt.state_dict())
+            exporter.export(model, repository, report=print)
+        rows = [pinned(repository, Path(folder))]
+        for count in (2, 3):
+            rows += kept(count, Path(folder))
+    report.write("cluster", "Several replicas", "make bench-cluster", rows)
+
+
+def pinned(repository: Path, folder: Path) -> Row:
+    """Compare the clicks of two replicas with those of one, each pinned to a core."""
+    cores = sorted(os.sched_getaffinity(0))
+    with ExitStack() as stack:
+        servers = []
+        for number, core in enumerate(cores[:2]):
+            # Children inherit it.
+            os.sched_setaffinity(0, {core})
+            server = TritonServer(
+                repository,
+                tuning=Tuning(threads=1, cache_dir=folder / "cache"),
+                environment={"HQSAM_STORE_FOLDER": str(folder / f"store{number}")},
+            )
+            servers.append(stack.enter_context(server))
+        os.sched_setaffinity(0, set(cores))
+        clients = {
+            "one": stack.enter_context(HQSam(servers[0].grpc_url, timeout_s=600)),
+            "two": stack.enter_context(
+                HQSam(",".join(it.grpc_url for it in servers), timeout_s=600)
+            ),
+        }
+        files = [jpeg(800, 600, seed) for seed in range(CLIENTS)]
+        opened = {name: [sam.open(file) for file in files] for name, sam in clients.items()}
+        rates: dict[str, list[float]] = {name: [] for name in clients}
+        for _ in range(ROUNDS):
+            for name, pictures in opened.items():
+                rates[name].append(clicks_per_s(pictures))
+    ratios = [two / one for one, two in zip(rates["one"], rates["two"], strict=True)]
+    one, two = (statistics.median(rates[name]) for name in ("one", "two"))
+    return {
+        "what": "clicks of two replicas, each pinned to a core, against one pinned to a core",
+        "figure": f"{statistics.median(ratios):.2f} times as many",
+        "detail": f"{two:.1f} against {one:.1f} a second, {CLIENTS} clients on the same cores; "
+        f"{min(ratios):.2f} to {max(ratios):.2f} in {ROUNDS} rounds",
+    }
+
+
+def clicks_per_s(pictures: Sequence[Picture]) -> float:
+    """Return what all clients together get answered in a second."""
+    answered = [0] * CLIENTS
+    end = time.monotonic() + ROUND_S
+
+    def click(number: int) -> None:
+        share = pictures[number::CLIENTS]
+        while time.monotonic() < end:
+            share[answered[number] % len(share)].segment(points=[CLICK])
+            answered[number] += 1
+
+    threads = [threading.Thread(target=click, args=(number,)) for number in range(CLIENTS)]
+    start = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(answered) / (time.monotonic() - start)
+
+
+def kept(count: int, folder: Path) -> Iterator[Row]:
+    """Compare real hit rates when a replica goes, and comes back empty, with simulated ones."""
+    repository = folder / "cheap"
+    if not repository.exists():
+        cheap.write(repository)
+    replicas = [Replica(repository, folder / f"replica{count}{n}") for n in range(count)]
+    rates = []
+    try:
+        for replica in replicas:
+            replica.start()
+        url = ",".join(f"{host}:{port}" for host, port in (it.address for it in replicas))
+        with HQSam(url, timeout_s=600, embed_timeout_s=600) as sam:
+            opened = [sam.open(new_png()) for _ in range(PICTURES)]
+            replicas[0].kill()
+            rates.append(hit_rate(opened, replicas[1:]))
+            replicas[0].start()
+            while sum(it.encodes() for it in replicas[:1]) == 0:
+                # The client finds a replica that is back within seconds, by itself.
+                opened[0]._client.open(new_png())
+            rates.append(hit_rate(opened, replicas))
+    finally:
+        for replica in replicas:
+            replica.kill()
+    members = list(range(count))
+    everywhere, without = spread.ring(members), spread.ring(members[1:], members)
+    keys = [f"picture {number}" for number in range(100 * PICTURES)]
+    simulated = spread.hit_rates(
+        keys, [everywhere, without, everywhere], len(keys), [[], [0], [0]]
+    )[1:]
+    for what, real, expected in zip(("goes", "is back, empty"), rates, simulated, strict=True):
+        yield {
+            "what": f"hit rate of a click on each picture when one of {count} replicas {what}",
+            "figure": f"{100 * real:.0f} %",
+            "detail": f"{PICTURES} pictures; simulated: {100 * expected:.0f} %",
+        }
+
+
+def hit_rate(opened: Sequence[Picture], replicas: Sequence[Replica]) -> float:
+    """Click on each picture once; return the share that did not have to be encoded."""
+    before = sum(replica.encodes() for replica in replicas)
+    for picture in opened:
+        picture.segment(points=[(20, 30)])
+    return 1 - (sum(replica.encodes() for replica in replicas) - before) / len(opened)
+
+
+if __name__ == "__main__":
+    main()
