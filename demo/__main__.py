@@ -1,7 +1,6 @@
-"""Starts Triton, segments a photograph, and leaves `mask.png` and `overlay.png`.
+"""Starts Triton, segments a photograph with a click, a second one and a box; draws the masks.
 
-With `HQSAM_CHECKPOINT` set, it converts and uses that checkpoint. Otherwise it uses
-rebuilt weights: full size and full speed, but random, so the mask means nothing.
+It serves the small model, or with `HQSAM_CHECKPOINT` set, that checkpoint.
 """
 
 from __future__ import annotations
@@ -13,12 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hqsam_client import HQSam, HQSamError
+from hqsam_client import HQSam, HQSamError, Mask
 from hqsam_server import TritonServer
+from PIL import Image, ImageDraw
 
 HERE = Path(__file__).parent
 OUTPUT = HERE / "output"
-POINT = (290, 150)  # the coffee, in pixels of coffee.jpg
+PHOTOGRAPH = HERE / "coins.png"
+
+# Pixels of the photograph.
+COIN = (312, 56)
+BESIDE = (346, 92)
+BOX = (300, 180, 350, 230)
+
+MARK_PX = 5
 
 
 def main() -> int:
@@ -32,33 +39,65 @@ def main() -> int:
 
 
 def _run() -> None:
-    repository = _repository(os.environ.get("HQSAM_CHECKPOINT"))
-    with _step("start Triton"):
+    checkpoint = os.environ.get("HQSAM_CHECKPOINT")
+    repository = _exported(Path(checkpoint)) if checkpoint else None
+    OUTPUT.mkdir(exist_ok=True)
+    with _step(f"start Triton with {checkpoint or 'the small model'}"):
         server = TritonServer(repository).start()
     with server, HQSam(server.grpc_url) as sam:
-        with _step("open coffee.jpg (send it, encode it)"):
-            picture = sam.open(HERE / "coffee.jpg")
-        with _step(f"first click, on {POINT[0]},{POINT[1]}"):
-            mask = picture.segment(points=[POINT])
-        with _step("second click, elsewhere"):
-            picture.segment(points=[(POINT[0] + 100, POINT[1] + 100)])
-    mask.save(OUTPUT / "mask.png")
-    mask.overlay().save(OUTPUT / "overlay.png")
-    print(f"\nThe mask covers {mask.area} of {mask.array.size} pixels. Look at")
-    for name in ("mask.png", "overlay.png"):
-        print(f"  {os.path.relpath(OUTPUT / name)}")
-
-
-def _repository(checkpoint: str | None) -> Path:
-    """Return a model repository for the checkpoint, exporting it where that was not done yet."""
-    name = Path(checkpoint).stem if checkpoint else "rebuilt-weights"
-    folder = OUTPUT / name
+        with _step(f"open {PHOTOGRAPH.name}: send it, encode it"):
+            picture = sam.open(PHOTOGRAPH)
+        with _step("a click on a coin"):
+            mask = picture.segment(points=[COIN])
+        _draw("click.png", mask, points=[COIN])
+        with _step("a click more, beside it, that takes away"):
+            mask = picture.segment(points=[COIN, BESIDE], labels=[1, 0], refine=mask)
+        _draw("negative.png", mask, points=[COIN], negative=[BESIDE])
+        with _step("a box around another coin"):
+            mask = picture.segment(box=BOX)
+        _draw("box.png", mask, box=BOX)
+        with _step("open the same file again: the server knows it"):
+            sam.open(PHOTOGRAPH)
     if not checkpoint:
         print(
-            "HQSAM_CHECKPOINT is not set: these are rebuilt weights, of full size and speed\n"
-            "but random, so the mask will mean nothing. For masks that do:\n"
-            "  HQSAM_CHECKPOINT=/path/to/sam_hq_vit_b.pth make demo\n"
+            "\nThat was the small model, which is for trying. Photographs deserve ViT-B, whose "
+            "weights are 379 MB:\n"
+            "  pip install 'hqsam-triton[server,export]'\n"
+            '  hqsam export --checkpoint "$(hqsam fetch)" --output model_repository\n'
+            "  hqsam serve --model-repository model_repository\n"
+            "or, this demonstration with them: HQSAM_CHECKPOINT=sam_hq_vit_b.pth make demo"
         )
+
+
+def _draw(
+    name: str,
+    mask: Mask,
+    points: list[tuple[int, int]] | None = None,
+    negative: list[tuple[int, int]] | None = None,
+    box: tuple[int, int, int, int] | None = None,
+) -> None:
+    """Write the mask on its picture, with the prompts that it answers."""
+    scale = 2  # of a small photograph, so that contours show
+    mask.save(OUTPUT / f"mask-{name}")
+    overlay = mask.overlay()
+    overlay = overlay.resize(
+        (scale * overlay.width, scale * overlay.height), Image.Resampling.LANCZOS
+    )
+    draw = ImageDraw.Draw(overlay)
+    for places, color in ((points or [], "lime"), (negative or [], "red")):
+        for x, y in places:
+            where = (scale * x, scale * y)
+            draw.circle(where, MARK_PX + 2, fill="white")
+            draw.circle(where, MARK_PX, fill=color)
+    if box is not None:
+        draw.rectangle([scale * side for side in box], outline="lime", width=3)
+    overlay.save(OUTPUT / name)
+    print(f"    {os.path.relpath(OUTPUT / name)}: {mask.area} pixels, box {mask.box}")
+
+
+def _exported(checkpoint: Path) -> Path:
+    """Return a model repository for the checkpoint, exporting it where that was not done yet."""
+    folder = OUTPUT / checkpoint.stem
     if (folder / "manifest.json").exists():
         print(f"using the model repository in {os.path.relpath(folder)}")
         return folder
@@ -67,13 +106,7 @@ def _repository(checkpoint: str | None) -> Path:
     from hqsam_export import exporter
 
     with _step("convert the checkpoint to ONNX, and compare with PyTorch"):
-        if checkpoint:
-            model = checkpoints.load_model(Path(checkpoint))
-        else:
-            from tests import rebuilt
-
-            model = checkpoints.build_model(rebuilt.state_dict())
-        exporter.export(model, folder)
+        exporter.export(checkpoints.load_model(checkpoint), folder)
     return folder
 
 

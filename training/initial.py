@@ -5,7 +5,8 @@ that neighbours belong together; a few thousand steps are not enough for it. So:
 - the patch embedding starts as a discrete cosine transform of each token's pixels;
 - heads of the image encoder start with neighbourhoods of several sizes;
 - tokens of the decoder start attending to the image where their position encoding says, and
-  take over what the image holds there; the image starts attending to tokens that are like it.
+  take over what the image holds there; the image starts attending to tokens that are like it or
+  lie close to it, so that it matters where a click is, and not only on what.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ NEIGHBOUR_BIAS = 4.0
 
 PEAK = 12.0
 """Logit by which a point's own place stands out: over 4,096 tokens, about half the attention."""
+
+
+NEARBY = 5.0
+"""Logit by which an image token prefers the token of a point that lies on it, of ten or so."""
 
 
 @torch.no_grad()
@@ -129,14 +134,14 @@ def _start_decoder(model: HQSamModel) -> None:
         ):
             norm.weight.fill_(scale)
         _point_at_itself(block.cross_attn_token_to_image)
-        block.cross_attn_image_to_token.k_proj.weight.copy_(
-            block.cross_attn_image_to_token.q_proj.weight
-        )
+        attention = block.cross_attn_image_to_token
+        attention.k_proj.weight.copy_(attention.q_proj.weight)
+        _attend_by_place(attention, slice(HEADS // 2, HEADS), NEARBY)
     _point_at_itself(transformer.final_attn_token_to_image)
 
 
-def _point_at_itself(attention: Attention) -> None:
-    """Make queries attend where keys have their position encoding, and take the values over."""
+def _attend_by_place(attention: Attention, heads: slice, peak: float) -> None:
+    """Make some heads attend the more, the closer query and key are by position encoding."""
     inner, width = attention.q_proj.weight.shape
     half, each = width // 2, inner // HEADS // 2
     # Each head gets frequencies of all scales. Sine i of the encoding stands at i, its cosine
@@ -146,10 +151,18 @@ def _point_at_itself(attention: Attention) -> None:
     frequency = (place % each) * (half // each) + head * (half // each // HEADS)
     pick = torch.zeros(inner, width)
     pick[rows, frequency + half * (place // each)] = 1
-    gain = math.sqrt(PEAK * math.sqrt(2 * each) / each)
+    gain = math.sqrt(peak * math.sqrt(2 * each) / each)
+    chosen = slice(2 * each * heads.start, 2 * each * heads.stop)
     for projection in (attention.q_proj, attention.k_proj):
-        projection.weight.copy_(gain * pick)
-        projection.bias.zero_()
+        projection.weight[chosen] = gain * pick[chosen]
+        projection.bias[chosen] = 0
+
+
+def _point_at_itself(attention: Attention) -> None:
+    """Make queries attend where keys have their position encoding, and take the values over."""
+    _attend_by_place(attention, slice(0, HEADS), PEAK)
+    inner, width = attention.q_proj.weight.shape
+    rows = torch.arange(inner)
     over = torch.zeros(inner, width)
     over[rows, rows * (width // inner)] = 1
     attention.v_proj.weight.copy_(over + 0.1 * attention.v_proj.weight)

@@ -74,8 +74,8 @@ class Stage:
 
 
 STAGES = (
-    Stage(0.72, 14, 8, 4, (0.1, 1.0)),
-    Stage(0.97, 28, 2, 8, (0.9, 1.0)),
+    Stage(0.32, 14, 8, 4, (0.1, 0.87)),
+    Stage(0.976, 28, 2, 5, (0.87, 1.0)),
     Stage(1.0, contract.EMBEDDING_SIZE, 1, 4, (1.0, 1.0)),
 )
 """From small squares, which cost little and teach most, to whole pictures.

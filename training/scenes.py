@@ -28,6 +28,11 @@ SHIFT = 4
 
 NOISE_SIDE = 1024
 
+MAX_OBJECTS = 40
+
+Place = tuple[float, float, float]
+"""x, y and radius of an object, in pixels."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -65,14 +70,11 @@ def draw(
     rng = np.random.default_rng(seed)
     pen = _Pen(rng, width_px, height_px, scale, texture)
     image = pen.background()
-    density = rng.uniform(0.4, 1.6) * width_px * height_px / (300 * scale) ** 2
-    count = int(np.clip(rng.poisson(density * 2.0), 2, 40))
-    # Large ones lie under small ones, or few would stay visible.
-    sizes = np.sort(pen.object_sizes(count))[::-1]
+    placed = pen.in_rows() if rng.random() < 0.25 else pen.at_random()
     labels = np.zeros((height_px, width_px), np.int32)
-    for number, size in enumerate(sizes, start=1):
-        pen.add_object(image, labels, number, size)
-    masks = [labels == number for number in range(1, count + 1)]
+    for number, (x, y, radius) in enumerate(placed, start=1):
+        pen.add_object(image, labels, number, x, y, radius)
+    masks = [labels == number for number in range(1, len(placed) + 1)]
     masks = [mask for mask in masks if np.count_nonzero(mask) >= min_area_px]
     stacked = np.stack(masks) if masks else np.zeros((0, height_px, width_px), bool)
     return Scene(_developed(image, rng), stacked)
@@ -87,6 +89,9 @@ class _Pen:
         self.rng, self.width, self.height = rng, width, height
         self.scale, self.texture = scale, texture
         self.blur = rng.uniform(0.0, 1.2) * scale
+        # In half of the scenes nearly all objects look like another one: a click is for one.
+        self.twins = rng.choice([0.2, 0.9])
+        self.looks: dict[int, int] = {}
 
     def background(self) -> Image:
         """Return one fill, or two that meet at a horizon."""
@@ -99,18 +104,45 @@ class _Pen:
             image[below] = self.fill(self.height, self.width)[below]
         return image
 
-    def object_sizes(self, count: int) -> NDArray[np.float64]:
-        """Return radii in pixels; most objects are small, as in photographs."""
-        sizes = np.exp(self.rng.uniform(math.log(14), math.log(260), count))
-        sizes *= self.scale
-        return np.minimum(sizes, 0.6 * max(self.width, self.height), dtype=np.float64)
+    def at_random(self) -> list[Place]:
+        """Return places anywhere; most objects are small, as in photographs."""
+        rng = self.rng
+        density = rng.uniform(0.4, 1.6) * self.width * self.height / (300 * self.scale) ** 2
+        count = int(np.clip(rng.poisson(density * 2.0), 2, MAX_OBJECTS))
+        radii = np.exp(rng.uniform(math.log(14), math.log(260), count)) * self.scale
+        radii = np.minimum(radii, 0.6 * max(self.width, self.height))
+        # Large ones lie under small ones, or few would stay visible.
+        return [
+            (rng.uniform(0, self.width), rng.uniform(0, self.height), float(radius))
+            for radius in np.sort(radii)[::-1]
+        ]
+
+    def in_rows(self) -> list[Place]:
+        """Return places side by side, as of coins or goods on a shelf; most look alike."""
+        rng = self.rng
+        self.twins = rng.choice([0.2, 0.95])
+        step = self.scale * float(np.exp(rng.uniform(math.log(70), math.log(260))))
+        step = max(step, math.sqrt(self.width * self.height / MAX_OBJECTS))
+        radius, loose = step * rng.uniform(0.28, 0.5), step * rng.uniform(0, 0.12)
+        columns = np.arange(rng.uniform(0.2, 0.8) * step, self.width, step)
+        rows = np.arange(rng.uniform(0.2, 0.8) * step, self.height, step)
+        return [
+            (
+                float(x + rng.normal(0, loose)),
+                float(y + rng.normal(0, loose)),
+                float(radius * rng.uniform(0.75, 1.1)),
+            )
+            for y in rows
+            for x in columns
+            if rng.random() < 0.9
+        ]
 
     def add_object(
-        self, image: Image, labels: NDArray[np.int32], number: int, radius: float
-    ) -> None:
+        self, image: Image, labels: NDArray[np.int32], number: int, x: float, y: float,
+        radius: float,
+    ) -> None:  # fmt: skip
         """Draw an object onto `image` and enter its pixels in `labels`."""
         rng = self.rng
-        x, y = rng.uniform(0, self.width), rng.uniform(0, self.height)
         reach = int(radius * 1.5) + 8
         left, top = max(0, int(x) - reach), max(0, int(y) - reach)
         right, bottom = min(self.width, int(x) + reach), min(self.height, int(y) + reach)
@@ -124,7 +156,9 @@ class _Pen:
         patch = image[box]
         if rng.random() < 0.5:
             patch *= 1 - self.shadow(alpha, radius)[..., None]
-        fill = self.lit(self.fill(*alpha.shape), inside, (x - left, y - top), radius)
+        touched = set(np.unique(labels[box][cv2.dilate(alpha, np.ones((9, 9))) > 0]).tolist())
+        fill = self.look(number, touched, *alpha.shape)
+        fill = self.lit(fill, inside, (x - left, y - top), radius)
         if self.blur > 0.3:
             alpha = np.asarray(cv2.GaussianBlur(alpha, (0, 0), self.blur), np.float32)
         patch += alpha[..., None] * (fill - patch)
@@ -224,6 +258,19 @@ class _Pen:
         thickness = max(4.0 * self.scale, radius * self.rng.uniform(0.08, 0.35))
         fixed = np.rint(points * (1 << SHIFT)).astype(np.int32)
         cv2.polylines(canvas, [fixed], False, (value,), int(thickness), cv2.LINE_AA, SHIFT)
+
+    def look(self, number: int, touched: set[int], height: int, width: int) -> Image:
+        """Return a fill of its own, or that of another object, but of none that is touched."""
+        taken = {self.looks[it] for it in touched if it in self.looks}
+        twins = [seed for seed in self.looks.values() if seed not in taken]
+        chosen = int(self.rng.integers(1 << 62))
+        if twins and self.rng.random() < self.twins:
+            chosen = twins[self.rng.integers(len(twins))]
+        self.looks[number] = chosen
+        own, self.rng = self.rng, np.random.default_rng(chosen)
+        fill = self.fill(height, width)
+        self.rng = own
+        return fill
 
     def shadow(self, alpha: Alpha, radius: float) -> Alpha:
         """Return how much darker it gets around an object of this coverage."""

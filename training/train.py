@@ -7,8 +7,8 @@ What makes it learn within the hours that two cores have:
 - layers that begin with something sensible (`training.initial`);
 - many small squares first, larger ones and whole pictures later (`training.samples.STAGES`),
   and scenes from flat colours to textures;
-- a loss in which object and surroundings weigh the same, on the HQ mask and at half weight
-  on SAM's first; SAM's other three get theirs where they are best, as in SAM;
+- a loss in which small objects count (`training.losses.mask_loss`), on the HQ mask and at
+  half weight on SAM's first; SAM's other three get theirs where they are best, as in SAM;
 - an auxiliary loss on the neck's output: tokens of one object are alike, others are not.
 """
 
@@ -47,7 +47,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for state and weights")
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
     parser.add_argument("--seed", type=int, default=0)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +118,13 @@ def test_the_image_is_built_from_no_more_than_the_context_holds(tmp_path: Path) 
     # And the wheel can be built from that: links, so that nothing else is there.
     context = tmp_path / "context"
     context.mkdir()
-    for name in copied:
+    for name in copied - {"model_repository"}:
         (context / name).symlink_to(ROOT / name)
+    repository = shutil.copytree(ROOT / "model_repository", context / "model_repository")
+    # Where somebody has exported to; what the image serves comes otherwise.
+    (repository / "encoder" / "1").mkdir(exist_ok=True)
+    (repository / "encoder" / "1" / "model.onnx").touch()
+    (repository / "manifest.json").touch()
     built = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path, context],
         capture_output=True,
@@ -125,4 +132,10 @@ def test_the_image_is_built_from_no_more_than_the_context_holds(tmp_path: Path) 
         check=False,
     )
     assert built.returncode == 0, built.stderr
-    assert len(list(tmp_path.glob("hqsam_triton-*.whl"))) == 1
+    (wheel,) = tmp_path.glob("hqsam_triton-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert "hqsam_server/small/encoder/1/model.onnx" in names
+    ours = "hqsam_export/model_repository/"
+    assert {f"{ours}segment/1/model.py", f"{ours}encode/1/.gitkeep"} <= names
+    assert not {f"{ours}encoder/1/model.onnx", f"{ours}manifest.json"} & names

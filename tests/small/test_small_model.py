@@ -1,0 +1,129 @@
+"""What no random weights can show: the mask is on the object that was clicked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hqsam_client import HQSam, contract
+from hqsam_client._cli import main
+from hqsam_client._evaluation import iou
+from hqsam_export import onnx_files, repository
+from hqsam_server import TritonServer, Tuning, _small
+
+from tests.small import distinct
+from tests.small.distinct import Scene
+
+PATIENCE_S = 300.0
+
+EACH = 0.75
+"""IoU that the mask of each object has at least."""
+
+CLICK, BOX, THREE_CLICKS = 0.80, 0.85, 0.88
+"""Mean IoU."""
+
+SIZES = [
+    (1024, 768), (640, 480), (900, 1400), (1600, 500), (400, 1100), (96, 64), (4000, 3000),
+    (3000, 4000),
+]  # fmt: skip
+
+
+@contextmanager
+def connect(server: TritonServer) -> Iterator[HQSam]:
+    with HQSam(server.grpc_url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
+        yield sam
+
+
+@pytest.fixture(scope="module")
+def sam() -> Iterator[HQSam]:
+    with TritonServer(tuning=Tuning(precision="fp32")) as server, connect(server) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    """Scenes of all sizes, upright and turned."""
+    return [
+        distinct.draw(seed, width, height, rotated)
+        for seed, (width, height) in enumerate(SIZES)
+        for rotated in (False, True)
+    ]
+
+
+def test_a_click_gives_the_object_that_was_clicked(sam: HQSam, scenes: list[Scene]) -> None:
+    found = []
+    for scene in scenes:
+        picture = sam.open(scene.file)
+        assert picture.size == scene.masks.shape[1:]
+        masks = picture.segment([[scene.click(index)] for index in range(len(scene.masks))])
+        found += [iou(mask.array, truth) for mask, truth in zip(masks, scene.masks, strict=True)]
+    assert min(found) >= EACH
+    assert np.mean(found) >= CLICK
+
+
+def test_a_box_gives_the_object_in_it(sam: HQSam, scenes: list[Scene]) -> None:
+    found = []
+    for scene in scenes:
+        masks = sam.open(scene.file).segment(
+            boxes=[scene.box(index) for index in range(len(scene.masks))]
+        )
+        found += [iou(mask.array, truth) for mask, truth in zip(masks, scene.masks, strict=True)]
+    assert min(found) >= EACH
+    assert np.mean(found) >= BOX
+
+
+def test_two_clicks_take_two_objects_and_a_negative_one_gives_one_back(sam: HQSam) -> None:
+    kept = []
+    for seed in range(4):
+        scene = distinct.draw(seed, 1024, 768)
+        picture = sam.open(scene.file)
+        one, other = scene.click(0), scene.click(1)
+        both = picture.segment(points=[one, other]).array
+        negative = picture.segment(points=[one, other], labels=[1, 0]).array
+        assert both[int(other[1]), int(other[0])]
+        assert not negative[int(other[1]), int(other[0])]
+        kept.append(iou(negative, scene.masks[0]))
+    assert min(kept) >= EACH
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_gives_the_same_masks(
+    sam: HQSam, scenes: list[Scene], tmp_path: Path, precision: str
+) -> None:
+    folder = tmp_path / "model_repository"
+    _small.write(folder)
+    if precision == "fp16":
+        onnx_files.lower(folder / contract.ENCODER.name / "1" / "model.onnx")
+    tuning = Tuning(precision="fp32" if precision == "fp16" else precision)
+    agreement = []
+    with TritonServer(folder, tuning=tuning) as server, connect(server) as lowered:
+        for scene in scenes:
+            prompts = [[scene.click(index)] for index in range(len(scene.masks))]
+            expected, found = (
+                client.open(scene.file).segment(prompts) for client in (sam, lowered)
+            )
+            agreement += [iou(a.array, b.array) for a, b in zip(expected, found, strict=True)]
+    assert np.mean(agreement) >= 0.99
+
+
+def test_its_files_are_small_and_keep_the_contract(tmp_path: Path) -> None:
+    files = [path for path in _small.FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 20_000_000
+    for spec in (contract.ENCODER, contract.DECODER, contract.FEATURES, contract.PROMPT_DECODER):
+        onnx_files.check(_small.FOLDER / spec.name / "1" / "model.onnx", spec)
+    manifest = repository.read_manifest(_small.FOLDER)
+    for name, digest in manifest["files"].items():
+        assert repository.file_digest(_small.FOLDER / name) == digest
+
+
+def test_hqsam_small_writes_a_repository_that_validates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "small"
+    assert main(["small", str(folder)]) == 0
+    assert main(["validate", str(folder)]) == 0
+    assert main(["small", str(folder)]) == 1
+    assert "is not empty" in capsys.readouterr().err
