@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster check bench-serving bench-graphs bench-client bench-cluster clean
+.PHONY: help demo test test-cluster check bench bench-graphs bench-client bench-cluster clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -23,7 +23,7 @@ check: $(VENV)/.dev ## Check format, lint and types, and the Dockerfile.
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile
 
-bench-serving: $(VENV)/.dev ## Measure serving at full size, into benchmarks/results.
+bench: $(VENV)/.dev ## Measure serving at full size beside its alternatives, into benchmarks/results.
 	$(BIN)/python -m benchmarks.serving
 
 bench-graphs: $(VENV)/.dev ## Measure the exported graphs, into benchmarks/results.

@@ -22,7 +22,7 @@ from hqsam_export import checkpoint, exporter
 from hqsam_server import TritonServer, Tuning
 
 from benchmarks import report, spread
-from benchmarks.serving import jpeg
+from benchmarks.contestants import jpeg
 from tests import rebuilt
 from tests.cluster import cheap
 from tests.cluster.replicas import Replica

@@ -44,12 +44,14 @@ def in_turns(
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
-    """Return median, minimum and 95th percentile in milliseconds."""
+    """Return median, minimum, 95th and 99th percentile in milliseconds."""
     ordered = sorted(seconds)
+    last = len(ordered) - 1
     return {
         "median_ms": 1e3 * statistics.median(ordered),
         "min_ms": 1e3 * ordered[0],
-        "p95_ms": 1e3 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        "p95_ms": 1e3 * ordered[min(last, int(0.95 * len(ordered)))],
+        "p99_ms": 1e3 * ordered[min(last, int(0.99 * len(ordered)))],
         "runs": len(ordered),
     }
 
@@ -77,6 +79,11 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def precision() -> str:
+    """Return what the server computes in on this machine, by default."""
+    return "bf16" if machine()["bf16"] else "fp32"
 
 
 def write(name: str, title: str, command: str, rows: list[dict[str, Any]]) -> None:

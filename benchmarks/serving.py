@@ -1,54 +1,57 @@
-"""Interactive serving at full size: encode, click, batches, fairness and memory.
+"""Serving at full size beside its alternatives: encode, click, load, memory.
 
 Everything in one run on one machine, the contestants in turns; ratios are what counts.
-Weights are rebuilt (full size, random) unless `HQSAM_CHECKPOINT` names a checkpoint.
-`--short` leaves out the endurance run, which takes a quarter of an hour.
+Weights are rebuilt (full size, random) unless `HQSAM_CHECKPOINT` names a checkpoint. The
+clients run beside the server and share its cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import itertools
 import os
+import re
 import statistics
 import tempfile
 import threading
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-import torch
-import transformers
-import tritonclient.grpc
-from hqsam_client import HQSam, Mask, contract
-from hqsam_client._client import Picture
+from hqsam_client import HQSam, Mask, Picture, contract
+from hqsam_client._upload import prepare
 from hqsam_export import checkpoint, exporter
-from hqsam_export.modeling import HQSamModel
 from hqsam_server import TritonServer, Tuning
-from hqsam_server._onnx_backend import ModelFile, Tensor, open_model
+from hqsam_server._entry import Embedding, dump
 from hqsam_server._preprocess import Limits, preprocess
 from numpy.typing import NDArray
-from PIL import Image
 
-from benchmarks import report
+from benchmarks import contestants, report
+from benchmarks.contestants import CLICK, PICTURE, jpeg, jpeg_variant
 from tests import rebuilt
-from tests.oracle import images
 
 Row = dict[str, Any]
 
-STORE_ENTRIES = 20
-ENTRY_BYTES = 12_700_000
-ENCODER_OUTPUTS = contract.ENCODER.outputs
-CLICK = (400, 500)
+PATIENCE_S = 600.0
+TWELVE_MEGAPIXELS = (4000, 3000)
+CLIENTS = (1, 2, 4, 8, 16)
+PICTURES = 4
+"""That several clients click on."""
+PROMPTS = (4, 16, 64)
+ROUND_S = 5.0
+
+_SERIAL = itertools.count(1)
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true")
     parser.add_argument("--repository", type=Path, help="an exported repository to use as it is")
     args = parser.parse_args()
     source = os.environ.get("HQSAM_CHECKPOINT")
@@ -57,6 +60,7 @@ def main() -> None:
         if source
         else checkpoint.build_model(rebuilt.state_dict())
     )
+    operations = contestants.operations(model)
     with (
         tempfile.TemporaryDirectory(prefix="hqsam-bench-") as folder,
         tempfile.TemporaryDirectory(prefix="hqsam-bench-", dir="/dev/shm") as store,
@@ -64,250 +68,433 @@ def main() -> None:
         repository = args.repository or Path(folder) / "model_repository"
         if args.repository is None:
             exporter.export(model, repository, report=print)
-        environment = {
-            "HQSAM_STORE_FOLDER": store,
-            "HQSAM_STORE_BYTES": str(STORE_ENTRIES * ENTRY_BYTES),
-        }
+        del model
         tuning = Tuning(cache_dir=Path(folder) / "cache")
+        environment = {"HQSAM_STORE_FOLDER": store}
+        rows = [*start_up(repository, tuning, environment)]
         with (
             TritonServer(repository, tuning=tuning, environment=environment) as server,
-            HQSam(server.grpc_url, timeout_s=600.0, embed_timeout_s=600.0) as sam,
+            connect(server) as sam,
         ):
-            rows = [*encode(sam, model, repository)]
-            with bare_decoder(repository) as run_bare:
-                rows += clicks(sam, server.grpc_url, run_bare)
+            rows += encode(sam, repository, operations)
+            rows += click(sam, server, repository, operations)
             rows += batches(sam)
-            rows += fairness(sam)
-            rows += memory(sam, server, short=args.short)
-    report.write("serving", "Interactive serving", "make bench-serving", rows)
-
-
-def jpeg(width: int, height: int, seed: int) -> bytes:
-    """Return a picture that no other seed gives, with the noise of a camera."""
-    rng = np.random.default_rng(seed)
-    picture = images.picture(width, height).astype(np.int16)
-    picture += rng.integers(-12, 13, picture.shape, dtype=np.int16)
-    file = io.BytesIO()
-    Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
-    return file.getvalue()
-
-
-def encode(sam: HQSam, model: HQSamModel, repository: Path) -> Iterator[Row]:
-    """Time 12 megapixels from file to embedding, three ways."""
-    import onnxruntime
-
-    file = jpeg(4000, 3000, seed=0)
-    session = onnxruntime.InferenceSession(
-        str(repository / "encoder" / "1" / "model.onnx"), providers=["CPUExecutionProvider"]
-    )
-    limits = Limits(max_bytes=1 << 30, max_pixels=1 << 30)
-    seeds = iter(range(1, 100))
-
-    def eager(encoder: Callable[[torch.Tensor], object]) -> None:
-        with torch.inference_mode():
-            encoder(torch.from_numpy(preprocess(file, limits)[0]))
-
-    official = official_model()
-    seconds = report.in_turns(
-        {
-            "embed": lambda: sam.open(jpeg_variant(file, next(seeds))),
-            "ONNX Runtime": lambda: session.run(None, {"image": preprocess(file, limits)[0]}),
-            "official": lambda: eager(official.get_image_embeddings),
-            "fused": lambda: eager(model.image_encoder),
-        },
-        rounds=3,
-    )
-    embed = statistics.median(seconds["embed"])
-    for name, what in (
-        ("official", "PyTorch eager, same file"),
-        ("fused", "PyTorch eager with fused attention"),
-        ("ONNX Runtime", "the same ONNX on the default CPU provider"),
-    ):
-        other = statistics.median(seconds[name])
-        yield {
-            "what": f"`embed` of a 12-megapixel JPEG against {what}",
-            "figure": f"{other / embed:.1f} times faster",
-            "detail": f"{embed:.2f} s against {other:.2f} s",
-        }
-
-
-def official_model() -> transformers.SamHQModel:
-    """Return ViT-B in PyTorch as the authors wrote it: attention step by step, not fused."""
-    config = transformers.SamHQConfig(vision_config=transformers.SamHQVisionConfig())
-    model: transformers.SamHQModel = transformers.AutoModel.from_config(  # type: ignore[no-untyped-call]
-        config, attn_implementation="eager"
-    )
-    model.train(False)
-    return model
-
-
-def jpeg_variant(file: bytes, seed: int) -> bytes:
-    """Return the same picture under another digest: bytes after a JPEG's end are ignored."""
-    return file + seed.to_bytes(4, "big")
+            rows += wire(sam, server)
+            rows += stages(sam, server)
+            rows += under_load(sam, server)
+            rows += memory(sam, server, Path(store))
+    report.write("serving", "Serving at full size", "make bench", rows)
 
 
 @contextmanager
-def bare_decoder(repository: Path) -> Iterator[Any]:
-    """Give a function that runs `prompt_decoder` in this process, as the server would."""
+def connect(server: TritonServer) -> Iterator[HQSam]:
+    """Yield a client that waits as long as it takes."""
+    with HQSam(server.grpc_url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
+        yield sam
 
-    def tensors(specs: tuple[contract.TensorSpec, ...]) -> dict[str, Tensor]:
-        return {spec.name: Tensor(f"TYPE_{spec.dtype}", spec.shape) for spec in specs}
 
-    rng = np.random.default_rng(0)
-    inputs = {
-        spec.name: rng.standard_normal([1 if d == -1 else d for d in spec.shape], np.float32)
-        for spec in contract.PROMPT_DECODER.inputs
-    }
-    inputs["point_coords"] = np.array([[CLICK, (0, 0)]], np.float32)
-    inputs["point_labels"] = np.array([[1, -1]], np.float32)
-    inputs["has_mask_input"] = np.zeros(1, np.float32)
-    model = open_model(
-        ModelFile(
-            repository / "prompt_decoder" / "1" / "model.onnx",
-            tensors(contract.PROMPT_DECODER.inputs),
-            tensors(contract.PROMPT_DECODER.outputs),
-            intra_op_threads=len(os.sched_getaffinity(0)),
-            inter_op_threads=0,
-            openvino={},
-            usual_shapes=({name: array.shape for name, array in inputs.items()},),
+def new_picture(size: tuple[int, int] = PICTURE) -> bytes:
+    """Return a picture file that the server has not seen."""
+    return jpeg_variant(jpeg(*size, seed=0), next(_SERIAL))
+
+
+def row(what: str, figure: str, detail: str) -> Row:
+    """Return a row of the report."""
+    return {"what": what, "figure": figure, "detail": detail}
+
+
+def start_up(repository: Path, tuning: Tuning, environment: dict[str, str]) -> Iterator[Row]:
+    """Time the start, with and without compiled models at hand, and the first requests."""
+    for what in ("without compiled models", "with compiled models in `cache_dir`"):
+        start = time.perf_counter()
+        with (
+            TritonServer(repository, tuning=tuning, environment=environment) as server,
+            connect(server) as sam,
+        ):
+            ready = time.perf_counter()
+            picture = sam.open(new_picture())
+            encoded = time.perf_counter()
+            segment(picture)
+            done = time.perf_counter()
+        yield row(
+            f"start until ready, {what}",
+            f"{ready - start:.1f} s",
+            f"then the first encode {encoded - ready:.2f} s, the first click "
+            f"{1e3 * (done - encoded):.0f} ms",
         )
+
+
+def encode(sam: HQSam, repository: Path, operations: dict[str, float]) -> Iterator[Row]:
+    """Time 12 megapixels from file to stored embedding, and what else encodes them."""
+    file = jpeg(*TWELVE_MEGAPIXELS, seed=0)
+    precision = report.precision()
+    official = contestants.Official()
+    multiply, product = contestants.matrix_product(precision)
+    seconds = report.in_turns(
+        {
+            "embed": lambda: sam.open(jpeg_variant(file, next(_SERIAL))),
+            "official": lambda: official.encode(file),
+            "provider": contestants.bare(repository, contract.ENCODER, None),
+            "product": multiply,
+        },
+        rounds=3,
     )
-    yield lambda: model.run(inputs, ["low_res_masks", "iou_predictions"])
-
-
-def clicks(sam: HQSam, url: str, run_bare: Any) -> Iterator[Row]:
-    """Time one click by `image_id`, with embeddings sent along, and without a server."""
-    picture = sam.open(jpeg(1200, 900, seed=200))
-    embeddings = random_embeddings()
-    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-    with tritonclient.grpc.InferenceServerClient(url, channel_args=options) as client:
-        seconds = report.in_turns(
-            {
-                "click": lambda: click(picture),
-                "sent": lambda: click_with_embeddings(client, embeddings),
-                "bare": run_bare,
-            },
-            rounds=30,
-            warm_up=5,
-        )
+    seconds |= report.in_turns(
+        {
+            "embed": lambda: sam.open(jpeg_variant(file, next(_SERIAL))),
+            "encoder": contestants.bare(repository, contract.ENCODER, precision),
+            "product": multiply,
+        },
+        rounds=15,
+    )
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    yield {
-        "what": "a click by `image_id` against one that sends embeddings to `decoder`",
-        "figure": f"{medians['sent'] / medians['click']:.1f} times faster",
-        "detail": f"{1e3 * medians['click']:.1f} ms against {1e3 * medians['sent']:.1f} ms",
-    }
-    yield {
-        "what": "a click by `image_id` against a bare run of `prompt_decoder` in-process",
-        "figure": f"{1e3 * (medians['click'] - medians['bare']):.1f} ms more",
-        "detail": f"{1e3 * medians['click']:.1f} ms against {1e3 * medians['bare']:.1f} ms",
-    }
+    embed = medians["embed"]
+    limit = operations[contract.ENCODER.name] * medians["product"] / product
+    figures = report.summary(seconds["embed"])
+    yield row(
+        "encode a 12-megapixel JPEG, from file to stored embedding",
+        f"p50 {figures['median_ms'] / 1e3:.2f} s, p95 {figures['p95_ms'] / 1e3:.2f} s",
+        f"fastest {figures['min_ms'] / 1e3:.2f} s, {figures['runs']} runs",
+    )
+    yield row(
+        "the same against PyTorch eager with its own preprocessing",
+        f"{medians['official'] / embed:.1f} times faster",
+        f"{embed:.2f} s against {medians['official']:.2f} s",
+    )
+    yield row(
+        "the same against the bare ONNX on the default CPU provider, picture read beforehand",
+        f"{medians['provider'] / embed:.1f} times faster",
+        f"{embed:.2f} s against {medians['provider']:.2f} s",
+    )
+    what = (
+        f"{operations[contract.ENCODER.name] / 1e9:.0f} GFLOP at "
+        f"{product / medians['product'] / 1e9:.0f} GFLOP/s of a {precision} matrix product"
+    )
+    yield row(
+        "the same against the arithmetic limit",
+        f"{embed / limit:.2f} times the limit",
+        f"{embed:.2f} s against {limit:.2f} s: {what}",
+    )
+    yield row(
+        "bare `encoder` in-process against the arithmetic limit",
+        f"{medians['encoder'] / limit:.2f} times the limit",
+        f"{medians['encoder']:.2f} s against {limit:.2f} s",
+    )
 
 
-def click(picture: Picture) -> NDArray[np.bool_]:
+def segment(picture: Picture) -> NDArray[np.bool_]:
     """Segment one object and bring its mask to the picture's size."""
     return picture.segment(points=[CLICK]).array
 
 
-def random_embeddings() -> dict[str, NDArray[np.float32]]:
-    """Return what a client gets from `encoder` and keeps: 54.5 MB."""
-    rng = np.random.default_rng(0)
-    return {spec.name: rng.standard_normal(spec.shape, np.float32) for spec in ENCODER_OUTPUTS}
+def click(
+    sam: HQSam, server: TritonServer, repository: Path, operations: dict[str, float]
+) -> Iterator[Row]:
+    """Time one click, and what else answers one."""
+    picture = sam.open(new_picture())
+    official = contestants.Official()
+    encoded = official.encode(new_picture())
+    sent = contestants.EmbeddingsSent(server.grpc_url)
+    precision = report.precision()
+    multiply, product = contestants.matrix_product(precision)
+    seconds = report.in_turns(
+        {
+            "click": lambda: segment(picture),
+            "official": lambda: official.click(encoded, PICTURE),
+            "sent": sent.click,
+            "bare": contestants.bare(repository, contract.PROMPT_DECODER, precision),
+            "product": multiply,
+        },
+        rounds=40,
+        warm_up=5,
+    )
+    sent.close()
+    figures = report.summary(seconds["click"])
+    medians = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+    limit = operations[contract.PROMPT_DECODER.name] * medians["product"] / product
+    yield row(
+        "a click over gRPC, mask in the pixels of the picture",
+        f"p50 {figures['median_ms']:.1f} ms, p95 {figures['p95_ms']:.1f} ms, "
+        f"p99 {figures['p99_ms']:.1f} ms",
+        f"fastest {figures['min_ms']:.1f} ms, {figures['runs']} runs",
+    )
+    for name, what in (
+        ("official", "PyTorch eager, embeddings at hand"),
+        ("sent", "one that sends embeddings to `decoder`"),
+    ):
+        yield row(
+            f"the same against {what}",
+            f"{medians[name] / medians['click']:.1f} times faster",
+            f"{medians['click']:.1f} ms against {medians[name]:.1f} ms",
+        )
+    yield row(
+        "the same against bare `prompt_decoder` in-process",
+        f"{medians['click'] - medians['bare']:.1f} ms more",
+        f"{medians['click']:.1f} ms against {medians['bare']:.1f} ms",
+    )
+    yield row(
+        "bare `prompt_decoder` against the arithmetic limit",
+        f"{medians['bare'] / limit:.2f} times the limit",
+        f"{medians['bare']:.1f} ms against {limit:.1f} ms: "
+        f"{operations[contract.PROMPT_DECODER.name] / 1e9:.1f} GFLOP at "
+        f"{product / medians['product'] / 1e6:.0f} GFLOP/s",
+    )
+    bare = 1e3 / medians["bare"]
+    files = [new_picture() for _ in range(PICTURES)]
+    for clients in CLIENTS:
+        rate = clicks_a_second(server, files, clients)
+        yield row(
+            f"clicks a second of {clients} concurrent client{'s' if clients > 1 else ''} against "
+            "bare `prompt_decoder` in a loop",
+            f"{rate / bare:.2f} times as many",
+            f"{rate:.1f} against {bare:.1f}",
+        )
 
 
-def click_with_embeddings(
-    client: tritonclient.grpc.InferenceServerClient, embeddings: dict[str, NDArray[np.float32]]
-) -> NDArray[np.bool_]:
-    """Segment one object by sending the embeddings, and resize its mask."""
-    arrays = {
-        **embeddings,
-        "point_coords": np.array([[CLICK, (0, 0)]], np.float32),
-        "point_labels": np.array([[1, -1]], np.float32),
-        "mask_input": np.zeros((1, 1, 256, 256), np.float32),
-        "has_mask_input": np.zeros(1, np.float32),
-    }
-    inputs = [
-        tritonclient.grpc.InferInput(
-            spec.name, arrays[spec.name].shape, spec.dtype
-        ).set_data_from_numpy(arrays[spec.name])
-        for spec in contract.DECODER.inputs
-    ]
-    wanted = [tritonclient.grpc.InferRequestedOutput("low_res_masks")]
-    logits = client.infer("decoder", inputs, outputs=wanted).as_numpy("low_res_masks")
-    return Mask(logits[0, 0], 0.0, (900, 1200)).array
+def clicks_a_second(server: TritonServer, files: list[bytes], clients: int) -> float:
+    """Return the clicks of all clients together, in a second, each on one of the pictures."""
+    done = [0] * clients
+    begin = threading.Barrier(clients + 1)
+    stop = threading.Event()
+
+    def use(number: int) -> None:
+        with connect(server) as sam:
+            picture = sam.open(files[number % len(files)])
+            segment(picture)
+            begin.wait()
+            while not stop.is_set():
+                segment(picture)
+                done[number] += 1
+
+    with ThreadPoolExecutor(clients) as pool:
+        futures = [pool.submit(use, number) for number in range(clients)]
+        begin.wait()
+        start = time.perf_counter()
+        stop.wait(ROUND_S)
+        rate = sum(done) / (time.perf_counter() - start)
+        stop.set()
+        for future in futures:
+            future.result()
+    return rate
 
 
 def batches(sam: HQSam) -> Iterator[Row]:
-    """Time 16 prompts in one request and in 16."""
-    picture = sam.open(jpeg(1200, 900, seed=201))
-    boxes = [(10 * i, 20, 300 + 10 * i, 500) for i in range(16)]
+    """Time several prompts in one request against as many requests."""
+    picture = sam.open(new_picture())
+    for count in PROMPTS:
+        together, apart = prompts_a_second(picture, count)
+        yield row(
+            f"prompts a second, {count} in a request, against one by one",
+            f"{together / apart:.2f} times as many",
+            f"{together:.1f} against {apart:.1f}",
+        )
+
+
+def prompts_a_second(picture: Picture, count: int) -> tuple[float, float]:
+    """Return the rate of prompts in one request, and that of one by one."""
+    boxes = [(10 * i, 20, 300 + 10 * i, 500) for i in range(count)]
     seconds = report.in_turns(
         {
-            "one": lambda: picture.segment(boxes=boxes),
-            "sixteen": lambda: [picture.segment(box=box) for box in boxes],
+            "together": lambda: picture.segment(boxes=boxes),
+            "apart": lambda: [picture.segment(box=box) for box in boxes],
         },
-        rounds=5,
+        rounds=3,
     )
-    one, sixteen = (statistics.median(seconds[name]) for name in ("one", "sixteen"))
-    yield {
-        "what": "16 prompts in one request against 16 requests",
-        "figure": f"{sixteen / one:.2f} times as many prompts a second",
-        "detail": f"{16 / one:.1f} against {16 / sixteen:.1f} prompts a second",
+    together, apart = (statistics.median(seconds[name]) for name in ("together", "apart"))
+    return count / together, count / apart
+
+
+def wire(sam: HQSam, server: TritonServer) -> Iterator[Row]:
+    """Count the bytes on the loopback interface, headers of TCP included."""
+    file = jpeg(*TWELVE_MEGAPIXELS, seed=next(_SERIAL))
+    sent = contestants.EmbeddingsSent(server.grpc_url)
+    picture = sam.open(new_picture())
+    segment(picture)
+    for what, ours, theirs, detail in (
+        ("an encode", lambda: sam.open(file), sent.encode, f"a JPEG of {len(file) / 1e6:.1f} MB"),
+        ("a click", lambda: segment(picture), sent.click, "the logits of a mask are 0.26 MB"),
+    ):
+        one, other = bytes_of(ours), bytes_of(theirs)
+        yield row(
+            f"bytes on the wire for {what}, against embeddings that go through the client",
+            f"{other / one:.0f} times fewer",
+            f"{one / 1e6:.2f} MB against {other / 1e6:.1f} MB; {detail}",
+        )
+    sent.close()
+
+
+def bytes_of(run: Callable[[], object]) -> int:
+    """Return how many bytes go over the loopback interface while something runs."""
+    before = psutil.net_io_counters(pernic=True)["lo"].bytes_sent
+    run()
+    return int(psutil.net_io_counters(pernic=True)["lo"].bytes_sent - before)
+
+
+def counted_s(server: TritonServer) -> dict[tuple[str, str], float]:
+    """Return Triton's counters of time by (model, what), in seconds."""
+    with urllib.request.urlopen(f"http://{server.metrics_url}/metrics") as response:
+        text = response.read().decode()
+    pattern = r'^nv_inference_(\w+)_duration_us\{model="(\w+)".*\} (\d+)$'
+    return {
+        (model, what): int(microseconds) / 1e6
+        for what, model, microseconds in re.findall(pattern, text, re.MULTILINE)
     }
 
 
-def fairness(sam: HQSam) -> Iterator[Row]:
-    """Time clicks while another client embeds without pause."""
-    file = jpeg(1200, 900, seed=202)
-    picture = sam.open(file)
-    idle = report.in_turns({"click": lambda: click(picture)}, rounds=30, warm_up=5)["click"]
+def stages(sam: HQSam, server: TritonServer) -> Iterator[Row]:
+    """Say where the time of an encode and of a click goes."""
+    file = jpeg(*TWELVE_MEGAPIXELS, seed=next(_SERIAL))
+    embedding = Embedding(
+        np.zeros((1, 256, 64, 64), np.float32), np.zeros((1, 32, 256, 256), np.float32), (1, 1)
+    )
+    limits = Limits(max_bytes=1 << 30, max_pixels=1 << 30)
+    logits = np.random.default_rng(0).standard_normal((256, 256), np.float32)
+    width, height = PICTURE
+    apart = {
+        name: statistics.median(values)
+        for name, values in report.in_turns(
+            {
+                "read": lambda: preprocess(file, limits),
+                "hash": lambda: prepare(file),
+                "store": lambda: dump(embedding, {}, False),
+                "mask": lambda: Mask(logits, 0.0, (height, width)).array,
+            },
+            rounds=10,
+        ).items()
+    }
+
+    def spent(run: Callable[[], object], rounds: int) -> tuple[float, dict[tuple[str, str], float]]:
+        before = counted_s(server)
+        total = statistics.mean(report.in_turns({"run": run}, rounds, warm_up=0)["run"])
+        after = counted_s(server)
+        return total, {key: (after[key] - before[key]) / rounds for key in after}
+
+    total, spans = spent(lambda: sam.open(jpeg_variant(file, next(_SERIAL))), 5)
+    compute = {name: spans[name, "compute_infer"] for name in ("encoder", "features")}
+    shares = {
+        "decode, resize, normalise": spans["preprocess", "request"],
+        "`encoder`": compute["encoder"],
+        "`features`": compute["features"],
+        "copies between them": spans["encode", "request"]
+        - spans["preprocess", "request"]
+        - sum(compute.values()),
+        "client: header and digest": apart["hash"],
+        "store: its file": apart["store"],
+    }
+    shares["transport, waiting, the rest"] = total - sum(shares.values())
+    yield shared("an encode of 12 megapixels", total, shares)
+
+    picture = sam.open(new_picture())
+    segment(picture)
+    total, spans = spent(lambda: segment(picture), 40)
+    shares = {
+        "`prompt_decoder`": spans["prompt_decoder", "compute_infer"],
+        "its queue and copies": spans["prompt_decoder", "request"]
+        - spans["prompt_decoder", "compute_infer"],
+        "`segment`: checks, store": spans["segment", "request"]
+        - spans["prompt_decoder", "request"],
+        "client: the mask": apart["mask"],
+    }
+    shares["transport, client, the rest"] = total - sum(shares.values())
+    yield shared("a click", total, shares)
+
+
+def shared(what: str, total: float, shares: dict[str, float]) -> Row:
+    """Return a row that tells what a time is made of."""
+    parts = "; ".join(
+        f"{name} {1e3 * seconds:.1f} ms ({100 * seconds / total:.0f} %)"
+        for name, seconds in shares.items()
+    )
+    return row(f"where {what} goes", f"{1e3 * total:.0f} ms", parts)
+
+
+def under_load(sam: HQSam, server: TritonServer) -> Iterator[Row]:
+    """Time clicks again while another client embeds without pause."""
+    files = [new_picture() for _ in range(PICTURES)]
+    picture = sam.open(files[0])
+
+    def figures() -> tuple[dict[str, float], dict[int, float], float]:
+        seconds = report.in_turns({"click": lambda: segment(picture)}, rounds=60, warm_up=5)
+        rates = {clients: clicks_a_second(server, files, clients) for clients in (1, 4, 16)}
+        return report.summary(seconds["click"]), rates, prompts_a_second(picture, 16)[0]
+
+    idle, idle_rates, idle_prompts = figures()
+    with ExitStack() as stack:
+        encoded = stack.enter_context(embedding_without_pause(server))
+        busy, busy_rates, busy_prompts = figures()
+    against = "while another client embeds without pause, against an idle server"
+    yield row(
+        f"a click {against}",
+        f"{busy['median_ms'] / idle['median_ms']:.1f} times the median",
+        f"p50 {busy['median_ms']:.0f} ms, p95 {busy['p95_ms']:.0f} ms, p99 {busy['p99_ms']:.0f} ms "
+        f"against p50 {idle['median_ms']:.0f} ms, p95 {idle['p95_ms']:.0f} ms",
+    )
+    for clients, rate in busy_rates.items():
+        yield row(
+            f"clicks a second of {clients} client{'s' if clients > 1 else ''} {against}",
+            f"{rate / idle_rates[clients]:.2f} times as many",
+            f"{rate:.1f} against {idle_rates[clients]:.1f}",
+        )
+    yield row(
+        f"prompts a second, 16 in a request, {against}",
+        f"{busy_prompts / idle_prompts:.2f} times as many",
+        f"{busy_prompts:.1f} against {idle_prompts:.1f}",
+    )
+    slow = report.summary(encoded)
+    yield row(
+        "encodes of that client meanwhile, a picture of 1 megapixel",
+        f"p50 {slow['median_ms'] / 1e3:.2f} s, p95 {slow['p95_ms'] / 1e3:.2f} s",
+        f"{slow['runs']} of them",
+    )
+
+
+@contextmanager
+def embedding_without_pause(server: TritonServer) -> Iterator[list[float]]:
+    """Embed new pictures one after the other; yields the seconds that each took."""
     stop = threading.Event()
-    encoded = 0
+    seconds: list[float] = []
 
-    def embed_without_pause() -> None:
-        nonlocal encoded
-        while not stop.is_set():
-            sam.open(jpeg_variant(file, 1000 + encoded))
-            encoded += 1
+    def embed() -> None:
+        with connect(server) as sam:
+            while not stop.is_set():
+                file = new_picture()
+                start = time.perf_counter()
+                sam.open(file)
+                seconds.append(time.perf_counter() - start)
 
-    thread = threading.Thread(target=embed_without_pause)
-    thread.start()
-    busy = report.in_turns({"click": lambda: click(picture)}, rounds=60, warm_up=5)["click"]
-    stop.set()
-    thread.join()
-    ratio = statistics.median(busy) / statistics.median(idle)
-    yield {
-        "what": "a click while another client embeds without pause, against an idle server",
-        "figure": f"{ratio:.1f} times the median",
-        "detail": f"{1e3 * statistics.median(busy):.0f} ms against "
-        f"{1e3 * statistics.median(idle):.0f} ms; p95 {report.summary(busy)['p95_ms']:.0f} ms; "
-        f"{encoded} pictures encoded meanwhile",
-    }
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(embed)
+        try:
+            yield seconds
+        finally:
+            stop.set()
+        future.result()
 
 
-def memory(sam: HQSam, server: TritonServer, *, short: bool) -> Iterator[Row]:
-    """Measure resident memory, and whether it stays."""
-    file = jpeg(1200, 900, seed=203)
-    picture = sam.open(file)
-    before = resident_bytes(server)
-    yield {"what": "resident memory", "figure": f"{before / 1e9:.2f} GB", "detail": "all processes"}
-    yield {
-        "what": "resident memory at 256 prompts in a request",
-        "figure": f"{peak_of(lambda: many(picture), server) / 1e9 - before / 1e9:.2f} GB more",
-        "detail": "sampled during the request",
-    }
-    if short:
-        return
-    start = resident_bytes(server)
-    for index in range(200):
-        opened = sam.open(jpeg_variant(file, 5000 + index))
-        for _ in range(10):
-            opened.segment(points=[CLICK])
-    end = resident_bytes(server)
-    yield {
-        "what": f"resident memory after 2,000 clicks on 200 pictures, {STORE_ENTRIES} stored",
-        "figure": f"{100 * (end / start - 1):+.1f} %",
-        "detail": f"{start / 1e9:.2f} GB before, {end / 1e9:.2f} GB after",
-    }
+def memory(sam: HQSam, server: TritonServer, store: Path) -> Iterator[Row]:
+    """Measure resident memory, what processes share counted once, and the store."""
+    picture = sam.open(new_picture())
+    segment(picture)
+    by_name = resident_bytes(server)
+    total = sum(by_name.values())
+    largest = sorted(by_name.items(), key=lambda item: -item[1])
+    yield row(
+        "resident memory of the server",
+        f"{total / 1e9:.2f} GB",
+        ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in largest if size > 1e7),
+    )
+    peak = peak_of(lambda: many(picture), server)
+    yield row(
+        "resident memory at 256 prompts in a request",
+        f"{(peak - total) / 1e9:.2f} GB more",
+        "sampled during the request",
+    )
+    entries = [path.stat().st_size for path in store.iterdir() if path.stat().st_size]
+    yield row(
+        "the store, for each picture",
+        f"{statistics.mean(entries) / 1e6:.1f} MB",
+        f"{len(entries)} pictures; half of it with `HQSAM_STORE_PRECISION=fp16`",
+    )
 
 
 def many(picture: Picture) -> object:
@@ -315,21 +502,27 @@ def many(picture: Picture) -> object:
     return picture.segment(boxes=[(i, 20, 300 + i, 500) for i in range(256)])
 
 
-def peak_of(run: Any, server: TritonServer) -> float:
+def peak_of(run: Callable[[], object], server: TritonServer) -> float:
     """Run something and return the largest resident memory seen meanwhile, in bytes."""
     thread = threading.Thread(target=run)
     thread.start()
     peak = 0.0
     while thread.is_alive():
-        peak = max(peak, resident_bytes(server))
+        peak = max(peak, sum(resident_bytes(server).values()))
         thread.join(0.2)
     return peak
 
 
-def resident_bytes(server: TritonServer) -> float:
-    """Return the server's memory, what its processes share counted once."""
+def resident_bytes(server: TritonServer) -> dict[str, float]:
+    """Return the memory of each model's processes, and of Triton's own."""
+    sizes: dict[str, float] = {}
     root = psutil.Process(server.pid)
-    return float(sum(p.memory_full_info().pss for p in [root, *root.children(recursive=True)]))
+    for process in [root, *root.children(recursive=True)]:
+        # …/<model>/<version>/model.…
+        found = re.search(r"/(\w+)/\d+/model\.\w+", " ".join(process.cmdline()))
+        name = f"`{found[1]}`" if found else process.name()
+        sizes[name] = sizes.get(name, 0.0) + process.memory_full_info().pss
+    return sizes
 
 
 if __name__ == "__main__":

@@ -75,8 +75,9 @@ class Stage:
 
 STAGES = (
     Stage(0.32, 14, 8, 4, (0.1, 0.87)),
-    Stage(0.976, 28, 2, 5, (0.87, 1.0)),
-    Stage(1.0, contract.EMBEDDING_SIZE, 1, 4, (1.0, 1.0)),
+    Stage(0.886, 28, 2, 5, (0.87, 1.0)),
+    Stage(0.97, 44, 1, 6, (1.0, 1.0)),
+    Stage(1.0, contract.EMBEDDING_SIZE, 1, 6, (1.0, 1.0)),
 )
 """From small squares, which cost little and teach most, to whole pictures.
 
@@ -131,7 +132,7 @@ def _scene(rng: Generator, side: int, texture: float) -> scenes.Scene:
     # Small pictures come enlarged, large ones shrunk.
     source = float(np.exp(rng.uniform(np.log(0.4), 0))) if rng.random() < 0.25 else 1.0
     # In a smaller square objects are smaller, or one would fill it.
-    objects = (side / contract.EMBEDDING_SIZE) ** 0.5 * float(np.exp(rng.uniform(-0.4, 0.4)))
+    objects = (side / contract.EMBEDDING_SIZE) ** 0.5 * float(np.exp(rng.uniform(-0.4, 0.9)))
     scene = scenes.draw(
         int(rng.integers(1 << 62)),
         max(16, int(width * source)),

@@ -1,0 +1,203 @@
+"""What serving is measured against: the official way, and models without a server."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+import tritonclient.grpc
+from hqsam_client import Mask, contract
+from hqsam_export.modeling import HQSamModel
+from hqsam_server._onnx_backend import Model, ModelFile, Tensor, open_model
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.oracle import images
+
+Arrays = dict[str, NDArray[Any]]
+
+CLICK = (400, 500)
+PICTURE = (1200, 900)
+
+_SIDE = 4096
+
+
+def jpeg(width: int, height: int, seed: int) -> bytes:
+    """Return a picture that no other seed gives, with the noise of a camera."""
+    rng = np.random.default_rng(seed)
+    picture = images.picture(width, height).astype(np.int16)
+    picture += rng.integers(-12, 13, picture.shape, dtype=np.int16)
+    file = io.BytesIO()
+    Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def jpeg_variant(file: bytes, seed: int) -> bytes:
+    """Return the same picture under another digest: bytes after a JPEG's end are ignored."""
+    return file + seed.to_bytes(4, "big")
+
+
+class Official:
+    """ViT-B in PyTorch as the authors wrote it: attention step by step, not fused."""
+
+    def __init__(self) -> None:
+        config = transformers.SamHQConfig(vision_config=transformers.SamHQVisionConfig())
+        self._model: Any = transformers.AutoModel.from_config(  # type: ignore[no-untyped-call]
+            config, attn_implementation="eager"
+        )
+        self._model.train(False)
+        self._processor: Any = transformers.SamImageProcessorPil()
+
+    def encode(self, file: bytes) -> tuple[Any, Any]:
+        """Read, resize and encode a picture file."""
+        image = Image.open(io.BytesIO(file)).convert("RGB")
+        pixels = self._processor(image, return_tensors="pt")["pixel_values"]
+        embeddings, intermediate = self._model.get_image_embeddings(pixels)
+        return embeddings, intermediate
+
+    def click(self, encoded: tuple[Any, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return the mask of a click in a picture of `size` = (width, height)."""
+        width, height = size
+        scale = contract.INPUT_SIZE / max(size)
+        with torch.inference_mode():
+            outputs = self._model(
+                image_embeddings=encoded[0],
+                intermediate_embeddings=encoded[1],
+                input_points=torch.tensor([[[CLICK]]], dtype=torch.float32) * scale,
+                input_labels=torch.ones(1, 1, 1, dtype=torch.int64),
+                multimask_output=False,
+                hq_token_only=True,
+            )
+            resized = contract.resized_size((height, width))
+            masks = self._processor.post_process_masks(
+                outputs.pred_masks, [[height, width]], [list(resized)]
+            )
+        return np.asarray(masks[0][0, 0].numpy(), np.bool_)
+
+
+def bare(repository: Path, spec: contract.ModelSpec, precision: str | None) -> Callable[[], object]:
+    """Return what runs a model of the repository in this process, without a server.
+
+    Args:
+        repository: an exported model repository.
+        spec: which model; one click on one picture, random embeddings.
+        precision: OpenVINO's inference precision; None for ONNX Runtime's CPU provider.
+    """
+
+    def tensors(specs: tuple[contract.TensorSpec, ...]) -> dict[str, Tensor]:
+        return {spec.name: Tensor(f"TYPE_{spec.dtype}", spec.shape) for spec in specs}
+
+    rng = np.random.default_rng(0)
+    inputs: Arrays = {
+        tensor.name: rng.standard_normal([1 if d == -1 else d for d in tensor.shape], np.float32)
+        for tensor in spec.inputs
+    }
+    if "point_coords" in inputs:
+        inputs |= prompt()
+    model: Model = open_model(
+        ModelFile(
+            repository / spec.name / "1" / "model.onnx",
+            tensors(spec.inputs),
+            tensors(spec.outputs),
+            intra_op_threads=len(os.sched_getaffinity(0)),
+            inter_op_threads=0,
+            openvino=None if precision is None else {"precision": precision},
+            usual_shapes=({name: array.shape for name, array in inputs.items()},),
+        )
+    )
+    wanted = [tensor.name for tensor in spec.outputs]
+    if spec is contract.PROMPT_DECODER:
+        wanted = ["low_res_masks", "iou_predictions"]
+    return lambda: model.run(inputs, wanted)
+
+
+def prompt() -> Arrays:
+    """Return a click as the ONNX models take it."""
+    return {
+        "point_coords": np.array([[CLICK, (0, 0)]], np.float32),
+        "point_labels": np.array([[1, -1]], np.float32),
+        "mask_input": np.zeros((1, 1, 256, 256), np.float32),
+        "has_mask_input": np.zeros(1, np.float32),
+    }
+
+
+class EmbeddingsSent:
+    """A client that keeps the embeddings itself, and sends them with each click."""
+
+    def __init__(self, url: str) -> None:
+        options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+        self._client = tritonclient.grpc.InferenceServerClient(url, channel_args=options)
+        rng = np.random.default_rng(0)
+        self._image = rng.standard_normal(contract.ENCODER.inputs[0].shape, np.float32)
+        self._kept: Arrays = {
+            spec.name: rng.standard_normal(spec.shape, np.float32)
+            for spec in contract.ENCODER.outputs
+        }
+
+    def encode(self) -> None:
+        """Send a picture to `encoder`, and get its embeddings."""
+        names = [tensor.name for tensor in contract.ENCODER.outputs]
+        inputs = {contract.ENCODER.inputs[0].name: self._image}
+        self._kept = self._infer(contract.ENCODER, inputs, names)
+
+    def click(self) -> NDArray[np.bool_]:
+        """Segment one object by sending the embeddings to `decoder`, and resize its mask."""
+        outputs = self._infer(contract.DECODER, {**self._kept, **prompt()}, ["low_res_masks"])
+        width, height = PICTURE
+        return Mask(outputs["low_res_masks"][0, 0], 0.0, (height, width)).array
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _infer(self, spec: contract.ModelSpec, arrays: Arrays, wanted: list[str]) -> Arrays:
+        inputs = [
+            tritonclient.grpc.InferInput(
+                tensor.name, arrays[tensor.name].shape, tensor.dtype
+            ).set_data_from_numpy(arrays[tensor.name])
+            for tensor in spec.inputs
+        ]
+        requested = [tritonclient.grpc.InferRequestedOutput(name) for name in wanted]
+        result = self._client.infer(spec.name, inputs, outputs=requested)
+        return {name: result.as_numpy(name) for name in wanted}
+
+
+def matrix_product(precision: str) -> tuple[Callable[[], object], float]:
+    """Return what multiplies two large matrices, and its floating-point operations."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    one, other = torch.rand(2, _SIDE, _SIDE).to(dtype)
+    return lambda: one @ other, 2.0 * _SIDE**3
+
+
+def operations(model: HQSamModel) -> dict[str, float]:
+    """Count the floating-point operations of matrix products and convolutions.
+
+    Returns:
+        those of `encoder`, of `features` and of a click in `prompt_decoder`.
+    """
+    meta = copy.deepcopy(model).to("meta")
+
+    def empty(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, device="meta")
+
+    counted = {}
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            embeddings, intermediate = meta.image_encoder(empty(1, 3, 1024, 1024))
+        counted[contract.ENCODER.name] = float(counter.get_total_flops())
+        with FlopCounterMode(display=False) as counter:
+            features = meta.mask_decoder.hq_features(embeddings, intermediate)
+        counted[contract.FEATURES.name] = float(counter.get_total_flops())
+        click = (empty(1, 2, 2), empty(1, 2), empty(1, 1, 256, 256), empty(1))
+        with FlopCounterMode(display=False) as counter:
+            meta.decode(embeddings, features, *click)
+        counted[contract.PROMPT_DECODER.name] = float(counter.get_total_flops())
+    return counted
