@@ -74,9 +74,9 @@ class Stage:
 
 
 STAGES = (
-    Stage(0.32, 14, 8, 4, (0.1, 0.87)),
-    Stage(0.886, 28, 2, 5, (0.87, 1.0)),
-    Stage(0.97, 44, 1, 6, (1.0, 1.0)),
+    Stage(0.28, 14, 8, 4, (0.1, 0.87)),
+    Stage(0.9375, 28, 2, 5, (0.87, 1.0)),
+    Stage(0.98, 44, 1, 6, (1.0, 1.0)),
     Stage(1.0, contract.EMBEDDING_SIZE, 1, 6, (1.0, 1.0)),
 )
 """From small squares, which cost little and teach most, to whole pictures.
@@ -190,7 +190,7 @@ def _prompt(rng: Generator, mask: NDArray[np.bool_]) -> list[tuple[float, float,
     """Return points (x, y, label) that a user would give for the object."""
     kind = rng.choice(
         ["click", "box", "box and click", "click and negative", "clicks"],
-        p=[0.5, 0.25, 0.05, 0.1, 0.1],
+        p=[0.35, 0.45, 0.05, 0.08, 0.07],
     )
     points: list[tuple[float, float, int]] = []
     if kind.startswith("box"):
