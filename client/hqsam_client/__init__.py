@@ -1,12 +1,12 @@
 """Thin client for HQ-SAM served by NVIDIA Triton: prompts in, masks out.
 
-::
+```python
+from hqsam_client import HQSam
 
-    from hqsam_client import HQSam
-
-    with HQSam("localhost:8001") as sam:
-        picture = sam.open("photo.jpg")
-        picture.segment(points=[(420, 310)]).save("mask.png")
+with HQSam("localhost:8001") as sam:
+    picture = sam.open("photo.jpg")
+    picture.segment(points=[(420, 310)]).save("mask.png")
+```
 """
 
 from __future__ import annotations

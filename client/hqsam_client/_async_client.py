@@ -33,11 +33,11 @@ T = TypeVar("T")
 class AsyncHQSam(BaseClient):
     """`HQSam` for asyncio: a connection for any number of tasks of one event loop.
 
-    ::
-
-        async with AsyncHQSam("localhost:8001") as sam:
-            picture = await sam.open("photo.jpg")
-            mask = await picture.segment(points=[(420, 310)])
+    ```python
+    async with AsyncHQSam("localhost:8001") as sam:
+        picture = await sam.open("photo.jpg")
+        mask = await picture.segment(points=[(420, 310)])
+    ```
 
     Make it inside of a running event loop. The options are those of `BaseClient`.
     Cancelling a task cancels its call, but for an encoding that has been sent.

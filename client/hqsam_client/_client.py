@@ -35,12 +35,12 @@ T = TypeVar("T")
 class HQSam(BaseClient):
     """A connection to one or several HQ-SAM servers, for use from any number of threads.
 
-    ::
-
-        with HQSam("localhost:8001") as sam:
-            picture = sam.open("photo.jpg")
-            mask = picture.segment(points=[(420, 310)])
-            mask.save("mask.png")
+    ```python
+    with HQSam("localhost:8001") as sam:
+        picture = sam.open("photo.jpg")
+        mask = picture.segment(points=[(420, 310)])
+        mask.save("mask.png")
+    ```
 
     The options are those of `BaseClient`.
     """
@@ -190,9 +190,9 @@ class Picture:
     def latest(self) -> Picture:
         """The same picture, where only the newest of overlapping calls counts.
 
-        ::
-
-            picture.latest.segment(points=[cursor])  # from any thread, at every movement
+        ```python
+        picture.latest.segment(points=[cursor])  # from any thread, at every movement
+        ```
 
         A call takes the place of the one before it, which raises `SupersededError` at
         once and which the server drops if it had not begun. There is one such line of

@@ -1,23 +1,23 @@
 """The exception tree, and the one table from gRPC codes to it.
 
-::
-
-    HQSamError
-    ├── PromptError             points, labels, boxes or an earlier mask are wrong (ValueError)
-    ├── PictureError            it is not a picture, or cannot be read (ValueError)
-    ├── OptionError             an address, certificate or other option is wrong (ValueError)
-    ├── MissingPackageError     an optional package is not installed
-    ├── SupersededError         a newer call on `picture.latest` took this one's place
-    ├── ConnectionLostError     nothing that can be used came back
-    │   ├── UnavailableError        no server there, or one with a full queue: UNAVAILABLE;
-    │   │                           the client was closed meanwhile: CANCELLED
-    │   └── RequestTimeoutError     no answer in time: DEADLINE_EXCEEDED
-    └── RequestRefusedError     the server answered with an error; `code` names it
-        ├── InvalidRequestError     the request cannot succeed: INVALID_ARGUMENT
-        ├── NotFoundError           no such model, or the picture is gone again: NOT_FOUND
-        ├── AccessDeniedError       UNAUTHENTICATED, PERMISSION_DENIED
-        ├── TooLargeError           a message over the limits: RESOURCE_EXHAUSTED
-        └── ServerFailedError       every other code
+```text
+HQSamError
+├── PromptError             points, labels, boxes or an earlier mask are wrong (ValueError)
+├── PictureError            it is not a picture, or cannot be read (ValueError)
+├── OptionError             an address, certificate or other option is wrong (ValueError)
+├── MissingPackageError     an optional package is not installed
+├── SupersededError         a newer call on `picture.latest` took this one's place
+├── ConnectionLostError     nothing that can be used came back
+│   ├── UnavailableError        no server there, or one with a full queue: UNAVAILABLE;
+│   │                           the client was closed meanwhile: CANCELLED
+│   └── RequestTimeoutError     no answer in time: DEADLINE_EXCEEDED
+└── RequestRefusedError     the server answered with an error; `code` names it
+    ├── InvalidRequestError     the request cannot succeed: INVALID_ARGUMENT
+    ├── NotFoundError           no such model, or the picture is gone again: NOT_FOUND
+    ├── AccessDeniedError       UNAUTHENTICATED, PERMISSION_DENIED
+    ├── TooLargeError           a message over the limits: RESOURCE_EXHAUSTED
+    └── ServerFailedError       every other code
+```
 
 The first five are raised before anything is sent, or instead of a result.
 """

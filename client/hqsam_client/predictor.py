@@ -1,13 +1,13 @@
 """Drop-in for the official `SamPredictor`: change one import, and a server does the work.
 
-::
+```python
+from hqsam_client.predictor import SamPredictor, sam_model_registry
 
-    from hqsam_client.predictor import SamPredictor, sam_model_registry
-
-    sam = sam_model_registry["vit_b"](checkpoint="sam_hq_vit_b.pth")
-    predictor = SamPredictor(sam)
-    predictor.set_image(image)
-    masks, scores, low_res = predictor.predict(point_coords=points, point_labels=labels)
+sam = sam_model_registry["vit_b"](checkpoint="sam_hq_vit_b.pth")
+predictor = SamPredictor(sam)
+predictor.set_image(image)
+masks, scores, low_res = predictor.predict(point_coords=points, point_labels=labels)
+```
 
 The model is the server's: `checkpoint` is not read. The server is the one that the
 environment variable ``HQSAM_URL`` names, else ``localhost:8001``; or pass an `HQSam`

@@ -1,16 +1,16 @@
 """The server side's part of the exception tree.
 
-::
-
-    HQSamError
-    ├── StartError                   the server cannot be started
-    └── ServingError                 INTERNAL
-        ├── BadRequestError          INVALID_ARGUMENT: the request is at fault
-        ├── UnknownImageError        NOT_FOUND: the picture is not stored
-        ├── OverloadedError          UNAVAILABLE: too much is waiting
-        ├── ModelCallError           UNAVAILABLE: a model behind this one failed
-        ├── RequestCancelledError    CANCELLED: nobody waits for the answer
-        └── StoreError               INTERNAL: the store cannot be used
+```text
+HQSamError
+├── StartError                   the server cannot be started
+└── ServingError                 INTERNAL
+    ├── BadRequestError          INVALID_ARGUMENT: the request is at fault
+    ├── UnknownImageError        NOT_FOUND: the picture is not stored
+    ├── OverloadedError          UNAVAILABLE: too much is waiting
+    ├── ModelCallError           UNAVAILABLE: a model behind this one failed
+    ├── RequestCancelledError    CANCELLED: nobody waits for the answer
+    └── StoreError               INTERNAL: the store cannot be used
+```
 
 The Triton models turn them into gRPC codes in one place, `hqsam_server._adapter`.
 """

@@ -36,10 +36,10 @@ _ANSWER_S = 5.0
 class TritonServer:
     """A Triton server on a model repository.
 
-    ::
-
-        with TritonServer(Path("model_repository")) as server:
-            sam = HQSam(server.grpc_url)
+    ```python
+    with TritonServer(Path("model_repository")) as server:
+        sam = HQSam(server.grpc_url)
+    ```
     """
 
     def __init__(
