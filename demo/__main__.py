@@ -14,18 +14,17 @@ from pathlib import Path
 
 from hqsam_client import HQSam, HQSamError, Mask
 from hqsam_server import TritonServer
-from PIL import Image, ImageDraw
+
+from demo.drawing import Box, Point, with_prompts
 
 HERE = Path(__file__).parent
 OUTPUT = HERE / "output"
 PHOTOGRAPH = HERE / "coins.png"
 
 # Pixels of the photograph.
-COIN = (312, 56)
+COIN = (335, 44)
 BESIDE = (346, 92)
-BOX = (300, 180, 350, 230)
-
-MARK_PX = 5
+BOX = (313, 154, 382, 220)
 
 
 def main() -> int:
@@ -72,26 +71,16 @@ def _run() -> None:
 def _draw(
     name: str,
     mask: Mask,
-    points: list[tuple[int, int]] | None = None,
-    negative: list[tuple[int, int]] | None = None,
-    box: tuple[int, int, int, int] | None = None,
+    points: list[Point] | None = None,
+    negative: list[Point] | None = None,
+    box: Box | None = None,
 ) -> None:
     """Write the mask on its picture, with the prompts that it answers."""
-    scale = 2  # of a small photograph, so that contours show
     mask.save(OUTPUT / f"mask-{name}")
-    overlay = mask.overlay()
-    overlay = overlay.resize(
-        (scale * overlay.width, scale * overlay.height), Image.Resampling.LANCZOS
+    drawn = with_prompts(
+        mask.overlay(), points or (), negative or (), () if box is None else (box,)
     )
-    draw = ImageDraw.Draw(overlay)
-    for places, color in ((points or [], "lime"), (negative or [], "red")):
-        for x, y in places:
-            where = (scale * x, scale * y)
-            draw.circle(where, MARK_PX + 2, fill="white")
-            draw.circle(where, MARK_PX, fill=color)
-    if box is not None:
-        draw.rectangle([scale * side for side in box], outline="lime", width=3)
-    overlay.save(OUTPUT / name)
+    drawn.save(OUTPUT / name)
     print(f"    {os.path.relpath(OUTPUT / name)}: {mask.area} pixels, box {mask.box}")
 
 

@@ -1,0 +1,37 @@
+"""Prompts drawn on a picture, larger than the picture, so that contours and marks show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+MARK_PX = 5
+
+Point = tuple[int, int]
+Box = tuple[int, int, int, int]
+
+
+def with_prompts(
+    picture: Image.Image,
+    points: Sequence[Point] = (),
+    negative: Sequence[Point] = (),
+    boxes: Sequence[Box] = (),
+    scale: int = 2,
+) -> Image.Image:
+    """Return the picture `scale` times as large, with prompts in its own pixels drawn on it.
+
+    Points are green, points beside the object red, boxes green.
+    """
+    drawn = picture.resize(
+        (scale * picture.width, scale * picture.height), Image.Resampling.LANCZOS
+    )
+    draw = ImageDraw.Draw(drawn)
+    for places, color in ((points, "lime"), (negative, "red")):
+        for x, y in places:
+            where = (scale * x, scale * y)
+            draw.circle(where, MARK_PX + 2, fill="white")
+            draw.circle(where, MARK_PX, fill=color)
+    for box in boxes:
+        draw.rectangle([scale * side for side in box], outline="lime", width=3)
+    return drawn

@@ -1,0 +1,99 @@
+"""Draws the pictures of the documentation: `python -m demo.pictures`, or `make pictures`.
+
+They are the masks of the small model as it is, so draw them anew when its weights change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from hqsam_client import HQSam, Mask
+from hqsam_client._drawing import COLORS
+from hqsam_client._protocol import Mode
+from hqsam_server import TritonServer
+from PIL import Image
+
+from demo.__main__ import BESIDE, BOX, COIN, PHOTOGRAPH
+from demo.drawing import Box, with_prompts
+
+FOLDER = Path(__file__).parents[1] / "docs" / "images"
+
+GAP_PX = 12
+MAX_SIZE = (1400, 400)
+"""Width and height of a file, in pixels: sharp on a page, and quick to load."""
+
+GREYS, COLORS_OF_MARKS = 48, 80
+"""A file's palette: the photograph is grey, masks and marks are not."""
+
+# Pixels of the photograph, as those of the demo.
+SECOND_CLICK = (352, 54)
+BESIDE_IN_BOX = (320, 159)
+MANY: tuple[Box, ...] = (
+    (20, 33, 69, 76),
+    (130, 26, 181, 76),
+    (190, 28, 242, 75),
+    (253, 32, 299, 74),
+)
+MODES: tuple[Mode, ...] = ("hq", "hq+sam", "best")
+
+
+def main() -> None:
+    """Serve the small model and write all pictures."""
+    FOLDER.mkdir(exist_ok=True)
+    with TritonServer() as server, HQSam(server.grpc_url) as sam:
+        picture = sam.open(PHOTOGRAPH)
+        click = picture.segment([COIN])
+        one = with_prompts(click.overlay(), [COIN])
+        negative = picture.segment([COIN, BESIDE], [1, 0])
+        refined = picture.segment([COIN, BESIDE], [1, 0], refine=click)
+        box = with_prompts(picture.segment(box=BOX).overlay(), boxes=[BOX])
+
+        save("coins", [one, with_prompts(refined.overlay(), [COIN], [BESIDE]), box])
+        clicks = [COIN, SECOND_CLICK]
+        two = with_prompts(picture.segment(clicks).overlay(), clicks)
+        save("clicks", [one, two, with_prompts(negative.overlay(), [COIN], [BESIDE])])
+        both = picture.segment([BESIDE_IN_BOX], [0], BOX)
+        save("boxes", [box, with_prompts(both.overlay(), negative=[BESIDE_IN_BOX], boxes=[BOX])])
+        masks = picture.segment(boxes=MANY)
+        save("many", [with_prompts(together(masks), boxes=MANY)])
+        modes = [picture.segment([COIN], mode=mode).overlay() for mode in MODES]
+        save("modes", [with_prompts(overlay, [COIN]) for overlay in modes])
+
+
+def together(masks: Sequence[Mask]) -> Image.Image:
+    """Return all masks on their picture, each in a colour of its own."""
+    drawn = None
+    for mask, color in zip(masks, COLORS, strict=False):
+        drawn = mask.overlay(drawn, color)
+    assert drawn is not None  # noqa: S101 - there are masks
+    return drawn
+
+
+def save(name: str, panels: Sequence[Image.Image]) -> None:
+    """Write panels of one size beside each other, as a PNG file of few colours."""
+    width, height = panels[0].size
+    row = Image.new("RGB", (len(panels) * (width + GAP_PX) - GAP_PX, height), "white")
+    for index, panel in enumerate(panels):
+        row.paste(panel, (index * (width + GAP_PX), 0))
+    row.thumbnail(MAX_SIZE, Image.Resampling.LANCZOS)
+    file = FOLDER / f"{name}.png"
+    row.quantize(palette=palette(row), dither=Image.Dither.NONE).save(file, optimize=True)
+    print(f"{file.name}: {row.width} x {row.height}, {file.stat().st_size / 1000:.0f} kB")
+
+
+def palette(image: Image.Image) -> Image.Image:
+    """Return a palette for the image, in which its many greys leave room for its colours."""
+    pixels = np.asarray(image)
+    colored = pixels[np.ptp(pixels, axis=2) > 8][None]  # [1, pixels, 3]
+    # Covering all of them keeps the marks, which have few pixels.
+    covering = Image.fromarray(colored).quantize(COLORS_OF_MARKS, Image.Quantize.MAXCOVERAGE)
+    greys = [round(level) for level in np.linspace(0, 255, GREYS) for _ in "rgb"]
+    few = Image.new("P", (1, 1))
+    few.putpalette(greys + (covering.getpalette() or []))
+    return few
+
+
+if __name__ == "__main__":
+    main()
