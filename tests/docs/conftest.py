@@ -1,0 +1,157 @@
+"""A server with the small model, and a folder with what the documentation's commands expect."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import trustme
+from hqsam_server import TritonServer, Tuning
+from PIL import Image
+
+from tests import rebuilt
+from tests.docs import standins
+from tests.docs.pages import ROOT
+
+COINS = ROOT / "demo" / "coins.png"
+LABELS = ROOT / "tests" / "small" / "coins-labels.png"
+SIZE = (640, 480)
+PATIENCE_S = 300.0
+
+
+@pytest.fixture(scope="package")
+def server() -> Iterator[TritonServer]:
+    # Masks are compared, and bf16 rounds otherwise for one prompt than for two.
+    with TritonServer(tuning=Tuning(precision="fp32")) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the commands that are stood in for."""
+    folder = tmp_path_factory.mktemp("docs") / "bin"
+    standins.install(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_repository: Path) -> Path:
+    """A user's folder: the root of a clone, with pictures, weights, certificates and data."""
+    for name in ("examples", "training", "demo", "docker"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    photo = Image.open(COINS).convert("RGB").resize(SIZE)
+    mask = (
+        Image.open(LABELS).resize(SIZE, Image.Resampling.NEAREST).point(lambda it: 255 * (it == 1))
+    )
+    photo.save(tmp_path / "photo.jpg")
+    shutil.copytree(tiny_repository, tmp_path / "model_repository")
+    torch.save(rebuilt.state_dict(rebuilt.TINY), tmp_path / "sam_hq_vit_b.pth")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "server.key")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
+    authority.cert_pem.write_to_path(tmp_path / "clients.pem")
+    data = "data/thin_object_detection"
+    for pictures, masks in (
+        ("FOLDER/images", "FOLDER/masks"),
+        ("data/DIS5K/DIS-VD/im", "data/DIS5K/DIS-VD/gt"),
+        (f"{data}/COIFT/images", f"{data}/COIFT/masks"),
+        (f"{data}/HRSOD/images", f"{data}/HRSOD/masks_max255"),
+        (f"{data}/ThinObject5K/images_test", f"{data}/ThinObject5K/masks_test"),
+    ):
+        for name, image in ((pictures, photo), (masks, mask)):
+            (tmp_path / name).mkdir(parents=True)
+            image.save(tmp_path / name / "coin.png")
+    examples(tmp_path)
+    return tmp_path
+
+
+def examples(folder: Path) -> None:
+    """Write what the examples read."""
+    (folder / "pictures").mkdir()
+    shutil.copy(COINS, folder / "pictures" / "coins.png")
+    prompts = [
+        {"picture": "coins.png", "category": "coin", "points": [[335, 44]]},
+        {"picture": "coins.png", "category": "coin", "box": [313, 154, 382, 220]},
+    ]
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    detection = {"image_id": 7, "category_id": 1, "bbox": [313, 154, 69, 66], "score": 0.9}
+    (folder / "detections.json").write_text(json.dumps([detection]))
+    images = [{"id": 7, "file_name": "coins.png"}]
+    (folder / "instances.json").write_text(json.dumps({"images": images}))
+
+
+@pytest.fixture(scope="package")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where servers keep compiled models."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def environment(
+    server: TritonServer, bin_folder: Path, folder: Path, cache: Path
+) -> dict[str, str]:
+    """The environment of commands: the server's address, and the stand-ins first."""
+    return {
+        **os.environ,
+        "HQSAM_URL": server.grpc_url,
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+        "TMPDIR": str(folder),
+        "XDG_CACHE_HOME": str(cache),
+    }
+
+
+@pytest.fixture(scope="package")
+def service(server: TritonServer) -> Iterator[str]:
+    """The address of a running `examples/async_service.py`."""
+    with running("async_service.py", server) as address:
+        yield address
+
+
+@contextmanager
+def running(name: str, server: TritonServer, **environment: str) -> Iterator[str]:
+    """Run a web service of the examples on a free port; its address."""
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "examples" / name, "--port=0", f"--url={server.grpc_url}"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if found := re.search(r"running on http://(\S+)", line):
+            break
+    try:
+        assert found, "".join(lines)
+        yield found[1]
+    finally:
+        process.terminate()
+        process.communicate(timeout=PATIENCE_S)
+
+
+@pytest.fixture
+def addressed(server: TritonServer, service: str) -> Callable[[str], str]:
+    """Puts the running servers' addresses in the place of the usual ones."""
+    places = {
+        "localhost:8000": server.http_url,
+        "localhost:8001": server.grpc_url,
+        "localhost:8080": service,
+    }
+
+    def put(text: str) -> str:
+        for usual, address in places.items():
+            text = text.replace(usual, address)
+        return text
+
+    return put
