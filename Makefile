@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster check bench bench-graphs bench-client bench-cluster clean
+.PHONY: help demo test test-cluster check docs pictures bench bench-graphs bench-client bench-cluster clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,11 +17,17 @@ test: $(VENV)/.dev ## Run the tests.
 test-cluster: $(VENV)/.dev ## Run the tests of several replicas with three, behind a real Envoy.
 	HQSAM_TEST_REPLICAS=3 $(BIN)/python -m pytest tests/cluster
 
-check: $(VENV)/.dev ## Check format, lint and types, and the Dockerfile.
+check: $(VENV)/.dev docs ## Check format, lint and types, the Dockerfile, and the documentation's links.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile
+
+docs: $(VENV)/.dev ## Build the documentation into site/; a broken link is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+pictures: $(VENV)/.dev ## Draw the documentation's pictures anew, with the small model.
+	$(BIN)/python -m demo.pictures
 
 bench: $(VENV)/.dev ## Measure serving at full size beside its alternatives, into benchmarks/results.
 	$(BIN)/python -m benchmarks.serving
@@ -36,7 +42,7 @@ bench-client: $(VENV)/.dev ## Measure the client's own share, into benchmarks/re
 	$(BIN)/python -m benchmarks.client
 
 clean: ## Remove the virtual environment, caches, and what builds and the demo wrote.
-	rm -rf $(VENV) build dist demo/output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site demo/output .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.demo: EXTRAS = demo
