@@ -1,0 +1,92 @@
+"""What the README and the documentation tell to type works.
+
+Every block of a page runs, in order, in one folder. What is done in place of commands that
+cannot run in a test stands in `tests.docs.standins`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hqsam_client import HQSam
+from hqsam_client._cli import _COMMANDS
+from hqsam_server import TritonServer
+
+from tests.docs.pages import PAGES, Block, blocks, commands
+
+PATIENCE_S = 600.0
+INTERPRETERS = {
+    "python": [sys.executable, "-c"],
+    "sh": ["bash", "-euo", "pipefail", "-c"],
+}
+BACKGROUND = 'for job in $(jobs -p); do wait "$job"; done'
+"""What runs in the background has to succeed, too."""
+
+
+def run(block: Block, folder: Path, environment: dict[str, str], text: str) -> None:
+    """Run a block of a page, or check it where it is no program."""
+    if block.language == "json":
+        json.loads(block.text)
+        return
+    if block.language == "sh":
+        text += BACKGROUND
+    done = subprocess.run(
+        [*INTERPRETERS[block.language], text],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_every_block_of_a_page_runs(
+    page: str, folder: Path, environment: dict[str, str], addressed: Callable[[str], str]
+) -> None:
+    for block in blocks(page):
+        run(block, folder, environment, addressed(block.text))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
+def test_commands_in_sentences_have_the_options_that_they_name(page: str) -> None:
+    for command in commands(page):
+        name, *arguments = command.split(" -- ")[0].split()[1:]
+        parser = argparse.ArgumentParser()
+        importlib.import_module(_COMMANDS[name].module).add_arguments(parser)
+        known = parser.format_help()
+        for argument in arguments:
+            assert not argument.startswith("-") or argument.split("=")[0] in known, command
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_curl_grpcurl_and_stubs_get_the_mask_that_the_client_gets(
+    server: TritonServer,
+    folder: Path,
+    environment: dict[str, str],
+    addressed: Callable[[str], str],
+) -> None:
+    for block in blocks("docs/protocol.md"):
+        run(block, folder, environment, addressed(block.text))
+    with HQSam(server.grpc_url) as sam:
+        expected = sam.segment(folder / "photo.jpg", points=[(420, 310)]).low_res_logits
+
+    by_http = json.loads((folder / "answer.json").read_text())
+    (logits,) = (it["data"] for it in by_http["outputs"] if it["name"] == "low_res_masks")
+    by_grpc = json.loads((folder / "grpc-answer.json").read_text())
+    names = [it["name"] for it in by_grpc["outputs"]]
+    raw = by_grpc["rawOutputContents"][names.index("low_res_masks")]
+    for found in (logits, np.frombuffer(base64.b64decode(raw), "<f4")):
+        np.testing.assert_allclose(np.reshape(found, (256, 256)), expected, atol=1e-3)
+    np.testing.assert_allclose(np.load(folder / "logits.npy"), expected, atol=1e-3)
