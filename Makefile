@@ -17,14 +17,14 @@ test: $(VENV)/.dev ## Run the tests.
 test-cluster: $(VENV)/.dev ## Run the tests of several replicas with three, behind a real Envoy.
 	HQSAM_TEST_REPLICAS=3 $(BIN)/python -m pytest tests/cluster
 
-check: $(VENV)/.dev docs ## Check format, lint and types, the Dockerfile, and the documentation's links.
+check: $(VENV)/.dev ## Check format, lint and types, and the Dockerfile.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile
 
 docs: $(VENV)/.dev ## Build the documentation into site/; a broken link is an error.
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 pictures: $(VENV)/.dev ## Draw the documentation's pictures anew, with the small model.
 	$(BIN)/python -m demo.pictures

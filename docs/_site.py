@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 _ROOT = Path(__file__).parents[1]
@@ -39,7 +39,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for path in _linked(waiting.pop()):
             outside = not path.startswith((_DOCS, "..")) and files.get_file_from_path(path) is None
             if outside and (_ROOT / path).is_file():
-                files.append(File.generated(config, path, abs_src_path=str(_ROOT / path)))
+                level = InclusionLevel.NOT_IN_NAV  # unless it is named there
+                source = str(_ROOT / path)
+                files.append(File.generated(config, path, abs_src_path=source, inclusion=level))
                 if path.endswith(".md"):
                     waiting.append(path)
     return files
