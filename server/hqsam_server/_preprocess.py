@@ -19,7 +19,6 @@ to Ghostscript.
 
 from __future__ import annotations
 
-import io
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from hqsam_client.contract import INPUT_SIZE, PIXEL_MEAN, PIXEL_STD, resized_siz
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from hqsam_server import _bombs
 from hqsam_server._errors import BadRequestError
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -114,7 +114,7 @@ def _checked(encoded: bytes | memoryview, limits: Limits) -> Image.Image:
     # Hostile bytes make Pillow's readers raise nearly anything, not only OSError.
     try:
         image = _open(encoded)
-    except MemoryError:
+    except (MemoryError, BadRequestError):
         raise
     except Exception as error:
         raise BadRequestError(
@@ -126,6 +126,7 @@ def _checked(encoded: bytes | memoryview, limits: Limits) -> Image.Image:
             f"the picture has {image.width} x {image.height} pixels, expected at most "
             f"{limits.max_pixels}: send it smaller, or raise max_pixels on the server"
         )
+    _bombs.check_before_decode(encoded, image)
     return image
 
 
@@ -135,7 +136,7 @@ def _decode(encoded: bytes | memoryview, limits: Limits) -> Image.Image:
     try:
         image.load()
         return _to_rgb(_upright(image))
-    except MemoryError:
+    except (MemoryError, BadRequestError):
         raise
     except Exception as error:
         raise BadRequestError(
@@ -146,7 +147,10 @@ def _decode(encoded: bytes | memoryview, limits: Limits) -> Image.Image:
 def _open(encoded: bytes | memoryview) -> Image.Image:
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
-    image = Image.open(io.BytesIO(encoded), formats=formats)
+    _bombs.check_before_open(encoded)
+    file = _bombs.SteppedBytes(encoded, _bombs.MAX_HEADER_STEPS)
+    image = Image.open(file, formats=formats)
+    file.max_steps = _bombs.MAX_STEPS
     if min(image.size) < 1:
         raise UnidentifiedImageError("a side of no pixels")
     return image
