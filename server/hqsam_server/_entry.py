@@ -1,24 +1,26 @@
-"""The file of one embedding: safetensors, written by the library and mapped on reading.
+"""The file of one embedding: safetensors, written by the library and read in one go.
 
 The tensors are those of `Embedding`, in fp32 or fp16. The metadata says height and
-width, and whose embedding it is: the key that reader and writer agree on.
+width, whose embedding it is (the key that reader and writer agree on), and what finds
+damage, not forgery: height and width again, and the sum of the data's 64-bit words. The
+sum takes a tenth of the time of a CRC-32.
 
     8 bytes   length of the header, little-endian
     header    JSON: {"__metadata__": {…}, name: {"dtype", "shape", "data_offsets"}, …}
     data      the tensors; offsets count from here
 
-The library's own reader copies the tensors, 2 ms for each click. Here they are the
-pages of the file, which on tmpfs is memory already.
+Files are read and not mapped: somebody who truncates a mapped file ends the process
+that reads it.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from hqsam_client.contract import FEATURES
@@ -55,8 +57,11 @@ def dump(embedding: Embedding, key: Mapping[str, str], half_precision: bool) -> 
     """Return the content of a file."""
     dtype = np.float16 if half_precision else np.float32
     height, width = embedding.original_size
-    tensors = {name: getattr(embedding, name).astype(dtype, copy=False) for name in _SHAPES}
-    return save(tensors, {**key, "height": str(height), "width": str(width)})
+    tensors = {
+        name: getattr(embedding, name).astype(dtype, order="C", copy=False) for name in _SHAPES
+    }
+    check = f"{height}x{width}:{_sum(tensors.values())}"
+    return save(tensors, {**key, "height": str(height), "width": str(width), "check": check})
 
 
 def load(path: Path, key: Mapping[str, str]) -> Embedding:
@@ -67,33 +72,52 @@ def load(path: Path, key: Mapping[str, str]) -> Embedding:
         ValueError: it is damaged, or no embedding of this key.
         OSError: it cannot be read.
     """
-    mapped, tensors, size = _mapped(path, key)
-    arrays = {}
-    for name, (dtype, offset) in tensors.items():
-        shape = _SHAPES[name]
-        array = np.frombuffer(mapped, dtype, int(np.prod(shape)), offset).reshape(shape)
-        arrays[name] = array.astype(np.float32, copy=False)
-    return Embedding(**arrays, original_size=size)
+    content = path.read_bytes()
+    layout = _layout(content[:_MAX_HEADER_BYTES], len(content), key)
+    stored = {
+        name: np.frombuffer(content, dtype, int(np.prod(_SHAPES[name])), offset)
+        for name, (dtype, offset) in layout.tensors.items()
+    }
+    if _sum(stored.values()) != layout.words:
+        raise ValueError("its numbers are not those that were written")
+    arrays = {
+        name: array.reshape(_SHAPES[name]).astype(np.float32, copy=False)
+        for name, array in stored.items()
+    }
+    return Embedding(**arrays, original_size=layout.size)
 
 
 def load_size(path: Path, key: Mapping[str, str]) -> tuple[int, int]:
-    """Read only `original_size` of a file, but check all of it; errors as of `load`."""
-    return _mapped(path, key)[2]
+    """Read only `original_size` of a file, and check all but its numbers; errors as of `load`."""
+    with path.open("rb", buffering=0) as file:
+        head = file.read(_MAX_HEADER_BYTES) or b""
+        return _layout(head, os.fstat(file.fileno()).st_size, key).size
 
 
-def _mapped(
-    path: Path, key: Mapping[str, str]
-) -> tuple[mmap.mmap, dict[str, tuple[np.dtype[Any], int]], tuple[int, int]]:
-    """Return the mapped file, each tensor's dtype and offset in it, and (height, width)."""
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    header_bytes = int.from_bytes(mapped[:8], "little")
+def _sum(arrays: Iterable[NDArray[Any]]) -> str:
+    """Return the sum of the arrays' 64-bit words in memory, as 16 hex digits."""
+    total = sum(int(array.reshape(-1).view("<u8").sum(dtype=np.uint64)) for array in arrays)
+    return f"{total % 2**64:016x}"
+
+
+class _Layout(NamedTuple):
+    """What a file's header says: each tensor's dtype and offset, (height, width), and sum of words."""
+
+    tensors: dict[str, tuple[np.dtype[Any], int]]
+    size: tuple[int, int]
+    words: str
+
+
+def _layout(head: bytes, file_bytes: int, key: Mapping[str, str]) -> _Layout:
+    """Read the first bytes of a file of so many bytes; raises `ValueError`."""
+    header_bytes = int.from_bytes(head[:8], "little")
     if 8 + header_bytes > _MAX_HEADER_BYTES:
         raise ValueError("the header is too long")
     try:
-        header = json.loads(mapped[8 : 8 + header_bytes])
+        header = json.loads(head[8 : 8 + header_bytes])
         metadata = header.pop("__metadata__")
         size = int(metadata.pop("height")), int(metadata.pop("width"))
+        size_again, _, words = metadata.pop("check").partition(":")
         tensors, end = {}, 0
         for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             dtype, shape = _DTYPES[tensor["dtype"]], _SHAPES[name]
@@ -105,6 +129,8 @@ def _mapped(
         raise ValueError("the header is not an embedding's") from error
     if metadata != dict(key) or min(size) < 1 or tensors.keys() != _SHAPES.keys():
         raise ValueError("it is another file under this name")
-    if len(mapped) != 8 + header_bytes + end:
+    if size_again != f"{size[0]}x{size[1]}":
+        raise ValueError("height or width is damaged")
+    if file_bytes != 8 + header_bytes + end:
         raise ValueError("it is truncated, or too long")
-    return mapped, tensors, size
+    return _Layout(tensors, size, words)

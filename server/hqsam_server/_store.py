@@ -7,7 +7,8 @@ nor another picture are ever answered with old embeddings.
 - Writers take turns (a lock on ``.write.lock``), write to a temporary name and rename,
   so that readers, who need no lock, see whole entries or none. A temporary file that
   a writer finds in its turn belongs to one that died, and is removed.
-- Reading an entry sets its modification time; the least recently read goes first.
+- Reading an entry sets its modification time; the least recently read goes first. One from
+  the future, where the clock was set back, goes before them: it would stay for ever.
 - An entry that cannot be read or is not what its name says is a miss, and is removed.
 """
 
@@ -17,6 +18,7 @@ import errno
 import fcntl
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -28,10 +30,13 @@ from hqsam_server._entry import Embedding, dump, load, load_size, max_file_bytes
 from hqsam_server._errors import BadRequestError, StoreError
 from hqsam_server._metrics import Metrics
 
-# Changes whenever the same picture and weights are to give other embeddings.
-_FORMAT = "hqsam-embedding-1"
+# Changes whenever the same picture and weights are to give other embeddings, or the file
+# another layout.
+_FORMAT = "hqsam-embedding-2"
 _SUFFIX = ".safetensors"
 _TEMPORARY = ".writing"
+# How far the clocks of machines that share a folder may be apart.
+_SKEW_NS = 60 * 10**9
 _IMAGE_ID = re.compile(rf"[0-9a-f]{{{IMAGE_ID_LENGTH}}}")
 _T = TypeVar("_T")
 
@@ -89,6 +94,7 @@ class EmbeddingStore:
             )
         try:
             with self._locked(".write.lock"):
+                self._remove_left()
                 self._report()
         except OSError as error:
             raise self._unusable(error) from error
@@ -183,8 +189,7 @@ class EmbeddingStore:
 
     def _write(self, path: Path, content: bytes) -> None:
         """Write a file in one step; the caller holds the lock."""
-        for left in self._folder.glob(f"*{_TEMPORARY}"):
-            left.unlink(missing_ok=True)
+        self._remove_left()
         if self._max_bytes is not None:
             self._evict(self._max_bytes - len(content), but=path)
         temporary = path.with_suffix(_TEMPORARY)
@@ -204,15 +209,22 @@ class EmbeddingStore:
                 if not (full and self._evict(others - 1, but=path)):
                     raise
 
+    def _remove_left(self) -> None:
+        """Remove what dead writers left; the caller holds the lock."""
+        for left in self._folder.glob(f"*{_TEMPORARY}"):
+            left.unlink(missing_ok=True)
+
     def _entries(self) -> list[_Entry]:
         """Return the entries of all weights, the least recently used first."""
+        latest_ns = time.time_ns() + _SKEW_NS
         found = []
         with os.scandir(self._folder) as files:
             for file in files:
                 if file.name.endswith(_SUFFIX):
                     with suppress(FileNotFoundError):
                         status = file.stat()
-                        found.append(_Entry(status.st_mtime_ns, status.st_size, Path(file.path)))
+                        used_ns = status.st_mtime_ns if status.st_mtime_ns <= latest_ns else 0
+                        found.append(_Entry(used_ns, status.st_size, Path(file.path)))
         return sorted(found, key=lambda entry: entry.used_ns)
 
     def _evict(self, max_bytes: int, but: Path) -> int:

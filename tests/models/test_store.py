@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,13 +86,17 @@ def test_an_entry_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_an_entry_is_a_file_that_safetensors_reads(tmp_path: Path) -> None:
     open_store(tmp_path).put(image_id(1), embedding(2.0, (30, 40)))
+    arrays = pictures.embedding_arrays(2.0)
+    words = sum(int.from_bytes(array.tobytes()[:8], "little") * array.size // 2 for array in arrays)
+    words %= 2**64
     with safe_open(entry_of(tmp_path, 1), "np") as file:
         assert file.metadata() == {
-            "format": "hqsam-embedding-1",
+            "format": "hqsam-embedding-2",
             "fingerprint": WEIGHTS,
             "image_id": image_id(1),
             "height": "30",
             "width": "40",
+            "check": f"30x40:{words:016x}",
         }
         assert (file.get_tensor("image_embeddings") == 2).all()
         assert (file.get_tensor("hq_features") == -2).all()
@@ -196,6 +201,22 @@ def longer(entry: Path) -> None:
     entry.write_bytes(entry.read_bytes() + b"0")
 
 
+def of_a_flipped_bit(entry: Path) -> None:
+    content = bytearray(entry.read_bytes())
+    content[len(content) // 2] ^= 1
+    entry.write_bytes(content)
+
+
+def of_a_lost_page(entry: Path) -> None:
+    with entry.open("r+b") as file:
+        file.seek(4096)
+        file.write(bytes(4096))
+
+
+def of_a_flipped_height(entry: Path) -> None:
+    entry.write_bytes(entry.read_bytes().replace(b'"height":"400"', b'"height":"500"'))
+
+
 def not_safetensors(entry: Path) -> None:
     entry.write_bytes(b"\x08\0\0\0\0\0\0\0[[[[[[[[")
 
@@ -239,13 +260,13 @@ def without_metadata(entry: Path) -> None:
 
 
 def of_other_shapes(entry: Path) -> None:
-    metadata = {"format": "hqsam-embedding-1", "fingerprint": WEIGHTS, "image_id": image_id(1)}
+    metadata = {"format": "hqsam-embedding-2", "fingerprint": WEIGHTS, "image_id": image_id(1)}
     tensors = {name: np.zeros((1, 2), np.float32) for name in ("image_embeddings", "hq_features")}
     save_file(tensors, entry, {**metadata, "height": "1", "width": "1"})
 
 
 def of_other_dtypes(entry: Path) -> None:
-    metadata = {"format": "hqsam-embedding-1", "fingerprint": WEIGHTS, "image_id": image_id(1)}
+    metadata = {"format": "hqsam-embedding-2", "fingerprint": WEIGHTS, "image_id": image_id(1)}
     names = ("image_embeddings", "hq_features")
     arrays = dict(zip(names, pictures.embedding_arrays(), strict=True))
     tensors = {name: array.astype(np.int32) for name, array in arrays.items()}
@@ -259,6 +280,9 @@ def of_other_dtypes(entry: Path) -> None:
         emptied,
         zeroed,
         longer,
+        of_a_flipped_bit,
+        of_a_lost_page,
+        of_a_flipped_height,
         not_safetensors,
         huge_header,
         nested,
@@ -275,7 +299,9 @@ def of_other_dtypes(entry: Path) -> None:
 def test_a_damaged_or_foreign_entry_is_a_miss_and_is_removed(tmp_path: Path, damage: Any) -> None:
     metrics = Metrics()
     store = open_store(tmp_path, metrics)
-    for read in (store.get, store.original_size):
+    # The numbers are looked at when they are needed.
+    only_numbers = damage in (of_a_flipped_bit, of_a_lost_page)
+    for read in (store.get,) if only_numbers else (store.get, store.original_size):
         store.put(image_id(1), embedding())
         damage(entry_of(tmp_path, 1))
         assert read(image_id(1)) is None
@@ -299,6 +325,27 @@ def test_what_a_dead_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
     left.write_bytes(bytes(1000))
     store.put(image_id(2), embedding())
     assert not left.exists()
+
+
+def test_what_a_dead_writer_left_is_removed_at_the_start(tmp_path: Path) -> None:
+    left = tmp_path / f"{WEIGHTS}-{image_id(1)}.writing"
+    left.write_bytes(bytes(1000))
+    open_store(tmp_path)
+    assert not left.exists()
+
+
+def test_entries_from_the_future_go_first_where_the_clock_was_set_back(tmp_path: Path) -> None:
+    store = open_store(tmp_path, max_bytes=3 * (ENTRY_BYTES + 4096))
+    tomorrow = time.time() + 86400
+    for number in (1, 2):
+        store.put(image_id(number), embedding())
+        os.utime(entry_of(tmp_path, number), (tomorrow, tomorrow))
+    for number in (3, 4, 5):
+        store.put(image_id(number), embedding())
+    assert [store.get(image_id(number)) is not None for number in range(1, 6)] == [
+        *(False, False),
+        *(True, True, True),
+    ]
 
 
 def test_a_store_outlives_its_folder(tmp_path: Path) -> None:
