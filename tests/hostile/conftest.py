@@ -1,0 +1,34 @@
+"""A server on the small model, which has to survive everything that is sent to it here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hqsam_server import TritonServer, Tuning
+
+from tests.hostile.unhurt import unhurt
+from tests.models.api import Api
+
+MAX_PIXELS = 20_000_000
+
+
+@pytest.fixture(scope="package")
+def server() -> Iterator[TritonServer]:
+    with TritonServer(
+        tuning=Tuning(precision="fp32"), environment={"HQSAM_MAX_PIXELS": str(MAX_PIXELS)}
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def api(server: TritonServer) -> Iterator[Api]:
+    with Api(server) as api:
+        yield api
+
+
+@pytest.fixture(scope="module", autouse=True)
+def the_server_is_unhurt(server: TritonServer, api: Api) -> Iterator[None]:
+    """Check, after the tests of a module, that none of them hurt the server."""
+    with unhurt(server, api):
+        yield

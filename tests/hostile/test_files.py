@@ -1,0 +1,49 @@
+"""Each hostile file, as raw bytes and by the client: read as what it is, or clearly refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hqsam_client import HQSam, InvalidRequestError, PictureError
+from hqsam_server import TritonServer
+from tritonclient.utils import InferenceServerException
+
+from tests.hostile.files import CASES
+from tests.models.api import Api
+
+PATIENCE_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def sam(server: TritonServer) -> Iterator[HQSam]:
+    with HQSam(server.grpc_url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as client:
+        yield client
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_embed_reads_it_or_refuses_it(api: Api, name: str) -> None:
+    case = CASES[name]
+    try:
+        image_id, size, _ = api.embed(case.make())
+    except InferenceServerException as error:
+        assert error.status() == "StatusCode.INVALID_ARGUMENT", error.message()
+        assert case.refusal is not None, error.message()
+        assert case.refusal in error.message()
+    else:
+        assert size == case.size
+        assert np.isfinite(api.segment(image_id)["low_res_masks"]).all()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_client_reads_it_or_says_why_not(sam: HQSam, name: str) -> None:
+    case = CASES[name]
+    try:
+        picture = sam.open(case.make())
+    except (PictureError, InvalidRequestError) as error:
+        assert case.refusal is not None, error
+        assert str(error)
+    else:
+        assert picture.size == case.size
+        assert picture.segment(points=[(1, 1)]).array.shape == case.size

@@ -1,0 +1,67 @@
+"""What has to hold after the worst: ready, the same processes, the same masks, the same memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from hqsam_server import TritonServer
+from hqsam_server._watch import instances
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+from tests.models import pictures
+from tests.models.api import Api
+
+MEMORY_GROWTH_BYTES = 300 * 2**20
+"""What the processes may hold more than before. Allocators keep what one picture of the
+largest size needed, once for each of the processes that decode; what grows with each
+request is more after hundreds of them."""
+
+_PICTURE = pictures.png(300, 200)
+
+
+def processes(server: TritonServer) -> list[psutil.Process]:
+    """Return `tritonserver` and all of its children."""
+    triton = psutil.Process(server.pid)
+    return [triton, *triton.children(recursive=True)]
+
+
+def memory_bytes(server: TritonServer) -> int:
+    """Return the memory of a server's processes; what several share counts once."""
+    return sum(process.memory_full_info().pss for process in processes(server))
+
+
+def click(api: Api) -> dict[str, NDArray[Any]]:
+    """Return all outputs of an ordinary click on an ordinary picture, encoded if need be."""
+    image_id, _, _ = api.embed(_PICTURE)
+    return api.segment(image_id)
+
+
+@contextmanager
+def unhurt(server: TritonServer, api: Api) -> Iterator[None]:
+    """Assert that what is done inside does not hurt the server."""
+    expected = click(api)
+    before = instances(server.pid)
+    memory = memory_bytes(server)
+    yield
+    assert api.client.is_server_ready(client_timeout=60)
+    found = click(api)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert np.array_equal(found[name], array), name
+    assert instances(server.pid) == before
+    gc.collect()
+    assert memory_bytes(server) <= memory + MEMORY_GROWTH_BYTES
+
+
+def refusal(call: Callable[[], Any]) -> tuple[str, str]:
+    """Return code and message of the error that a call ends with."""
+    with pytest.raises(InferenceServerException) as caught:
+        call()
+    return caught.value.status().removeprefix("StatusCode."), caught.value.message()
