@@ -101,7 +101,7 @@ def _sum(arrays: Iterable[NDArray[Any]]) -> str:
 
 
 class _Layout(NamedTuple):
-    """What a file's header says: each tensor's dtype and offset, (height, width), and sum of words."""
+    """What a file's header says: each tensor's dtype and offset, (height, width), the sum."""
 
     tensors: dict[str, tuple[np.dtype[Any], int]]
     size: tuple[int, int]

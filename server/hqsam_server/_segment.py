@@ -11,7 +11,7 @@ from hqsam_client.contract import PROMPT_DECODER
 from numpy.typing import NDArray
 
 from hqsam_server._entry import Embedding
-from hqsam_server._errors import UnknownImageError
+from hqsam_server._errors import BadRequestError, UnknownImageError
 from hqsam_server._metrics import Metrics
 from hqsam_server._prompts import PromptLimits, Prompts
 from hqsam_server._store import EmbeddingStore
@@ -40,12 +40,16 @@ class Segmenter:
     chunk_prompts: int
 
     def segment(
-        self, image_id: str, inputs: Mapping[str, NDArray[Any] | None], requested: Collection[str]
+        self,
+        image_id: str | None,
+        inputs: Mapping[str, NDArray[Any] | None],
+        requested: Collection[str],
     ) -> Arrays:
         """Answer a request.
 
         Args:
-            image_id: of a picture that was embedded.
+            image_id: of a picture that was embedded. Triton, which counts inputs, lets a
+                request without it pass where there is an optional one in its stead.
             inputs: the other inputs of the contract's `segment` by name.
             requested: names of the outputs to make.
 
@@ -57,6 +61,8 @@ class Segmenter:
             UnknownImageError: the picture is not stored.
             ModelCallError: `prompt_decoder` failed.
         """
+        if image_id is None:
+            raise BadRequestError("expected image_id, got none")
         prompts = Prompts.checked(inputs, self.limits)
         embedding = self.store.get(image_id)
         if embedding is None:

@@ -127,6 +127,11 @@ def test_an_unknown_picture_is_told_so(bench: Bench) -> None:
     assert bench.metrics["store_misses_total"] == 1
 
 
+def test_a_request_without_an_image_id_is_refused(bench: Bench) -> None:
+    with pytest.raises(BadRequestError, match="expected image_id, got none"):
+        bench.segmenter.segment(None, prompts(1), MASKS)
+
+
 @pytest.mark.parametrize("image_id", ["", "../" * 20, "F" * 64, "0" * 63 + "\n"])
 def test_a_malformed_image_id_is_refused(bench: Bench, image_id: str) -> None:
     with pytest.raises(BadRequestError, match="64 lower-case hex digits"):
