@@ -4,6 +4,10 @@ From the model's config it reads what that backend reads: `intra_op_thread_count
 `inter_op_thread_count` and `execution_accelerators`, and it refuses the files that that
 one refuses, so that what loads here loads there. `openvino` as accelerator means the
 package of that name, which also computes in bf16 where the processor can.
+
+A parameter of its own is `max_open_dims`, such as "32,256": what the first, second, …
+dimension of an input may be where the config leaves it open. Without it, a request that
+is large enough takes all memory of the machine.
 """
 
 from __future__ import annotations
@@ -55,6 +59,7 @@ class ModelFile:
         inter_op_threads: operators at once, 0 for the runtime's default.
         openvino: parameters of the `openvino` accelerator, None without it.
         usual_shapes: shapes of all inputs together, by name, that `model_warmup` names.
+        max_open_dims: bounds of the dimensions that the config leaves open, () for none.
     """
 
     path: Path
@@ -64,6 +69,7 @@ class ModelFile:
     inter_op_threads: int
     openvino: dict[str, str] | None
     usual_shapes: tuple[dict[str, tuple[int, ...]], ...] = ()
+    max_open_dims: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], path: Path) -> ModelFile:
@@ -75,8 +81,11 @@ class ModelFile:
                 for tensor in config[kind]
             }
 
+        def text(name: str) -> str:
+            return str(config["parameters"].get(name, {}).get("string_value", ""))
+
         def threads(name: str) -> int:
-            return int(config["parameters"].get(name, {}).get("string_value", 0))
+            return int(text(name) or 0)
 
         accelerators = config.get("optimization", {}).get("execution_accelerators", {})
         openvino = None
@@ -98,7 +107,19 @@ class ModelFile:
             threads("inter_op_thread_count"),
             openvino,
             usual_shapes,
+            tuple(map(int, filter(None, text("max_open_dims").split(",")))),
         )
+
+    def check_request(self, inputs: Arrays) -> None:
+        """Refuse inputs over `max_open_dims`, with `RequestError`."""
+        for name, tensor in self.inputs.items():
+            shape = inputs[name].shape
+            for dim, size, most in zip(tensor.dims, shape, self.max_open_dims, strict=False):
+                if dim == -1 and size > most:
+                    raise RequestError(
+                        f"{name} has shape {list(shape)}, expected at most {most} for the {size}: "
+                        "send less at once, or raise max_open_dims on the server"
+                    )
 
 
 class Model(Protocol):
@@ -164,6 +185,7 @@ class _OnnxRuntime:
     def __init__(self, file: ModelFile) -> None:
         import onnxruntime
 
+        self._file = file
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = file.intra_op_threads
         options.inter_op_num_threads = file.inter_op_threads
@@ -184,6 +206,7 @@ class _OnnxRuntime:
         check(file, _described(self._session.get_inputs()), _described(self._session.get_outputs()))
 
     def run(self, inputs: Arrays, requested: Collection[str]) -> Arrays:
+        self._file.check_request(inputs)
         names = list(requested)
         try:
             results = self._session.run(names, inputs, self._options)
@@ -213,6 +236,7 @@ class _OpenVino:
     def __init__(self, file: ModelFile, parameters: Mapping[str, str]) -> None:
         import openvino
 
+        self._file = file
         core = openvino.Core()
         bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         precision = parameters.get("precision", "auto")
@@ -241,6 +265,7 @@ class _OpenVino:
             raise StartError(f"OpenVINO cannot load {file.path}: {error}") from error
 
     def run(self, inputs: Arrays, requested: Collection[str]) -> Arrays:
+        self._file.check_request(inputs)
         shapes = tuple(sorted((name, array.shape) for name, array in inputs.items()))
         return self._usual.get(shapes, self._any_shape).run(inputs, requested)
 

@@ -45,6 +45,13 @@ def test_an_input_of_the_wrong_shape_is_refused_and_the_next_one_answered(file: 
     assert model.run({"x": X}, ["sum"])["sum"].tolist() == [3, 7]
 
 
+def test_an_open_dimension_beyond_its_bound_is_refused(file: ModelFile) -> None:
+    model = open_model(replace(file, max_open_dims=(2, 1)))
+    assert model.run({"x": X}, ["sum"])["sum"].tolist() == [3, 7]
+    with pytest.raises(RequestError, match=r"x has shape \[3, 2\], expected at most 2 for the 3"):
+        model.run({"x": np.zeros((3, 2), np.float32)}, ["sum"])
+
+
 def test_an_input_may_be_fixed_in_the_config(file: ModelFile) -> None:
     open_model(replace(file, inputs={"x": Tensor("TYPE_FP32", (3, 2))}))
 
