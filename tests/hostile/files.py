@@ -552,7 +552,8 @@ def _cases() -> dict[str, Case]:
         png_of_sixteen_bits, png_with_a_broken_profile, png_with_a_page_in_its_text,
         apng_of_a_hundred_frames, jpeg_of_cyclic_exif, jpeg_of_deep_exif,
         jpeg_of_an_orientation_that_is_a_text, jpeg_of_a_huge_profile,
-        jpeg_of_a_broken_profile, jpeg_of_four_inks, jpeg_that_is_a_zip_too, gif_that_is_a_script_too, gif_of_five_hundred_frames,
+        jpeg_of_a_broken_profile, jpeg_of_four_inks, jpeg_that_is_a_zip_too,
+        gif_that_is_a_script_too, gif_of_five_hundred_frames,
         webp_of_a_hundred_frames, tiff_whose_next_directory_is_the_same,
     )  # fmt: skip
     either = (

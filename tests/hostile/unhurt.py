@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from tests.models import pictures
-from tests.models.api import Api
+from tests.models.api import Api, point
 
 MEMORY_GROWTH_BYTES = 300 * 2**20
 """What the processes may hold more than before. Allocators keep what one picture of the
@@ -37,6 +36,18 @@ def memory_bytes(server: TritonServer) -> int:
     return sum(process.memory_full_info().pss for process in processes(server))
 
 
+def _warm(api: Api) -> None:
+    """Have every model run once: what they take for themselves at first is no growth."""
+    inputs = {
+        **point(),
+        "encoded_image": np.frombuffer(_PICTURE, np.uint8),
+        "mask_input": np.zeros((1, 1, 256, 256), np.float32),
+        "has_mask_input": np.zeros(1, np.float32),
+    }
+    api.infer("hq_sam", inputs)
+    click(api)
+
+
 def click(api: Api) -> dict[str, NDArray[Any]]:
     """Return all outputs of an ordinary click on an ordinary picture, encoded if need be."""
     image_id, _, _ = api.embed(_PICTURE)
@@ -46,6 +57,7 @@ def click(api: Api) -> dict[str, NDArray[Any]]:
 @contextmanager
 def unhurt(server: TritonServer, api: Api) -> Iterator[None]:
     """Assert that what is done inside does not hurt the server."""
+    _warm(api)
     expected = click(api)
     before = instances(server.pid)
     memory = memory_bytes(server)
@@ -56,8 +68,8 @@ def unhurt(server: TritonServer, api: Api) -> Iterator[None]:
     for name, array in expected.items():
         assert np.array_equal(found[name], array), name
     assert instances(server.pid) == before
-    gc.collect()
-    assert memory_bytes(server) <= memory + MEMORY_GROWTH_BYTES
+    grown = memory_bytes(server) - memory
+    assert grown <= MEMORY_GROWTH_BYTES, f"{grown / 2**20:.0f} MiB more than before"
 
 
 def refusal(call: Callable[[], Any]) -> tuple[str, str]:
