@@ -1,7 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster check docs pictures bench bench-graphs bench-client bench-cluster clean
+.PHONY: help demo test test-cluster check docs pictures bench bench-graphs bench-client bench-cluster fuzz soak clean
 
 PYTHON ?= python3
+SOAK_MINUTES ?= 30
 VENV ?= .venv
 BIN := $(VENV)/bin
 
@@ -16,6 +17,12 @@ test: $(VENV)/.dev ## Run the tests.
 
 test-cluster: $(VENV)/.dev ## Run the tests of several replicas with three, behind a real Envoy.
 	HQSAM_TEST_REPLICAS=3 $(BIN)/python -m pytest tests/cluster
+
+fuzz: $(VENV)/.dev ## Send 20,000 hostile inputs instead of the 1,000 of `make test`.
+	HQSAM_FUZZ_INPUTS=20000 $(BIN)/python -m pytest -s tests/hostile/test_fuzz.py
+
+soak: $(VENV)/.dev ## Load a server for SOAK_MINUTES (30), into benchmarks/results; 2 make a nightly run.
+	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES)
 
 check: $(VENV)/.dev ## Check format, lint and types, and the Dockerfile.
 	$(BIN)/ruff format --check .

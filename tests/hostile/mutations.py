@@ -1,0 +1,128 @@
+"""Damaged picture files, each made from an ordinary one by its number."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageCms, features
+
+from tests.models.pictures import encoded
+from tests.oracle import images
+
+# What breaks arithmetic on sizes and counts.
+_NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+
+
+@cache
+def seeds() -> tuple[bytes, ...]:
+    """Return ordinary files of every format, in many of its kinds."""
+    picture = Image.fromarray(images.picture(48, 32))
+    frames = [Image.new("RGB", (48, 32), (n * 40, 0, 0)) for n in range(5)]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    animated = {"save_all": True, "append_images": frames}
+    kinds: list[tuple[Image.Image, str, dict[str, object]]] = [
+        (picture, "JPEG", {"exif": exif, "icc_profile": profile}),
+        (picture, "JPEG", {"progressive": True, "subsampling": 2, "restart_marker_blocks": 2}),
+        (picture.convert("CMYK"), "JPEG", {}),
+        (picture, "PNG", {"exif": exif, "icc_profile": profile}),
+        (picture.quantize(16), "PNG", {"transparency": 3}),
+        (picture.convert("RGBA"), "PNG", animated),
+        (Image.fromarray(np.arange(1536, dtype=np.uint16).reshape(32, 48)), "PNG", {}),
+        (picture, "WEBP", {"exif": exif}),
+        (picture, "WEBP", {"lossless": True}),
+        (picture, "WEBP", animated),
+        (picture.quantize(16), "GIF", animated),
+        *((picture, "TIFF", {"compression": it}) for it in (None, "tiff_lzw", "tiff_deflate")),
+        (picture, "TIFF", {"compression": "jpeg"}),
+        (picture.convert("1"), "TIFF", {"compression": "group4"}),
+        (picture.convert("F"), "TIFF", {}),
+        (picture, "BMP", {}),
+        (picture.quantize(16), "BMP", {}),
+        (picture, "PPM", {}),
+        (picture, "JPEG2000", {"num_resolutions": 3}),
+        (picture, "MPO", {"save_all": True, "append_images": frames[:1]}),
+    ]
+    if features.check("avif"):
+        kinds.append((picture, "AVIF", {"speed": 10}))
+    files = [encoded(image, name, **options) for image, name, options in kinds]
+    numbers = " ".join(map(str, np.asarray(picture).ravel())).encode()
+    return (*files, b"P3 48 32 255\n# plain\n" + numbers)
+
+
+def mutated(number: int) -> bytes:
+    """Return a damaged file; the same for the same number."""
+    random = np.random.default_rng(number)
+    data = bytearray(seeds()[number % len(seeds())])
+    for _ in range(int(random.integers(1, 4))):
+        if data:
+            _MUTATIONS[random.integers(len(_MUTATIONS))](random, data)
+    # Checksums would keep what is damaged from the decoders.
+    if data.startswith(b"\x89PNG") and random.random() < 0.8:
+        return _with_checksums(bytes(data))
+    return bytes(data)
+
+
+def _place(random: np.random.Generator, data: bytearray) -> int:
+    """Return a place, half of the time within the header."""
+    end = len(data) if random.random() < 0.5 else min(len(data), 200)
+    return int(random.integers(end))
+
+
+def _flip(random: np.random.Generator, data: bytearray) -> None:
+    data[_place(random, data)] ^= 1 << int(random.integers(8))
+
+
+def _overwrite(random: np.random.Generator, data: bytearray) -> None:
+    place, width = _place(random, data), int(random.choice([1, 2, 4]))
+    number = _NUMBERS[random.integers(len(_NUMBERS))] & (256**width - 1)
+    data[place : place + width] = number.to_bytes(width, ("big", "little")[random.integers(2)])
+
+
+def _remove(random: np.random.Generator, data: bytearray) -> None:
+    place = _place(random, data)
+    del data[place : place + int(random.integers(1, 64))]
+
+
+def _repeat(random: np.random.Generator, data: bytearray) -> None:
+    place = _place(random, data)
+    part = data[place : place + int(random.integers(1, 64))]
+    data[place:place] = part * int(random.integers(1, 50))
+
+
+def _insert(random: np.random.Generator, data: bytearray) -> None:
+    place = _place(random, data)
+    data[place:place] = random.bytes(int(random.integers(1, 64)))
+
+
+def _cut(random: np.random.Generator, data: bytearray) -> None:
+    del data[int(random.integers(len(data))) :]
+
+
+def _cross(random: np.random.Generator, data: bytearray) -> None:
+    other = seeds()[random.integers(len(seeds()))]
+    place = _place(random, data)
+    data[place:] = other[min(place, len(other)) :]
+
+
+_MUTATIONS: tuple[Callable[[np.random.Generator, bytearray], None], ...] = (
+    *(_flip, _overwrite, _overwrite, _remove, _repeat, _insert, _cut, _cross),
+)
+
+
+def _with_checksums(data: bytes) -> bytes:
+    """Return a PNG file with the checksums that its chunks should have."""
+    reader, out = io.BytesIO(data), io.BytesIO()
+    out.write(reader.read(8))
+    while head := reader.read(8):
+        body = reader.read(int.from_bytes(head[:4], "big") if len(head) == 8 else 0)
+        out.write(head + body)
+        if reader.read(4):
+            out.write(struct.pack(">I", zlib.crc32(head[4:] + body)))
+    return out.getvalue()
