@@ -3,7 +3,8 @@
 From the model's config it reads what that backend reads: `intra_op_thread_count`,
 `inter_op_thread_count` and `execution_accelerators`, and it refuses the files that that
 one refuses, so that what loads here loads there. `openvino` as accelerator means the
-package of that name, which also computes in bf16 where the processor can.
+package of that name, which also computes in bf16 where the processor can. Its parameter
+`snippets` `off` leaves out OpenVINO's fusion of that name.
 
 A parameter of its own is `max_open_dims`, such as "32,256": what the first, second, …
 dimension of an input may be where the config leaves it open. Without it, a request that
@@ -246,8 +247,12 @@ class _OpenVino:
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": file.intra_op_threads,
         }
+        if parameters.get("snippets") == "off":
+            properties["SNIPPETS_MODE"] = "DISABLE"
         if "cache_dir" in parameters:
-            properties["CACHE_DIR"] = parameters["cache_dir"]
+            # OpenVINO looks up by file and shapes alone, and would find another precision's.
+            kind = hint + ("-plain" if "SNIPPETS_MODE" in properties else "")
+            properties["CACHE_DIR"] = f"{parameters['cache_dir']}/{kind}"
         # Compiled models are found by the path of their file: without links, which lead
         # there from a folder that is new each time.
         path = str(file.path.resolve())

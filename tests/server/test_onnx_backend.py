@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from hqsam_server import TritonServer
+from hqsam_server import TritonServer, _small
 from hqsam_server._errors import StartError
 from hqsam_server._onnx_backend import ModelFile, RequestError, Tensor, open_model
 from tritonclient.utils import InferenceServerException
 
+from tests.models import configs
 from tests.server.serving import PATIENCE_S, X, infer, works
 
 INPUTS = {"x": Tensor("TYPE_FP32", (-1, 2))}
@@ -43,6 +44,41 @@ def test_an_input_of_the_wrong_shape_is_refused_and_the_next_one_answered(file: 
         with pytest.raises(RequestError):
             model.run({"x": np.zeros(shape, np.float32)}, ["sum"])
     assert model.run({"x": X}, ["sum"])["sum"].tolist() == [3, 7]
+
+
+def _prompt_decoder(precision: str) -> ModelFile:
+    """Return the small model's, as its config for the CPU has it."""
+    config = configs.cpu_variant("prompt_decoder")
+    path = _small.FOLDER / "prompt_decoder" / "1" / "model.onnx"
+    file = ModelFile.of(config, path)
+    assert file.openvino is not None
+    return replace(file, intra_op_threads=2, openvino={**file.openvino, "precision": precision})
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_same_prompts_give_the_same_masks_each_time(precision: str) -> None:
+    file = _prompt_decoder(precision)
+    model, any_shape = open_model(file), open_model(replace(file, usual_shapes=()))
+    random = np.random.default_rng(0)
+    for shapes in file.usual_shapes:
+        inputs = {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+        inputs["point_coords"] = np.abs(100 * inputs["point_coords"])
+        inputs["point_labels"] = np.ones_like(inputs["point_labels"])
+        first = np.array(model.run(inputs, ["low_res_masks"])["low_res_masks"])
+        for _ in range(5):
+            again = model.run(inputs, ["low_res_masks"])["low_res_masks"]
+            np.testing.assert_array_equal(again, first)
+        expected = any_shape.run(inputs, ["low_res_masks"])["low_res_masks"]
+        tolerance = 1e-3 if precision == "fp32" else 0.05 * np.abs(expected).max()
+        np.testing.assert_allclose(first, expected, atol=tolerance)
+
+
+def test_models_of_each_precision_are_kept_apart(repository: Path, tmp_path: Path) -> None:
+    path = repository / "numbers" / "1" / "model.onnx"
+    for precision in ("fp32", "bf16", "fp32"):
+        openvino = {"precision": precision, "cache_dir": str(tmp_path)}
+        open_model(ModelFile(path, INPUTS, OUTPUTS, 1, 1, openvino))
+    assert {blob.parent.name: 1 for blob in tmp_path.rglob("*.blob")} == {"f32": 1, "bf16": 1}
 
 
 def test_an_open_dimension_beyond_its_bound_is_refused(file: ModelFile) -> None:
