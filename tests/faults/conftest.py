@@ -1,0 +1,138 @@
+"""A healed server on the small model, its store, and clients that click all the while."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from hqsam_client import HQSam, HQSamError, Mask
+from hqsam_server import _small
+
+from tests.models import pictures
+from tests.server.serving import PATIENCE_S, Serve
+
+CLIENTS = 3
+
+
+class Clicks:
+    """What clients that click all the while were answered.
+
+    Attributes:
+        right: how many masks were right to the last bit.
+        errors: how many errors of each kind there were, by the class's name.
+    """
+
+    def __init__(self, url: str, files: list[bytes]) -> None:
+        self._url = url
+        self._files = files
+        self._more = threading.Condition()
+        self.right = 0
+        self.errors: Counter[str] = Counter()
+        self._over = False
+        with HQSam(url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
+            self._expected = [self._click(sam, file) for file in files]
+
+    def _click(self, sam: HQSam, file: bytes) -> Mask:
+        return sam.segment(file, points=[(150, 100)])
+
+    def work(self, first: int) -> None:
+        """Click as one client, until it is over; a wrong mask is an `AssertionError`."""
+        with HQSam(self._url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
+            number = first
+            while not self._over:
+                number = (number + 1) % len(self._files)
+                try:
+                    mask = self._click(sam, self._files[number])
+                except HQSamError as error:
+                    with self._more:
+                        self.errors[type(error).__name__] += 1
+                    continue
+                expected = self._expected[number].low_res_logits
+                assert np.array_equal(mask.low_res_logits, expected)
+                with self._more:
+                    self.right += 1
+                    self._more.notify_all()
+
+    def go_on(self, count: int = 2 * CLIENTS) -> None:
+        """Wait until that many more masks were right."""
+        with self._more:
+            wanted = self.right + count
+            assert self._more.wait_for(lambda: self.right >= wanted, PATIENCE_S), self.errors
+
+    def stop(self) -> None:
+        self._over = True
+
+
+class World:
+    """A server, its store, and how to load it."""
+
+    def __init__(self, server: Serve, store: Path) -> None:
+        self.server = server
+        self.store = store
+        self.files = [pictures.png(300, 200, mark) for mark in (1, 2)]
+
+    @contextmanager
+    def clicks(self) -> Iterator[Clicks]:
+        """Clients that click; afterwards they have to have been right, and to go on."""
+        clicks = Clicks(self.server.grpc_url, self.files)
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            working: list[Future[None]] = [pool.submit(clicks.work, n) for n in range(CLIENTS)]
+            try:
+                clicks.go_on()
+                yield clicks
+                clicks.go_on()
+            finally:
+                clicks.stop()
+        for future in working:
+            future.result()
+
+    def entry(self, number: int = 0) -> Path:
+        """Return the file of a picture's embedding."""
+        digest = hashlib.sha256(self.files[number]).hexdigest()
+        (path,) = self.store.glob(f"*{digest}.safetensors")
+        return path
+
+
+@pytest.fixture(scope="session")
+def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "model_repository"
+    _small.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def start(
+    small_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., World]]:
+    """Starts `hqsam serve` with a store of its own, or the one given."""
+    started: list[Serve] = []
+
+    def start(store: Path | None = None, **options: str) -> World:
+        folder = tmp_path_factory.mktemp("faults")
+        (folder / "temporary").mkdir()
+        store = store or folder / "store"
+        environment = {"HQSAM_STORE_FOLDER": str(store), **options}
+        server = Serve(small_repository, folder / "temporary", options=environment)
+        started.append(server)
+        return World(server, store)
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
+        psutil.wait_procs([server.janitor])
+
+
+@pytest.fixture(scope="package")
+def world(start: Callable[..., World]) -> World:
+    """A server that the tests share: each of them has to leave it as it was."""
+    return start()

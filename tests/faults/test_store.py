@@ -1,0 +1,155 @@
+"""The store is lost, damaged or unusable while clients click: no wrong mask, and it goes on.
+
+A backend process that is killed is told of in `tests/server/test_whole_repository.py`, a
+full disk in `tests/models/test_store.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hqsam_client import HQSam, ServerFailedError
+from safetensors.numpy import load_file, save_file
+
+from tests.faults.conftest import World
+from tests.models.api import new_png
+from tests.server.serving import PATIENCE_S
+
+
+def test_the_folder_is_deleted(world: World) -> None:
+    with world.clicks() as clicks:
+        for _ in range(3):
+            shutil.rmtree(world.store, ignore_errors=True)
+            clicks.go_on()
+    # An entry may be written into a folder that is being deleted.
+    assert not set(clicks.errors) - {"ServerFailedError"}
+    assert world.entry(0).exists()
+
+
+def test_the_folder_becomes_a_file(world: World) -> None:
+    with world.clicks() as clicks:
+        aside = world.store.rename(world.store.with_name("aside"))
+        world.store.write_text("a file where the folder should be")
+        with HQSam(world.server.grpc_url, embed_timeout_s=PATIENCE_S) as sam:
+            with pytest.raises(ServerFailedError, match="cannot be written"):
+                sam.open(new_png())
+            world.store.unlink()
+            aside.rename(world.store)
+            sam.open(new_png())
+    assert not set(clicks.errors) - {"ServerFailedError"}
+
+
+def test_the_folder_is_read_only(world: World) -> None:
+    with world.clicks() as clicks:
+        world.store.chmod(0o500)
+        try:
+            if os.access(world.store, os.W_OK):
+                pytest.skip("modes do not hold back this user")
+            with (
+                HQSam(world.server.grpc_url, embed_timeout_s=PATIENCE_S) as sam,
+                pytest.raises(ServerFailedError, match="cannot be written"),
+            ):
+                sam.open(new_png())
+            clicks.go_on()  # what is stored is served
+        finally:
+            world.store.chmod(0o700)
+    assert not clicks.errors
+
+
+def truncated(entry: Path) -> None:
+    os.truncate(entry, 5_000_000)
+
+
+def emptied(entry: Path) -> None:
+    os.truncate(entry, 0)
+
+
+def flipped(entry: Path) -> None:
+    with entry.open("r+b") as file:
+        file.seek(7_000_000)
+        byte = file.read(1)
+        file.seek(7_000_000)
+        file.write(bytes([byte[0] ^ 4]))
+
+
+def of_another_dtype(entry: Path) -> None:
+    tensors = {name: array.astype(np.float64) for name, array in load_file(entry).items()}
+    save_file(tensors, entry)
+
+
+def of_the_other_picture(entry: Path) -> None:
+    other = next(it for it in entry.parent.glob("*.safetensors") if it != entry)
+    shutil.copyfile(other, entry)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncated, emptied, flipped, of_another_dtype, of_the_other_picture],
+    ids=lambda damage: damage.__name__,
+)
+def test_an_entry_is_damaged_in_place(world: World, damage: Callable[[Path], None]) -> None:
+    before = world.server.instances()
+    with world.clicks() as clicks:
+        for _ in range(3):
+            while True:  # until there is one to damage: the clients bring it back
+                try:
+                    damage(world.entry())
+                    break
+                except (OSError, ValueError, StopIteration):
+                    clicks.go_on(1)
+            clicks.go_on()
+    assert not clicks.errors
+    assert world.server.instances() == before
+
+
+def test_the_clock_is_set_back(start: Callable[..., World]) -> None:
+    # As entries look that were written before: room for three, all of them from tomorrow.
+    world = start(HQSAM_STORE_BYTES=str(3 * 12_600_000))
+    tomorrow = time.time() + 86400
+    with HQSam(world.server.grpc_url, embed_timeout_s=PATIENCE_S) as sam:
+        for _ in range(3):
+            sam.open(new_png())
+        for entry in world.store.glob("*.safetensors"):
+            os.utime(entry, (tomorrow, tomorrow))
+        new = [sam.open(new_png()) for _ in range(3)]
+        assert [picture.embed() for picture in new] == [True] * 3
+        with world.clicks() as clicks:
+            pass
+    assert not clicks.errors
+    assert len(list(world.store.glob("*.safetensors"))) <= 3
+    assert world.server.stop(15) == 0
+
+
+def digest(file: bytes) -> str:
+    return hashlib.sha256(file).hexdigest()
+
+
+def test_a_server_that_is_killed_while_it_writes_is_started_again(
+    start: Callable[..., World], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    world = start(store)
+    files = [new_png() for _ in range(3)]
+    with HQSam(world.server.grpc_url, embed_timeout_s=PATIENCE_S) as sam:
+        kept = sam.open(files[0]).segment(points=[(20, 20)])
+    # Where a writer is when it dies: half of an entry under its temporary name.
+    (entry,) = store.glob("*.safetensors")
+    half = entry.with_name(entry.name.replace(digest(files[0]), digest(files[1])))
+    half.with_suffix(".writing").write_bytes(entry.read_bytes()[:6_000_000])
+    world.server.stop(9)
+    world = start(store)
+    assert not list(store.glob("*.writing"))
+    with HQSam(world.server.grpc_url, embed_timeout_s=PATIENCE_S) as sam:
+        picture = sam.open(files[0])
+        assert picture.embed()
+        again = picture.segment(points=[(20, 20)])
+        assert np.array_equal(again.low_res_logits, kept.low_res_logits)
+        sam.open(files[1]).segment(points=[(20, 20)])
+    assert world.server.stop(15) == 0
