@@ -1,0 +1,95 @@
+"""Clients that vanish, fall silent, or do not read, while others click."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hqsam_client import ConnectionLostError, HQSam
+
+from tests.faults.conftest import World
+from tests.faults.forwarder import Forwarder
+from tests.models.api import new_png
+from tests.server.serving import PATIENCE_S
+
+LARGE = 20_000_000
+
+
+@pytest.fixture(autouse=True)
+def _the_processes_are_the_same(world: World) -> Iterator[None]:
+    before = world.server.instances()
+    yield
+    assert world.server.instances() == before
+
+
+def large() -> bytes:
+    """Return a picture of many bytes that no test has sent before."""
+    return new_png() + np.random.default_rng(0).bytes(LARGE)
+
+
+def test_a_client_is_killed_in_the_middle_of_an_upload(world: World) -> None:
+    with world.clicks() as clicks:
+        for _ in range(3):
+            with (
+                Forwarder(world.server.grpc_url, max_up_bytes=LARGE // 2) as way,
+                HQSam(way.url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam,
+                ThreadPoolExecutor(1) as pool,
+            ):
+                upload = pool.submit(sam.embed, [large()])
+                assert way.stuck.wait(PATIENCE_S)
+                way.reset()
+                sam.close()
+                assert isinstance(upload.result()[0].error, ConnectionLostError)
+    assert not clicks.errors
+
+
+def test_connections_are_half_open(world: World) -> None:
+    # The server never learns that these clients are gone.
+    ways = [Forwarder(world.server.grpc_url, max_up_bytes=LARGE // 2) for _ in range(5)]
+    with world.clicks() as clicks:
+        for way in ways:
+            with (
+                HQSam(way.url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam,
+                ThreadPoolExecutor(1) as pool,
+            ):
+                upload = pool.submit(sam.embed, [large()])
+                assert way.stuck.wait(PATIENCE_S)
+                sam.close()
+                assert isinstance(upload.result()[0].error, ConnectionLostError)
+        clicks.go_on()
+    for way in ways:
+        way.__exit__(None, None, None)
+    assert not clicks.errors
+
+
+def test_a_client_does_not_read_its_answer(world: World) -> None:
+    boxes = [(10, 10, 50, 30)] * 64
+    with (
+        Forwarder(world.server.grpc_url) as way,
+        HQSam(way.url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as slow,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        picture = slow.open(new_png())
+        expected = picture.segment(boxes=boxes)
+        way.hold_answers()
+        answer = pool.submit(picture.segment, boxes=boxes)
+        with world.clicks() as clicks:
+            clicks.go_on(20)
+            assert not answer.done()
+        way.release_answers()
+        for mask, right in zip(answer.result(), expected, strict=True):
+            assert np.array_equal(mask.low_res_logits, right.low_res_logits)
+    assert not clicks.errors
+
+
+def test_a_connection_that_is_no_http2_ends_alone(world: World) -> None:
+    host, _, port = world.server.grpc_url.rpartition(":")
+    with world.clicks() as clicks:
+        for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100_000, b"\x16\x03\x01\x02\0\x01"):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(nonsense)
+        clicks.go_on()
+    assert not clicks.errors
