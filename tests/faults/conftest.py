@@ -27,6 +27,7 @@ class Clicks:
 
     Attributes:
         right: how many masks were right to the last bit.
+        wrong: how many were not.
         errors: how many errors of each kind there were, by the class's name.
     """
 
@@ -34,7 +35,7 @@ class Clicks:
         self._url = url
         self._files = files
         self._more = threading.Condition()
-        self.right = 0
+        self.right = self.wrong = 0
         self.errors: Counter[str] = Counter()
         self._over = False
         with HQSam(url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
@@ -44,7 +45,7 @@ class Clicks:
         return sam.segment(file, points=[(150, 100)])
 
     def work(self, first: int) -> None:
-        """Click as one client, until it is over; a wrong mask is an `AssertionError`."""
+        """Click as one client, until it is over."""
         with HQSam(self._url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
             number = first
             while not self._over:
@@ -56,16 +57,20 @@ class Clicks:
                         self.errors[type(error).__name__] += 1
                     continue
                 expected = self._expected[number].low_res_logits
-                assert np.array_equal(mask.low_res_logits, expected)
                 with self._more:
-                    self.right += 1
+                    if np.array_equal(mask.low_res_logits, expected):
+                        self.right += 1
+                    else:
+                        self.wrong += 1
                     self._more.notify_all()
 
     def go_on(self, count: int = 2 * CLIENTS) -> None:
         """Wait until that many more masks were right."""
         with self._more:
             wanted = self.right + count
-            assert self._more.wait_for(lambda: self.right >= wanted, PATIENCE_S), self.errors
+            self._more.wait_for(lambda: self.wrong or self.right >= wanted, PATIENCE_S)
+            assert not self.wrong
+            assert self.right >= wanted, self.errors
 
     def stop(self) -> None:
         self._over = True
@@ -93,6 +98,7 @@ class World:
                 clicks.stop()
         for future in working:
             future.result()
+        assert not clicks.wrong
 
     def entry(self, number: int = 0) -> Path:
         """Return the file of a picture's embedding."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,28 @@ def test_the_folder_is_read_only(world: World) -> None:
         finally:
             world.store.chmod(0o700)
     assert not clicks.errors
+
+
+def test_the_disk_is_filled(start: Callable[..., World], tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=45m", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    try:
+        world = start(disk / "store", HQSAM_STORE_BYTES="100000000")
+        with world.clicks() as clicks:
+            with suppress(OSError), (disk / "others").open("wb") as others:
+                while True:
+                    others.write(bytes(1_000_000))
+            clicks.go_on()
+            # In the place of another one, which is then encoded again.
+            with HQSam(world.server.grpc_url, embed_timeout_s=PATIENCE_S) as sam:
+                sam.open(new_png())
+        assert not set(clicks.errors) - {"NotFoundError"}
+        assert world.server.stop(15) == 0
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def truncated(entry: Path) -> None:
