@@ -30,6 +30,7 @@ _COMMANDS = {
     "clean": _Command("hqsam_export._cli_clean", "remove what export generated", "export"),
     "serve": _Command("hqsam_server._cli", "start Triton on a model repository", "server"),
     "small": _Command("hqsam_server._cli_small", "write the small model as a model repository"),
+    "ui": _Command("hqsam_ui._cli", "serve a web page to click on pictures", "ui"),
     "segment": _Command("hqsam_client._cli_segment", "segment pictures through a server"),
     "embed": _Command("hqsam_client._cli_embed", "have pictures encoded ahead of time"),
     "evaluate": _Command("hqsam_client._cli_evaluate", "score masks against the right ones"),
