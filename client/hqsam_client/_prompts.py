@@ -163,7 +163,7 @@ def _numbers(
     """Convert to finite float64 of `shape`, None being any length."""
     try:
         array = np.asarray(value, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise PromptError(f"{name} is {_short(value)}, expected {what}") from error
     if array.size == 0 and shape[0] is None:
         return np.empty([side or 0 for side in shape])

@@ -42,6 +42,8 @@ export class Session extends EventTarget {
   #previewing = null;
   /** @type {{x: number, y: number, label: 0 | 1} | null} */
   #cursor = null;
+  /** The last answer's time, be it to a click or a preview. @type {number | null} */
+  #pace = null;
   /** @type {Promise<void> | null} */
   #sendingAgain = null;
   #waiting = false;
@@ -61,7 +63,7 @@ export class Session extends EventTarget {
   open(file) {
     this.#stopAll();
     this.file = file;
-    this.picture = this.openedMs = this.clickMs = null;
+    this.picture = this.openedMs = this.clickMs = this.#pace = null;
     this.phase = "encoding";
     this.#waiting = false;
     this.history.reset();
@@ -141,7 +143,7 @@ export class Session extends EventTarget {
       this.history.setMask(thing.id, { logits, iou, key });
       // After the frame that shows it.
       requestAnimationFrame(() => {
-        this.clickMs = performance.now() - start;
+        this.clickMs = this.#pace = performance.now() - start;
         this.dispatchEvent(new Event("masked"));
         this.#changed();
       });
@@ -203,7 +205,7 @@ export class Session extends EventTarget {
   async #previewNow() {
     const at = this.#cursor;
     const thing = this.history.selected;
-    const slow = this.clickMs !== null && this.clickMs > FAST_MS;
+    const slow = this.#pace !== null && this.#pace > FAST_MS;
     const wanted = this.hover && !slow && !this.#waiting && at?.label === 1 && !isAsked(thing);
     if (!at || !wanted || this.phase !== "ready" || this.isBusy) return;
     const stop = (this.#previewing = new AbortController());
@@ -211,7 +213,7 @@ export class Session extends EventTarget {
     try {
       const { logits } = await this.#segment({ points: [at], box: null }, null, stop.signal);
       if (stop.signal.aborted) return;
-      this.clickMs = performance.now() - start;
+      this.#pace = performance.now() - start;
       this.dispatchEvent(new CustomEvent("preview", { detail: { logits, thing } }));
     } catch {
       // A preview is not worth a message; the click will tell.

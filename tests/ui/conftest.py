@@ -1,0 +1,116 @@
+"""The page on a running server with a tiny random model, and a browser to look at it."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pytest
+from hqsam_client import HQSam
+from hqsam_server import TritonServer, Tuning
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.oracle import images
+
+PATIENCE_S = 120.0
+"""For answers of a server that shares its processors with others."""
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+_SERIAL = itertools.count(1)
+
+
+@pytest.fixture(scope="package")
+def server(tiny_repository: Path) -> Iterator[TritonServer]:
+    """A server that all tests of the page share."""
+    with TritonServer(tiny_repository, tuning=Tuning(precision="fp32")) as running:
+        yield running
+
+
+@pytest.fixture
+def sam(server: TritonServer) -> Iterator[HQSam]:
+    with HQSam(server.grpc_url, timeout_s=PATIENCE_S) as client:
+        yield client
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def hqsam_ui(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run `hqsam ui` on a free port; yields its address, and the process."""
+    script = "import sys; from hqsam_client._cli import main; sys.exit(main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "ui", "--port", "0", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = _stream(process.stdout).readline()
+        assert line.startswith("HQ-SAM page on http://"), _stream(process.stderr).read()
+        yield line.split()[3], process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, errors
+
+
+def _stream(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
+
+
+@pytest.fixture(scope="package")
+def address(server: TritonServer) -> Iterator[str]:
+    """Where the page is."""
+    with hqsam_ui("--url", server.grpc_url) as (where, _):
+        yield where
+
+
+def picture(width: int, height: int, file_format: str = "PNG") -> bytes:
+    """Return the file of a picture that no other test has sent."""
+    array = images.picture(width, height)
+    array[:8, :8] = (next(_SERIAL), 7, 7)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(buffer, file_format)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def photo() -> bytes:
+    """A new picture of 300 x 200 pixels as a PNG file."""
+    return picture(300, 200)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A browser of this machine; none is downloaded."""
+    named = os.environ.get("HQSAM_TEST_BROWSER")
+    executable = named or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip("no Chromium here: apt-get install chromium, or set HQSAM_TEST_BROWSER")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=executable,
+            # Chromium's sandbox does not start for root, as in containers.
+            args=["--no-sandbox", "--disable-dev-shm-usage"],
+        )
+        yield running
+        running.close()
