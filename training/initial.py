@@ -110,6 +110,7 @@ def _start_decoder(model: HQSamModel) -> None:
     for table in (
         *prompts.point_embeddings,
         prompts.not_a_point_embed,
+        *([] if prompts.box_centre is None else [prompts.box_centre]),
         prompts.no_mask_embed,
         decoder.iou_token,
         decoder.mask_tokens,

@@ -74,9 +74,9 @@ class Stage:
 
 
 STAGES = (
-    Stage(0.28, 14, 8, 4, (0.1, 0.87)),
-    Stage(0.9375, 28, 2, 5, (0.87, 1.0)),
-    Stage(0.98, 44, 1, 6, (1.0, 1.0)),
+    Stage(0.26, 14, 8, 4, (0.1, 0.87)),
+    Stage(0.949, 28, 2, 5, (0.87, 1.0)),
+    Stage(0.995, 44, 1, 6, (1.0, 1.0)),
     Stage(1.0, contract.EMBEDDING_SIZE, 1, 6, (1.0, 1.0)),
 )
 """From small squares, which cost little and teach most, to whole pictures.
@@ -132,7 +132,7 @@ def _scene(rng: Generator, side: int, texture: float) -> scenes.Scene:
     # Small pictures come enlarged, large ones shrunk.
     source = float(np.exp(rng.uniform(np.log(0.4), 0))) if rng.random() < 0.25 else 1.0
     # In a smaller square objects are smaller, or one would fill it.
-    objects = (side / contract.EMBEDDING_SIZE) ** 0.5 * float(np.exp(rng.uniform(-0.4, 0.9)))
+    objects = (side / contract.EMBEDDING_SIZE) ** 0.5 * float(np.exp(rng.uniform(-0.4, 1.1)))
     scene = scenes.draw(
         int(rng.integers(1 << 62)),
         max(16, int(width * source)),
@@ -190,7 +190,7 @@ def _prompt(rng: Generator, mask: NDArray[np.bool_]) -> list[tuple[float, float,
     """Return points (x, y, label) that a user would give for the object."""
     kind = rng.choice(
         ["click", "box", "box and click", "click and negative", "clicks"],
-        p=[0.35, 0.45, 0.05, 0.08, 0.07],
+        p=[0.35, 0.4, 0.05, 0.1, 0.1],
     )
     points: list[tuple[float, float, int]] = []
     if kind.startswith("box"):

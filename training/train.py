@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 from hqsam_client import contract
 from hqsam_export.modeling import Architecture, HQSamModel
-from hqsam_export.modeling.hqsam import points_that_count
 from hqsam_export.modeling.image_encoder import take
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -32,7 +31,14 @@ from training import losses
 from training.initial import new_model
 from training.samples import PATCH, Batch, Batches
 
-SMALL = Architecture(vit_width=160, vit_depth=6, vit_heads=5, global_blocks=(2, 5), mlp_width=512)
+SMALL = Architecture(
+    vit_width=160,
+    vit_depth=6,
+    vit_heads=5,
+    global_blocks=(2, 5),
+    mlp_width=512,
+    box_centre=True,
+)
 
 CROP = 28
 """Tokens along a side of the part that is upscaled and compared: upscaling is local."""
@@ -47,7 +53,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for state and weights")
-    parser.add_argument("--steps", type=int, default=7200)
+    parser.add_argument("--steps", type=int, default=7900)
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
     parser.add_argument("--seed", type=int, default=0)
@@ -162,8 +168,7 @@ def batch_loss(model: HQSamModel, batch: Batch, rounds: int) -> tuple[Tensor, di
             tokens, image = model.mask_decoder.attend(
                 embeddings,
                 image_pe,
-                model.prompt_encoder.embed_points(prompts.coords, prompts.labels),
-                points_that_count(prompts.labels),
+                *model.prompt_encoder.embed_points(prompts.coords, prompts.labels),
                 model.prompt_encoder.embed_masks(prompts.logits, prompts.has_mask),
             )
             hq, sam, scores = model.mask_decoder.masks(

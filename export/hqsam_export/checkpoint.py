@@ -144,6 +144,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> Architecture:
         vit_heads=max(1, width // max(1, head_width)),
         global_blocks=tuple(global_blocks),
         mlp_width=Architecture.mlp_width if mlp is None else mlp.shape[0],
+        box_centre="prompt_encoder.box_centre.weight" in tensors,
     )
 
 

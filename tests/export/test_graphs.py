@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import onnx
 import pytest
 import torch
 from hqsam_client import contract
-from hqsam_export import onnx_files
+from hqsam_export import checkpoint, onnx_files
 from hqsam_export.exporter import SPECS
+from hqsam_export.graphs.prompt_decoder import PromptDecoderGraph
 from hqsam_export.modeling import HQSamModel
 from torch.nn import functional
 
+from tests import rebuilt
 from tests.export import prompts
 from tests.export.prompts import PROMPTS, Arrays, batch
 
@@ -142,6 +145,32 @@ def test_all_four_outputs_are_those_of_the_model(
         },
         tolerance=2e-4,
     )
+
+
+def test_a_box_has_its_centre_as_a_point_where_a_model_has_centres(picture: Arrays) -> None:
+    architecture = replace(rebuilt.TINY, box_centre=True)
+    model = checkpoint.build_model(rebuilt.state_dict(architecture))
+    assert model.architecture == architecture
+    inputs = {name: torch.from_numpy(array) for name, array in batch([*PROMPTS.values()]).items()}
+    coords, labels = inputs["point_coords"], inputs["point_labels"]
+    embedded, counts = model.prompt_encoder.embed_points(coords, labels)
+    assert counts[:, -1].tolist() == ["box" in name for name in PROMPTS]
+    middle, _ = model.prompt_encoder.embed_points(
+        torch.tensor([[[400.0, 500.0]]]), torch.full((1, 1), 9.0)
+    )
+    box = list(PROMPTS).index("box")
+    assert model.prompt_encoder.box_centre is not None
+    expected = middle[0, 0] + model.prompt_encoder.box_centre.weight[0]
+    torch.testing.assert_close(embedded[box, -1], expected)
+
+    inputs |= {
+        name: torch.from_numpy(picture[name]) for name in ("image_embeddings", "hq_features")
+    }
+    inputs = {spec.name: inputs[spec.name] for spec in contract.PROMPT_DECODER.inputs}
+    found = PromptDecoderGraph(model)(*inputs.values())
+    hq, sam, iou = model.decode(*inputs.values())
+    for one, other in zip(found, (hq, iou[:, :1], sam, iou), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=0)
 
 
 def test_outputs_that_are_not_asked_for_cost_nothing(tiny_repository: Path) -> None:

@@ -58,8 +58,8 @@ def test_a_model_that_begins_attends_to_the_place_of_a_click() -> None:
     attention = block.cross_attn_token_to_image
     grid = model.prompt_encoder.grid_encoding()  # [1, 4096, 256]
     clicks = torch.tensor([[[100.0, 900.0], [511.0, 40.0]]])
-    queries = model.prompt_encoder.embed_points(clicks, torch.ones(1, 2))
-    likeness = attention.q_proj(queries) @ attention.k_proj(grid).transpose(1, 2)  # [1, 2, 4096]
+    queries, _ = model.prompt_encoder.embed_points(clicks, torch.ones(1, 2))
+    likeness = attention.q_proj(queries[:, :2]) @ attention.k_proj(grid).transpose(1, 2)
     side = contract.EMBEDDING_SIZE
     places = [divmod(int(place), side) for place in likeness[0].argmax(dim=1)]
     assert places == [(900 // PATCH, 100 // PATCH), (40 // PATCH, 511 // PATCH)]

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from hqsam_export.graphs.upscaling import HQMask, Upscaling, channels_last, to_pixels
 from hqsam_export.modeling import HQSamModel
-from hqsam_export.modeling.hqsam import points_that_count
 from hqsam_export.modeling.mask_decoder import IGNORED, SAM_MASKS
 from hqsam_export.modeling.prompt_encoder import PromptEncoder
 from hqsam_export.modeling.transformer import HEADS, Attention, TwoWayBlock
@@ -49,10 +48,11 @@ class PromptDecoderGraph(nn.Module):
         has_mask_input: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Shapes as in the contract's `prompt_decoder`."""
-        points = self.prompt_encoder.embed_points(point_coords, point_labels)  # [P, N, C]
+        # [P, N, C] and [P, N]
+        points, counts = self.prompt_encoder.embed_points(point_coords, point_labels)
         outputs = self.output_tokens.expand(points.shape[0], -1, -1)  # [P, 6, C]
         tokens = torch.cat([outputs, points], dim=1)  # [P, T, C]
-        ignored = functional.pad(~points_that_count(point_labels), (outputs.shape[1], 0))
+        ignored = functional.pad(~counts, (outputs.shape[1], 0))
         bias = torch.where(ignored, IGNORED, 0.0)[:, None, None, :]  # [P, 1, 1, T]
         picture = self.no_mask + channels_last(image_embeddings).flatten(1, 2)  # [1, 4096, C]
         dense = self.dense(mask_input, has_mask_input)  # [P, 4096, 17]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from hqsam_client import contract
 from torch import Tensor, nn
 
 from hqsam_export.modeling.image_encoder import ImageEncoder
@@ -24,6 +22,8 @@ class Architecture:
         global_blocks: indices of the blocks with global attention.
         width: channels of the image embeddings and of the decoder.
         mlp_width: hidden channels of the decoder's transformer.
+        box_centre: whether a box's centre is a point, too. Not in the published models; a
+            small one does not learn from little what lies between two corners.
     """
 
     vit_width: int
@@ -32,6 +32,7 @@ class Architecture:
     global_blocks: tuple[int, ...]
     width: int = 256
     mlp_width: int = 2048
+    box_centre: bool = False
 
 
 class HQSamModel(nn.Module):
@@ -47,7 +48,7 @@ class HQSamModel(nn.Module):
             architecture.global_blocks,
             architecture.width,
         )
-        self.prompt_encoder = PromptEncoder(architecture.width)
+        self.prompt_encoder = PromptEncoder(architecture.width, architecture.box_centre)
         self.mask_decoder = MaskDecoder(
             architecture.width, architecture.vit_width, architecture.mlp_width
         )
@@ -78,26 +79,6 @@ class HQSamModel(nn.Module):
             image_embeddings,
             hq_features,
             self.prompt_encoder.grid_encoding(),
-            self.prompt_encoder.embed_points(point_coords, point_labels),
-            points_that_count(point_labels),
+            *self.prompt_encoder.embed_points(point_coords, point_labels),
             self.prompt_encoder.embed_masks(mask_input, has_mask_input),
         )
-
-
-def points_that_count(labels: Tensor) -> Tensor:
-    """Tell points from padding, so that prompts of different lengths share a batch.
-
-    In SAM a prompt without a box ends in one padding point, which is a token of its own,
-    and a prompt with a box has none. Any padding beyond that only fills up a batch.
-
-    Args:
-        labels: [P, N], label codes.
-
-    Returns:
-        bool [P, N]: false for padding beyond the first point of it in a prompt, and for
-        all padding in a prompt with a box corner.
-    """
-    padding = labels == contract.LABEL_PADDING  # [P, N]
-    has_box = (labels >= contract.LABEL_BOX_TOP_LEFT).any(dim=1, keepdim=True)  # [P, 1]
-    first = padding & (padding.to(torch.int32).cumsum(dim=1) == 1)  # [P, N]
-    return ~padding | (first & ~has_box)

@@ -15,11 +15,12 @@ from hqsam_export.modeling.layers import LayerNorm2d
 class PromptEncoder(nn.Module):
     """Embeds P prompts of N points each."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, box_centre: bool = False) -> None:
         super().__init__()
         self.pe_layer = PositionEncoding(width)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, width)
+        self.box_centre = nn.Embedding(1, width) if box_centre else None
         self.mask_downscaling = nn.Sequential(
             nn.Conv2d(1, 4, kernel_size=2, stride=2),
             LayerNorm2d(4),
@@ -31,7 +32,7 @@ class PromptEncoder(nn.Module):
         )
         self.no_mask_embed = nn.Embedding(1, width)
 
-    def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
+    def embed_points(self, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Embed points.
 
         Args:
@@ -39,15 +40,26 @@ class PromptEncoder(nn.Module):
             labels: [P, N], the contract's label codes.
 
         Returns:
-            [P, N, C]; padding points carry the not-a-point embedding alone.
+            [P, N, C], where padding points carry the not-a-point embedding alone, and bool
+            [P, N], which of them count. With box centres, N is one more.
         """
+        counts = points_that_count(labels)
         labels = labels.unsqueeze(-1)  # [P, N, 1]
-        # A pixel's centre lies half a pixel from its corner.
-        x = self.pe_layer((coords + 0.5) / contract.INPUT_SIZE)  # [P, N, C]
+        x = self._encoding(coords)  # [P, N, C]
         x = torch.where(labels == contract.LABEL_PADDING, self.not_a_point_embed.weight, x)
         for label, embedding in enumerate(self.point_embeddings):
             x = x + cast(nn.Embedding, embedding).weight * (labels == label)
-        return x
+        if self.box_centre is not None:
+            corners = labels >= contract.LABEL_BOX_TOP_LEFT  # [P, N, 1]
+            centre = (coords * corners).sum(dim=1, keepdim=True) / 2  # [P, 1, 2]
+            x = torch.cat([x, self._encoding(centre) + self.box_centre.weight], dim=1)
+            counts = torch.cat([counts, corners.any(dim=1)], dim=1)
+        return x, counts
+
+    def _encoding(self, coords: Tensor) -> Tensor:
+        # A pixel's centre lies half a pixel from its corner.
+        encoding: Tensor = self.pe_layer((coords + 0.5) / contract.INPUT_SIZE)
+        return encoding
 
     def embed_masks(self, masks: Tensor, has_mask: Tensor) -> Tensor:
         """Embed earlier masks.
@@ -85,3 +97,22 @@ class PositionEncoding(nn.Module):
         """Map positions [..., 2], (x, y) from 0 to 1, to [..., C]."""
         angles = 2 * math.pi * ((2 * positions - 1) @ self.positional_encoding_gaussian_matrix)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def points_that_count(labels: Tensor) -> Tensor:
+    """Tell points from padding, so that prompts of different lengths share a batch.
+
+    In SAM a prompt without a box ends in one padding point, which is a token of its own,
+    and a prompt with a box has none. Any padding beyond that only fills up a batch.
+
+    Args:
+        labels: [P, N], label codes.
+
+    Returns:
+        bool [P, N]: false for padding beyond the first point of it in a prompt, and for
+        all padding in a prompt with a box corner.
+    """
+    padding = labels == contract.LABEL_PADDING  # [P, N]
+    has_box = (labels >= contract.LABEL_BOX_TOP_LEFT).any(dim=1, keepdim=True)  # [P, 1]
+    first = padding & (padding.to(torch.int32).cumsum(dim=1) == 1)  # [P, N]
+    return ~padding | (first & ~has_box)

@@ -1,0 +1,307 @@
+"""The page in a browser, on the small model."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hqsam_server import TritonServer
+from hqsam_server._endpoint import Endpoint
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from pycocotools import mask as coco
+
+from tests.ui.conftest import PATIENCE_S, hqsam_ui, picture
+
+REPOSITORY = Path(__file__).parents[2]
+COINS = REPOSITORY / "demo" / "coins.png"
+LABELS = REPOSITORY / "tests" / "small" / "coins-labels.png"
+
+COIN = (335, 44)
+BESIDE = (346, 92)
+OTHER = (44, 124)
+
+DESK = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+
+Visit = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[TritonServer]:
+    with TritonServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def home(small: TritonServer) -> Iterator[str]:
+    with hqsam_ui("--url", small.grpc_url) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def visit(browser: Browser, home: str) -> Iterator[Visit]:
+    """Opens the page; the script must not have failed by the end."""
+    contexts: list[BrowserContext] = []
+    failures: list[str] = []
+
+    def open_page(address: str = home, **options: Any) -> Page:
+        options.setdefault("viewport", DESK)
+        context = browser.new_context(**options)
+        contexts.append(context)
+        context.set_default_timeout(1e3 * PATIENCE_S)
+        page = context.new_page()
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.goto(address)
+        return page
+
+    expect.set_options(timeout=1e3 * PATIENCE_S)
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not failures
+
+
+def choose(page: Page, name: str, content: bytes) -> None:
+    page.locator("#file").set_input_files(
+        {"name": name, "mimeType": "application/octet-stream", "buffer": content}
+    )
+
+
+def open_coins(page: Page) -> None:
+    choose(page, COINS.name, COINS.read_bytes())
+    expect(page.locator("#time-encode")).to_have_text(re.compile("encoded in|known already"))
+    expect(page.locator("#frame")).to_be_visible()
+
+
+def place(page: Page, point: tuple[float, float]) -> tuple[float, float]:
+    """Return where a pixel of the picture is in the window."""
+    box = page.locator("#canvas").bounding_box()
+    assert box is not None
+    found = re.search(r"(\d+) \W (\d+)", page.locator("#state").inner_text())
+    assert found is not None
+    width, height = int(found[1]), int(found[2])
+    return (
+        box["x"] + (point[0] + 0.5) * box["width"] / width,
+        box["y"] + (point[1] + 0.5) * box["height"] / height,
+    )
+
+
+def click(page: Page, point: tuple[float, float], key: str | None = None) -> None:
+    """Click on a pixel of the picture, with a key held down, and wait for the mask."""
+    where = place(page, point)
+    with answered(page):
+        if key is not None:
+            page.keyboard.down(key)
+        page.mouse.click(*where)
+        if key is not None:
+            page.keyboard.up(key)
+
+
+@contextmanager
+def answered(page: Page) -> Iterator[None]:
+    """Wait until the page shows the mask that what is done inside asks for."""
+    with page.expect_response(re.compile(r"/mask$")):
+        yield
+    expect(page.locator("#state")).not_to_have_text(re.compile("Segmenting"))
+
+
+def saved(page: Page, button: str) -> bytes:
+    with page.expect_download() as download:
+        page.locator(button).click()
+    return Path(download.value.path()).read_bytes()
+
+
+def mask(page: Page) -> NDArray[np.bool_]:
+    """Return the mask of the selected object as a user downloads it."""
+    return np.asarray(Image.open(io.BytesIO(saved(page, "#save-mask")))) > 127
+
+
+def screenshot(target: Locator | Page) -> NDArray[np.int16]:
+    return np.asarray(Image.open(io.BytesIO(target.screenshot())).convert("RGB"), np.int16)
+
+
+def coin_at(point: tuple[int, int]) -> NDArray[np.bool_]:
+    labels = np.asarray(Image.open(LABELS))
+    coin: NDArray[np.bool_] = labels == labels[point[1], point[0]]
+    return coin
+
+
+def covered(found: NDArray[np.bool_], coin: NDArray[np.bool_]) -> float:
+    return float((found & coin).sum() / coin.sum())
+
+
+def test_a_click_shows_and_saves_the_mask_of_the_object(visit: Visit) -> None:
+    page = visit()
+    open_coins(page)
+    # The cursor's own preview would be in the picture.
+    page.locator("#hover").uncheck()
+    plain = screenshot(page.locator("#canvas"))
+    click(page, COIN)
+    found, coin = mask(page), coin_at(COIN)
+    assert found.shape == (303, 384)
+    assert covered(found, coin) > 0.75
+    assert (found & coin).sum() / found.sum() > 0.5
+
+    changed = np.abs(screenshot(page.locator("#canvas")) - plain).max(axis=2) > 16
+    height, width = changed.shape
+    rows, columns = np.nonzero(coin)
+    on_coin = changed[rows * height // 303, columns * width // 384]
+    assert on_coin.mean() > 0.75
+    expect(page.locator("#time-click")).to_have_text(re.compile(r"\d (ms|s)$"))
+
+
+def test_a_click_that_takes_away_changes_the_mask_there(visit: Visit) -> None:
+    page = visit()
+    open_coins(page)
+    click(page, COIN)
+    click(page, OTHER)
+    assert mask(page)[OTHER[1], OTHER[0]]
+    page.locator("#undo").click()
+    click(page, OTHER, key="Alt")
+    found = mask(page)
+    assert not found[OTHER[1], OTHER[0]]
+    assert covered(found, coin_at(COIN)) > 0.6
+    # The same by the button instead of a key.
+    page.locator("#undo").click()
+    page.locator("#take").click()
+    click(page, OTHER)
+    np.testing.assert_array_equal(mask(page), found)
+
+
+def test_a_box_is_dragged(visit: Visit) -> None:
+    page = visit()
+    open_coins(page)
+    rows, columns = np.nonzero(coin_at(OTHER))
+    page.mouse.move(*place(page, (columns.min() - 3, rows.min() - 3)))
+    page.mouse.down()
+    page.mouse.move(*place(page, OTHER))
+    page.mouse.move(*place(page, (columns.max() + 3, rows.max() + 3)))
+    with answered(page):
+        page.mouse.up()
+    expect(page.locator("#objects")).to_contain_text("box")
+    assert covered(mask(page), coin_at(OTHER)) > 0.6
+
+
+def test_undo_redo_clear_and_several_objects(visit: Visit) -> None:
+    page = visit()
+    open_coins(page)
+    click(page, COIN)
+    first = mask(page)
+    click(page, BESIDE, key="Shift")
+    page.keyboard.press("z")
+    expect(page.locator("#objects")).to_contain_text("1 point")
+    np.testing.assert_array_equal(mask(page), first)
+    page.keyboard.press("Shift+Z")
+    expect(page.locator("#objects")).to_contain_text("2 points")
+    page.locator("#new").click()
+    click(page, OTHER)
+    expect(page.locator("#objects li")).to_have_count(2)
+    document = json.loads(saved(page, "#save-coco"))
+    areas = [coco.decode(each["segmentation"]).sum() for each in document["annotations"]]
+    assert [each["area"] for each in document["annotations"]] == areas
+    assert len(areas) == 2
+    np.testing.assert_array_equal(
+        coco.decode(document["annotations"][1]["segmentation"]) > 0, mask(page)
+    )
+    overlay = Image.open(io.BytesIO(saved(page, "#save-overlay")))
+    assert overlay.size == (384, 303)
+    page.locator("#clear").click()
+    expect(page.locator("#save-mask")).to_be_disabled()
+    expect(page.locator("#save-overlay")).to_be_enabled()
+
+
+def test_refining_starts_from_the_mask_before(visit: Visit) -> None:
+    page = visit()
+    open_coins(page)
+    page.locator("#refine").check()
+    click(page, COIN)
+    with page.expect_request(re.compile(r"/mask$")) as sent, answered(page):
+        page.mouse.click(*place(page, BESIDE), button="right")
+    # The prompt's line, and the logits of the mask before.
+    assert int(sent.value.all_headers()["content-length"]) > 256 * 256 * 4
+
+
+def test_the_same_picture_is_not_encoded_again(visit: Visit) -> None:
+    page = visit()
+    content = picture(320, 200)
+    choose(page, "new.png", content)
+    expect(page.locator("#time-encode")).to_have_text(re.compile("encoded in"))
+    page.reload()
+    choose(page, "new.png", content)
+    expect(page.locator("#time-encode")).to_have_text(re.compile("known already"))
+
+
+def test_hovering_previews_the_mask(visit: Visit) -> None:
+    page = visit()
+    open_coins(page)
+    with page.expect_response(re.compile(r"/mask$")):
+        page.mouse.move(*place(page, COIN))
+    expect(page.locator("#save-mask")).to_be_disabled()
+
+
+def test_keys_alone_make_a_mask(visit: Visit) -> None:
+    page = visit()
+    open_coins(page)
+    page.locator("#canvas").focus()
+    page.keyboard.press("ArrowRight")
+    with answered(page):
+        page.keyboard.press("Enter")
+    expect(page.locator("#save-mask")).to_be_enabled()
+
+
+def test_a_phone_taps_and_nothing_is_cut_off(visit: Visit) -> None:
+    page = visit(viewport=PHONE, has_touch=True, is_mobile=True, device_scale_factor=2)
+    open_coins(page)
+    page.locator("#canvas").scroll_into_view_if_needed()
+    with answered(page):
+        page.touchscreen.tap(*place(page, COIN))
+    assert covered(mask(page), coin_at(COIN)) > 0.6
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_twelve_megapixels(visit: Visit) -> None:
+    page = visit()
+    width, height = 4000, 3000
+    content = io.BytesIO()
+    Image.open(COINS).convert("RGB").resize((width, height)).save(content, "JPEG")
+    choose(page, "large.jpg", content.getvalue())
+    expect(page.locator("#state")).to_have_text(re.compile(r"4000 \W 3000"))
+    click(page, (COIN[0] * width / 384, COIN[1] * height / 303))
+    found = mask(page)
+    assert found.shape == (height, width)
+    coin = Image.fromarray(coin_at(COIN)).resize((width, height), Image.Resampling.NEAREST)
+    assert covered(found, np.asarray(coin)) > 0.6
+
+
+def test_a_broken_file_is_named_where_the_user_looks(visit: Visit) -> None:
+    page = visit()
+    choose(page, "broken.jpg", COINS.read_bytes()[:5000])
+    expect(page.locator("#error")).to_be_visible()
+    expect(page.locator("#error-text")).to_have_text(re.compile("picture"))
+    open_coins(page)
+    expect(page.locator("#error")).to_be_hidden()
+    click(page, COIN)
+
+
+def test_the_page_waits_for_a_server_that_is_gone_and_goes_on(visit: Visit) -> None:
+    here = Endpoint().with_port()
+    with hqsam_ui("--url", here.url) as (address, _):
+        with TritonServer(grpc=here):
+            page = visit(address)
+            open_coins(page)
+        page.mouse.click(*place(page, COIN))
+        expect(page.locator("#error-text")).to_have_text(re.compile("does not answer"))
+        expect(page.locator("#server")).to_have_attribute("data-state", "gone")
+        with TritonServer(grpc=here):
+            expect(page.locator("#error")).to_be_hidden()
+            expect(page.locator("#save-mask")).to_be_enabled()
+            assert covered(mask(page), coin_at(COIN)) > 0.6
