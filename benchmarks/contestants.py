@@ -6,6 +6,7 @@ import copy
 import io
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import transformers
 import tritonclient.grpc
 from hqsam_client import Mask, contract
 from hqsam_export.modeling import HQSamModel
-from hqsam_server._onnx_backend import Model, ModelFile, Tensor, open_model
+from hqsam_server._onnx_backend import Model, ModelFile, open_model
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.models import configs
 from tests.oracle import images
 
 Arrays = dict[str, NDArray[Any]]
@@ -92,9 +94,6 @@ def bare(repository: Path, spec: contract.ModelSpec, precision: str | None) -> C
         precision: OpenVINO's inference precision; None for ONNX Runtime's CPU provider.
     """
 
-    def tensors(specs: tuple[contract.TensorSpec, ...]) -> dict[str, Tensor]:
-        return {spec.name: Tensor(f"TYPE_{spec.dtype}", spec.shape) for spec in specs}
-
     rng = np.random.default_rng(0)
     inputs: Arrays = {
         tensor.name: rng.standard_normal([1 if d == -1 else d for d in tensor.shape], np.float32)
@@ -102,17 +101,11 @@ def bare(repository: Path, spec: contract.ModelSpec, precision: str | None) -> C
     }
     if "point_coords" in inputs:
         inputs |= prompt()
-    model: Model = open_model(
-        ModelFile(
-            repository / spec.name / "1" / "model.onnx",
-            tensors(spec.inputs),
-            tensors(spec.outputs),
-            intra_op_threads=len(os.sched_getaffinity(0)),
-            inter_op_threads=0,
-            openvino=None if precision is None else {"precision": precision},
-            usual_shapes=({name: array.shape for name, array in inputs.items()},),
-        )
-    )
+    path = repository / spec.name / "1" / "model.onnx"
+    file = ModelFile.of(configs.cpu_variant(spec.name), path)
+    openvino = None if precision is None else {**(file.openvino or {}), "precision": precision}
+    threads = len(os.sched_getaffinity(0))
+    model: Model = open_model(replace(file, intra_op_threads=threads, openvino=openvino))
     wanted = [tensor.name for tensor in spec.outputs]
     if spec is contract.PROMPT_DECODER:
         wanted = ["low_res_masks", "iou_predictions"]
