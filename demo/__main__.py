@@ -1,4 +1,4 @@
-"""Starts Triton, segments a photograph with a click, a second one and a box; draws the masks.
+"""Starts Triton, segments a photograph with clicks and a box, and draws the masks.
 
 It serves the small model, or with `HQSAM_CHECKPOINT` set, that checkpoint.
 """
@@ -23,8 +23,9 @@ PHOTOGRAPH = HERE / "coins.png"
 
 # Pixels of the photograph.
 COIN = (335, 44)
-BESIDE = (346, 92)
-BOX = (313, 154, 382, 220)
+OTHER = (277, 53)
+BESIDE = (310, 45)
+BOX = (242, 92, 297, 145)
 
 
 def main() -> int:
@@ -49,10 +50,13 @@ def _run() -> None:
         with _step("a click on a coin"):
             mask = picture.segment(points=[COIN])
         _draw("click.png", mask, points=[COIN])
-        with _step("a click more, beside it, that takes away"):
-            mask = picture.segment(points=[COIN, BESIDE], labels=[1, 0], refine=mask)
-        _draw("negative.png", mask, points=[COIN], negative=[BESIDE])
-        with _step("a box around another coin"):
+        with _step("a click on its neighbour"):
+            mask = picture.segment(points=[OTHER])
+        _draw("other.png", mask, points=[OTHER])
+        with _step("a click more, on the first coin, that takes it away"):
+            mask = picture.segment(points=[OTHER, BESIDE], labels=[1, 0], refine=mask)
+        _draw("negative.png", mask, points=[OTHER], negative=[BESIDE])
+        with _step("a box around a third one"):
             mask = picture.segment(box=BOX)
         _draw("box.png", mask, box=BOX)
         with _step("open the same file again: the server knows it"):

@@ -15,7 +15,7 @@ from hqsam_client._protocol import Mode
 from hqsam_server import TritonServer
 from PIL import Image
 
-from demo.__main__ import BESIDE, BOX, COIN, PHOTOGRAPH
+from demo.__main__ import BESIDE, BOX, COIN, OTHER, PHOTOGRAPH
 from demo.drawing import Box, with_prompts
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
@@ -28,13 +28,13 @@ GREYS, COLORS_OF_MARKS = 48, 80
 """A file's palette: the photograph is grey, masks and marks are not."""
 
 # Pixels of the photograph, as those of the demo.
-SECOND_CLICK = (352, 54)
-BESIDE_IN_BOX = (320, 159)
+SECOND_COIN = (46, 260)
+BESIDE_IN_BOX = (247, 97)
 MANY: tuple[Box, ...] = (
-    (20, 33, 69, 76),
-    (130, 26, 181, 76),
-    (190, 28, 242, 75),
-    (253, 32, 299, 74),
+    (22, 101, 69, 147),
+    (81, 105, 124, 147),
+    (183, 102, 228, 146),
+    (314, 103, 358, 147),
 )
 MODES: tuple[Mode, ...] = ("hq", "hq+sam", "best")
 
@@ -44,16 +44,16 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with TritonServer() as server, HQSam(server.grpc_url) as sam:
         picture = sam.open(PHOTOGRAPH)
-        click = picture.segment([COIN])
-        one = with_prompts(click.overlay(), [COIN])
-        negative = picture.segment([COIN, BESIDE], [1, 0])
-        refined = picture.segment([COIN, BESIDE], [1, 0], refine=click)
+        one = with_prompts(picture.segment([COIN]).overlay(), [COIN])
         box = with_prompts(picture.segment(box=BOX).overlay(), boxes=[BOX])
 
-        save("coins", [one, with_prompts(refined.overlay(), [COIN], [BESIDE]), box])
-        clicks = [COIN, SECOND_CLICK]
-        two = with_prompts(picture.segment(clicks).overlay(), clicks)
-        save("clicks", [one, two, with_prompts(negative.overlay(), [COIN], [BESIDE])])
+        first = picture.segment([OTHER])
+        refined = picture.segment([OTHER, BESIDE], [1, 0], refine=first)
+        save("coins", [one, with_prompts(refined.overlay(), [OTHER], [BESIDE]), box])
+        coins = [COIN, SECOND_COIN]
+        two = with_prompts(picture.segment(coins).overlay(), coins)
+        less = picture.segment(coins, [1, 0])
+        save("clicks", [one, two, with_prompts(less.overlay(), [COIN], [SECOND_COIN])])
         both = picture.segment([BESIDE_IN_BOX], [0], BOX)
         save("boxes", [box, with_prompts(both.overlay(), negative=[BESIDE_IN_BOX], boxes=[BOX])])
         masks = picture.segment(boxes=MANY)

@@ -3,7 +3,7 @@
 Each line of the prompts is an object:
 
     {"picture": "coins.png", "category": "coin", "points": [[335, 44]]}
-    {"picture": "coins.png", "category": "coin", "box": [313, 154, 382, 220]}
+    {"picture": "coins.png", "category": "coin", "box": [242, 92, 297, 145]}
 
 with "labels" beside "points" where some points are beside the object (0).
 """

@@ -81,10 +81,10 @@ def examples(folder: Path) -> None:
     shutil.copy(COINS, folder / "pictures" / "coins.png")
     prompts = [
         {"picture": "coins.png", "category": "coin", "points": [[335, 44]]},
-        {"picture": "coins.png", "category": "coin", "box": [313, 154, 382, 220]},
+        {"picture": "coins.png", "category": "coin", "box": [242, 92, 297, 145]},
     ]
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
-    detection = {"image_id": 7, "category_id": 1, "bbox": [313, 154, 69, 66], "score": 0.9}
+    detection = {"image_id": 7, "category_id": 1, "bbox": [242, 92, 55, 53], "score": 0.9}
     (folder / "detections.json").write_text(json.dumps([detection]))
     images = [{"id": 7, "file_name": "coins.png"}]
     (folder / "instances.json").write_text(json.dumps({"images": images}))

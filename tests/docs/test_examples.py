@@ -35,7 +35,7 @@ LABEL_CONFIG = """
   <RectangleLabels name="box" toName="photo" smart="true"><Label value="coin"/></RectangleLabels>
 </View>
 """
-COIN, BESIDE, BOX = (335, 44), (346, 92), (313, 154, 382, 220)
+COIN, BESIDE, BOX = (335, 44), (346, 92), (242, 92, 297, 145)
 
 
 @pytest.fixture

@@ -13,11 +13,15 @@ from hqsam_client._cli import main
 from hqsam_client._evaluation import iou
 from hqsam_export import onnx_files, repository
 from hqsam_server import TritonServer, Tuning, _small
+from PIL import Image
 
 from tests.small import distinct
 from tests.small.distinct import Scene
 
 PATIENCE_S = 300.0
+
+COINS = Path(__file__).parents[2] / "demo" / "coins.png"
+LABELS = Path(__file__).with_name("coins-labels.png")
 
 EACH = 0.75
 """IoU that the mask of each object has at least."""
@@ -73,6 +77,17 @@ def test_a_box_gives_the_object_in_it(sam: HQSam, scenes: list[Scene]) -> None:
         found += [iou(mask.array, truth) for mask, truth in zip(masks, scene.masks, strict=True)]
     assert min(found) >= EACH
     assert np.mean(found) >= BOX
+
+
+def test_coins_of_a_photograph(sam: HQSam) -> None:
+    labels = np.asarray(Image.open(LABELS))
+    masks = np.stack([labels == value for value in range(1, int(labels.max()) + 1)])
+    coins = Scene(COINS.read_bytes(), masks)
+    picture, numbers = sam.open(coins.file), range(len(masks))
+    clicked = picture.segment([[coins.click(number)] for number in numbers])
+    boxed = picture.segment(boxes=[coins.box(number) for number in numbers])
+    assert np.mean([iou(m.array, coin) for m, coin in zip(clicked, masks, strict=True)]) >= 0.70
+    assert np.mean([iou(m.array, coin) for m, coin in zip(boxed, masks, strict=True)]) >= BOX
 
 
 def test_two_clicks_take_two_objects_and_a_negative_one_gives_one_back(sam: HQSam) -> None:
