@@ -7,8 +7,10 @@ writes, it does as much of a command as a test can:
 |---|---|
 | `hqsam serve` | it starts for real, on free ports of loopback, and is told to end |
 | `hqsam serve --backend-directory` | needs Triton's image: its options are checked |
+| `hqsam ui` | it starts for real, on a free port, and is told to end |
 | `hqsam fetch` | no download: prints the path of a tiny checkpoint |
 | `python examples/…service, …backend` | start for real, on a free port, and are told to end |
+| `python -m training.unseen` | two scenes are written |
 | `python -m training.…` | takes hours: its options are checked |
 | `pip install` | no second installation: the extras are checked |
 | `make` | a dry run of the target |
@@ -73,9 +75,12 @@ def _hqsam(arguments: list[str]) -> int:
     if arguments == ["fetch"]:
         print(Path("sam_hq_vit_b.pth").absolute())
         return 0
-    if arguments[0] != "serve":
+    if arguments[0] not in ("serve", "ui"):
         return hqsam(arguments)
-    run = ["-c", "import sys; from hqsam_client._cli import main; sys.exit(main())", "serve"]
+    main = "import sys; from hqsam_client._cli import main; sys.exit(main())"
+    run = ["-c", main, arguments[0]]
+    if arguments[0] == "ui":
+        return _start_and_end([*run, "--port=0", *arguments[1:]], "HQ-SAM page on ")
     if "--backend-directory" in arguments:
         _check_options(run, arguments)
         return 0
@@ -87,7 +92,9 @@ def _hqsam(arguments: list[str]) -> int:
 def _python(arguments: list[str]) -> int:
     if re.search(r"(service|backend)\.py$", arguments[0]):
         return _start_and_end([*arguments, "--port", "0"], "Uvicorn running on")
-    if arguments[0] == "-m" and arguments[1].startswith("training."):
+    if arguments[:2] == ["-m", "training.unseen"]:
+        arguments = [*arguments, "--count=2"]
+    elif arguments[0] == "-m" and arguments[1].startswith("training."):
         _check_options(["-m", arguments[1]], arguments[2:])
         return 0
     return subprocess.run([sys.executable, *arguments]).returncode
