@@ -12,8 +12,8 @@ help: ## List the targets.
 demo: $(VENV)/.demo$(if $(HQSAM_CHECKPOINT),-export) ## Start Triton, segment a photograph, draw the masks in demo/output.
 	$(BIN)/python -m demo
 
-test: $(VENV)/.dev ## Run the tests.
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## Run the tests, in two processes.
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-cluster: $(VENV)/.dev ## Run the tests of several replicas with three, behind a real Envoy.
 	HQSAM_TEST_REPLICAS=3 $(BIN)/python -m pytest tests/cluster

@@ -9,6 +9,18 @@ from hqsam_export import checkpoint, exporter
 
 from tests import rebuilt
 
+FULL_SIZE = ("e2e", "export")
+"""Packages that share the export of a full-size model."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each package's tests, which share servers, in one process of pytest-xdist."""
+    for item in items:
+        package = item.path.parent.name
+        group = "full size" if package in FULL_SIZE else package
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture(scope="session")
 def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:

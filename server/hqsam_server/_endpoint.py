@@ -28,14 +28,6 @@ class Endpoint:
         """``host:port`` as a client on this machine reaches it."""
         return f"{self.host}:{self.port}"
 
-    def is_free(self) -> bool:
-        """Tell whether nothing listens there, and something could."""
-        try:
-            socket.create_server((self.address, self.port)).close()
-        except OSError:
-            return False
-        return True
-
     def with_port(self) -> Endpoint:
         """Return the same endpoint with a port that is free now.
 

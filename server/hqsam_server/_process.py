@@ -19,6 +19,12 @@ _LOG_LINE = re.compile(r"^(?P<severity>[EWI])\d{4} \S+ \d+ \S+\] (?P<message>.*)
 # What it says of an argument that it cannot use, among the usage of all the others.
 _BAD_OPTION = re.compile(r"(unrecognized|Bad) option")
 
+# What it says, as errors, on every machine without a GPU.
+_NOISE = re.compile(r"CudaDriverHelper|unable to create stream .*CUDA driver version")
+
+# What it says where somebody else listens on one of its ports.
+_LOST_PORT = re.compile(r"failed to start \w+ service: .* already in use")
+
 # The line with which Triton says that every request has been answered.
 _DRAINED = "All models are stopped"
 
@@ -92,12 +98,15 @@ class Process:
             for line in list(self._recent)
             if (match := _LOG_LINE.match(line)) and match["severity"] == "E"
         ]
-        # The rest of a machine without a GPU is noise.
-        errors = [message for message in errors if "CudaDriverHelper" not in message]
-        errors.sort(key=lambda message: "failed to load" not in message)
+        errors = [message for message in errors if not _NOISE.search(message)]
+        errors.sort(key=lambda message: "failed to " not in message)
         errors += filter(_BAD_OPTION.search, self._recent)
         errors += filter(None, reversed(self._recent))
         return next(iter(errors), "it said nothing")
+
+    def lost_a_port(self) -> bool:
+        """Tell whether it ended because somebody else listened on one of its ports."""
+        return any(map(_LOST_PORT.search, list(self._recent)))
 
     def is_running(self) -> bool:
         """Tell whether it has not ended yet."""

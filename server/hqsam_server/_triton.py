@@ -154,10 +154,11 @@ class TritonServer:
             try:
                 self._wait_until_ready()
             except StartError:
+                assert self._process is not None  # noqa: S101 - spawned
                 # Between asking for a free port and taking it, somebody else may have.
-                if attempt + 1 == _PORT_ATTEMPTS or not self._port_was_taken():
+                if attempt + 1 == _PORT_ATTEMPTS or not self._process.lost_a_port():
                     raise
-                self.terminate()
+                self._process.kill()
             else:
                 return
 
@@ -242,7 +243,7 @@ class TritonServer:
     def _wait_until_ready(self) -> None:
         assert self._process is not None  # noqa: S101 - spawned
         deadline = time.monotonic() + self._start_timeout_s
-        while self._ask("GET", "/v2/health/ready", _ANSWER_S)[0] != http.client.OK:
+        while not self._is_ready():
             if not self._process.is_running():
                 raise StartError(f"Triton ended while it started: {self._process.reason()}")
             if time.monotonic() > deadline:
@@ -252,12 +253,20 @@ class TritonServer:
                 )
             time.sleep(_POLL_S)
 
-    def _ask(self, method: str, path: str, timeout_s: float) -> tuple[int, str]:
-        """Return status and message of the HTTP service's answer, status 0 without one.
+    def _is_ready(self) -> bool:
+        """Ask the services that start after gRPC's and are never behind TLS."""
+        if self._ask("GET", "/v2/health/ready", _ANSWER_S)[0] != http.client.OK:
+            return False
+        # The last one to start; Triton ends if it cannot.
+        if any(argument.startswith("--allow-metrics") for argument in self._arguments):
+            return True
+        return self._ask("GET", "/metrics", _ANSWER_S, "metrics")[0] == http.client.OK
 
-        Over HTTP because that service starts after gRPC's and is never behind TLS.
-        """
-        endpoint = self._endpoints["http"]
+    def _ask(
+        self, method: str, path: str, timeout_s: float, service: str = "http"
+    ) -> tuple[int, str]:
+        """Return status and message of a service's answer, status 0 without one."""
+        endpoint = self._endpoints[service]
         connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=timeout_s)
         try:
             connection.request(method, path, headers={_ADMIN_HEADER: self._admin_key})
@@ -271,12 +280,6 @@ class TritonServer:
             return response.status, str(json.loads(text)["error"])
         except (ValueError, KeyError):
             return response.status, text
-
-    def _port_was_taken(self) -> bool:
-        return any(
-            not self._wanted[name].port and not self._endpoints[name].is_free()
-            for name in _SERVICES
-        )
 
     def is_running(self) -> bool:
         """Tell whether the process is there."""

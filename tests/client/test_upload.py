@@ -131,7 +131,6 @@ def test_a_resized_upload_that_saves_nothing_is_the_file_itself(large: Image.Ima
         (np.zeros((4, 4, 3)), r"the array is float64 \[4, 4, 3\]"),
         (np.zeros((0, 4, 3), np.uint8), r"the array is uint8 \[0, 4, 3\]"),
     ],
-    ids=str,
 )
 def test_what_is_not_a_picture_is_refused(picture: Any, message: str) -> None:
     with pytest.raises(PictureError, match=message):

@@ -7,6 +7,7 @@ writes, it does as much of a command as a test can:
 |---|---|
 | `hqsam serve` | it starts for real, on free ports of loopback, and is told to end |
 | `hqsam serve --backend-directory` | needs Triton's image: its options are checked |
+| `hqsam export` | it runs; the same once more is a copy of what the first one wrote |
 | `hqsam ui` | it starts for real, on a free port, and is told to end |
 | `hqsam fetch` | no download: prints the path of a tiny checkpoint |
 | `python examples/…service, …backend` | start for real, on a free port, and are told to end |
@@ -75,6 +76,8 @@ def _hqsam(arguments: list[str]) -> int:
     if arguments == ["fetch"]:
         print(Path("sam_hq_vit_b.pth").absolute())
         return 0
+    if arguments[0] == "export" and "--help" not in arguments:
+        return _export(arguments)
     if arguments[0] not in ("serve", "ui"):
         return hqsam(arguments)
     main = "import sys; from hqsam_client._cli import main; sys.exit(main())"
@@ -87,6 +90,18 @@ def _hqsam(arguments: list[str]) -> int:
     ports = [f"--{service}-port=0" for service in ("grpc", "http", "metrics")]
     loopback = ["127.0.0.1" if it == "0.0.0.0" else it for it in arguments[1:]]  # noqa: S104
     return _start_and_end([*run, *ports, *loopback], "serving ")
+
+
+def _export(arguments: list[str]) -> int:
+    """Export the tiny checkpoint, unless another page did so with the same options."""
+    where = arguments.index("--output") + 1
+    output, options = Path(arguments[where]), [*arguments[1 : where - 1], *arguments[where + 1 :]]
+    name = " ".join(Path(option).name for option in options)
+    known = Path(os.environ["XDG_CACHE_HOME"], "exports", name)
+    if not known.exists() and (status := hqsam(["export", *options, "--output", str(known)])):
+        return status
+    shutil.copytree(known, output, dirs_exist_ok=True)
+    return 0
 
 
 def _python(arguments: list[str]) -> int:

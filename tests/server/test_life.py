@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from hqsam_server import TritonServer, Tuning
+from hqsam_server._endpoint import Endpoint
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.server.serving import ANY_PORTS, PATIENCE_S, Serve, command, infer, works
@@ -96,6 +99,28 @@ def test_a_server_in_python_is_ready_inside_the_block_and_gone_after_it(reposito
         process = psutil.Process(server.pid)
         assert process.is_running()
     assert not process.is_running()
+
+
+@pytest.mark.parametrize("service", ["grpc", "http", "metrics"])
+def test_a_port_that_is_lost_before_it_is_taken_is_another_one(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    server = TritonServer(repository)
+    with_port = Endpoint.with_port
+    asked: list[Endpoint] = []
+
+    def lose_one(endpoint: Endpoint) -> Endpoint:
+        """Give the port of somebody else the first time."""
+        asked.append(endpoint)
+        lost = len(asked) == 1 + ["grpc", "http", "metrics"].index(service)
+        return Endpoint(listener.getsockname()[1]) if lost else with_port(endpoint)
+
+    monkeypatch.setattr(Endpoint, "with_port", lose_one)
+    with socket.create_server(("127.0.0.1", 0)) as listener, server:
+        assert len(asked) == 6
+        works(server.grpc_url, "numbers")
+        with urllib.request.urlopen(f"http://{server.metrics_url}/metrics") as metrics:
+            assert b"nv_inference_count" in metrics.read()
 
 
 def test_a_second_start_finds_the_compiled_models(repository: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def parameters() -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize(("name", "value"), parameters().items())
+@pytest.mark.parametrize(("name", "value"), sorted(parameters().items()))
 def test_a_parameter_of_the_models(name: str, value: str) -> None:
     assert default(f"HQSAM_{name.upper()}") == value
 
