@@ -13,7 +13,7 @@ demo: $(VENV)/.demo$(if $(HQSAM_CHECKPOINT),-export) ## Start Triton, segment a 
 	$(BIN)/python -m demo
 
 test: $(VENV)/.dev ## Run the tests, in two processes.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test-cluster: $(VENV)/.dev ## Run the tests of several replicas with three, behind a real Envoy.
 	HQSAM_TEST_REPLICAS=3 $(BIN)/python -m pytest tests/cluster

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hqsam_export import checkpoint, exporter
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests import rebuilt
 
@@ -13,13 +16,25 @@ FULL_SIZE = ("e2e", "export")
 """Packages that share the export of a full-size model."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each package's tests, which share servers, in one process of pytest-xdist."""
-    for item in items:
-        package = item.path.parent.name
-        group = "full size" if package in FULL_SIZE else package
-        item.add_marker(pytest.mark.xdist_group(group))
+class _PackageScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Keeps each package's tests, which share servers, in one process of pytest-xdist."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        package = nodeid.split("/")[1]
+        return "full size" if package in FULL_SIZE else package
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Let pytest-xdist distribute packages."""
+    return _PackageScheduling(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what servers compile for the session, and out of the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hqsam_server._endpoint import Endpoint
     from hqsam_server._triton import TritonServer
-    from hqsam_server._workspace import Tuning
+    from hqsam_server._tuning import Tuning
 
 __all__ = ["Endpoint", "TritonServer", "Tuning"]
 
 # Imported at first use: the models, which share this package, need no gRPC.
-_LAZY = {"Endpoint": "_endpoint", "TritonServer": "_triton", "Tuning": "_workspace"}
+_LAZY = {"Endpoint": "_endpoint", "TritonServer": "_triton", "Tuning": "_tuning"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
+
+from hqsam_server._tuning import Tuning, default_cache_dir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache-dir",
         type=Path,
-        default=Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hqsam",
+        default=default_cache_dir(),
         metavar="FOLDER",
         help="compiled models, for a fast second start (default: %(default)s)",
     )
@@ -146,7 +147,6 @@ def run(args: argparse.Namespace) -> int:
     from hqsam_server._endpoint import Endpoint
     from hqsam_server._triton import TritonServer
     from hqsam_server._watch import instances, watch
-    from hqsam_server._workspace import Tuning
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

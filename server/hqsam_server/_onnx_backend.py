@@ -13,7 +13,9 @@ is large enough takes all memory of the machine.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+import fcntl
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -227,6 +229,23 @@ def _described(nodes: Any) -> dict[str, Tensor]:
     }
 
 
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time write compiled models, as instances and replicas share them.
+
+    OpenVINO writes them in place: who reads one meanwhile is ended by SIGBUS.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError:  # then nobody writes there
+        yield
+        return
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class _OpenVino:
     """A model on OpenVINO's CPU plug-in.
 
@@ -249,23 +268,27 @@ class _OpenVino:
         }
         if parameters.get("snippets") == "off":
             properties["SNIPPETS_MODE"] = "DISABLE"
+        alone: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if "cache_dir" in parameters:
             # OpenVINO looks up by file and shapes alone, and would find another precision's.
             kind = hint + ("-plain" if "SNIPPETS_MODE" in properties else "")
-            properties["CACHE_DIR"] = f"{parameters['cache_dir']}/{kind}"
+            cache = Path(parameters["cache_dir"], kind)
+            properties["CACHE_DIR"] = str(cache)
+            alone = _locked(cache / f"{file.path.parents[1].name}.lock")
         # Compiled models are found by the path of their file: without links, which lead
         # there from a folder that is new each time.
         path = str(file.path.resolve())
         try:
-            compiled = core.compile_model(path, "CPU", properties)
-            self._any_shape = _Graph(compiled, file)
-            check(file, _ports(self._any_shape.inputs), _ports(self._any_shape.outputs))
-            self._usual: dict[_Shapes, _Graph] = {}
-            for shapes in file.usual_shapes:
-                model = core.read_model(path)
-                model.reshape({name: list(shape) for name, shape in shapes.items()})
-                compiled = core.compile_model(model, "CPU", properties)
-                self._usual[tuple(sorted(shapes.items()))] = _Graph(compiled, file)
+            with alone:
+                compiled = core.compile_model(path, "CPU", properties)
+                self._any_shape = _Graph(compiled, file)
+                check(file, _ports(self._any_shape.inputs), _ports(self._any_shape.outputs))
+                self._usual: dict[_Shapes, _Graph] = {}
+                for shapes in file.usual_shapes:
+                    model = core.read_model(path)
+                    model.reshape({name: list(shape) for name, shape in shapes.items()})
+                    compiled = core.compile_model(model, "CPU", properties)
+                    self._usual[tuple(sorted(shapes.items()))] = _Graph(compiled, file)
         except RuntimeError as error:
             raise StartError(f"OpenVINO cannot load {file.path}: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -12,11 +13,13 @@ FOLDER = Path(__file__).parent / "small"
 """Its ONNX files and their manifest, as `hqsam export` wrote them."""
 
 
-def write(output: Path) -> None:
+def write(output: Path, *, link: bool = False) -> None:
     """Write the small model as a model repository.
 
     Args:
         output: a folder that is not there yet, or is empty.
+        link: have links to its ONNX files there, which keep their place: by that place
+            their compiled forms are found again.
 
     Raises:
         ExportError: it cannot be written, or something is in it.
@@ -27,4 +30,5 @@ def write(output: Path) -> None:
         for path in repository.template_files():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(repository.template() / path, folder / path)
-        shutil.copytree(FOLDER, folder, dirs_exist_ok=True)
+        copy = os.symlink if link else shutil.copy2
+        shutil.copytree(FOLDER, folder, copy_function=copy, dirs_exist_ok=True)

@@ -19,7 +19,7 @@ from hqsam_server import _distribution, _janitor, _small, _workspace
 from hqsam_server._endpoint import Endpoint
 from hqsam_server._errors import StartError
 from hqsam_server._process import Process
-from hqsam_server._workspace import Tuning
+from hqsam_server._tuning import Tuning
 
 # What only the process that started the server may do; the key is drawn anew for each
 # server. Metadata only tells what the contract tells.
@@ -137,7 +137,7 @@ class TritonServer:
         source = self._source
         if source is None:
             source = self._folder / "small"
-            _small.write(source)
+            _small.write(source, link=True)
         _workspace.write_repository(self._folder / "repository", source, self._tuning)
         self._environment[_janitor.MARK] = str(self._folder)
         (self._folder / "heals").touch()

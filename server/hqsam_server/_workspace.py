@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,7 @@ from tritonclient.grpc import model_config_pb2
 
 from hqsam_server._distribution import Distribution
 from hqsam_server._errors import StartError
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What an operator may set about the ONNX models.
-
-    Attributes:
-        precision: "auto" (bf16 where the processor has it), "bf16" or "fp32"; `decoder`
-            always computes in fp32.
-        threads: threads of each model instance; None for all processors.
-        instances: instances of `prompt_decoder`, each with its threads; None for one for
-            every eight processors.
-        cache_dir: where compiled models are kept.
-        model_config_name: the config of a model, under `configs/`, that is preferred.
-        backend_directory: Triton's own backends, which run the models as their configs say;
-            None for this package's, which run ONNX files on the CPU.
-    """
-
-    precision: str = "auto"
-    threads: int | None = None
-    instances: int | None = None
-    cache_dir: Path | None = None
-    model_config_name: str = "cpu"
-    backend_directory: Path | None = None
+from hqsam_server._tuning import Tuning
 
 
 def write_backends(folder: Path, distribution: Distribution) -> None:

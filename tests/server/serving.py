@@ -39,11 +39,8 @@ class Serve:
         self._lines: list[str] = []
         self._closed = False
         self._more = threading.Condition()
-        cache = temporary.with_name("cache")
         self.process = subprocess.Popen(
-            command(
-                f"--model-repository={repository}", f"--cache-dir={cache}", *ANY_PORTS, *arguments
-            ),
+            command(f"--model-repository={repository}", *ANY_PORTS, *arguments),
             env={**os.environ, "TMPDIR": str(temporary), **options},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +81,21 @@ def test_models_of_each_precision_are_kept_apart(repository: Path, tmp_path: Pat
         openvino = {"precision": precision, "cache_dir": str(tmp_path)}
         open_model(ModelFile(path, INPUTS, OUTPUTS, 1, 1, openvino))
     assert {blob.parent.name: 1 for blob in tmp_path.rglob("*.blob")} == {"f32": 1, "bf16": 1}
+
+
+def test_models_may_be_compiled_into_one_cache_by_many_at_once(tmp_path: Path) -> None:
+    file = _prompt_decoder("fp32")
+    file = replace(file, openvino={**(file.openvino or {}), "cache_dir": str(tmp_path)})
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(4, context) as pool:
+        for opened in [pool.submit(_opens, file) for _ in range(4)]:
+            opened.result()
+    blobs = list(tmp_path.rglob("*.blob"))
+    assert len(blobs) == 1 + len(file.usual_shapes)
+
+
+def _opens(file: ModelFile) -> None:
+    open_model(file)
 
 
 def test_an_open_dimension_beyond_its_bound_is_refused(file: ModelFile) -> None:

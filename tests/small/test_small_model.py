@@ -108,11 +108,11 @@ def test_two_clicks_take_two_objects_and_a_negative_one_gives_one_back(sam: HQSa
 def test_lower_precision_gives_the_same_masks(
     sam: HQSam, scenes: list[Scene], tmp_path: Path, precision: str
 ) -> None:
-    folder = tmp_path / "model_repository"
-    _small.write(folder)
+    folder, tuning = None, Tuning(precision=precision)
     if precision == "fp16":
+        folder, tuning = tmp_path / "model_repository", Tuning(precision="fp32")
+        _small.write(folder)
         onnx_files.lower(folder / contract.ENCODER.name / "1" / "model.onnx")
-    tuning = Tuning(precision="fp32" if precision == "fp16" else precision)
     agreement = []
     with TritonServer(folder, tuning=tuning) as server, connect(server) as lowered:
         for scene in scenes:
