@@ -62,12 +62,14 @@ def _run() -> None:
         with _step("open the same file again: the server knows it"):
             sam.open(PHOTOGRAPH)
     if not checkpoint:
+        bin_folder = os.path.relpath(Path(sys.executable).parent)
         print(
             "\nThat was the small model, which is for trying. Photographs deserve ViT-B, whose "
             "weights are 379 MB:\n"
-            "  pip install 'hqsam-triton[server,export]'\n"
-            '  hqsam export --checkpoint "$(hqsam fetch)" --output model_repository\n'
-            "  hqsam serve --model-repository model_repository\n"
+            f"  {bin_folder}/pip install --editable '.[server,export]'\n"
+            f'  {bin_folder}/hqsam export --checkpoint "$({bin_folder}/hqsam fetch)" '
+            "--output model_repository\n"
+            f"  {bin_folder}/hqsam serve --model-repository model_repository\n"
             "or, this demonstration with them: HQSAM_CHECKPOINT=sam_hq_vit_b.pth make demo"
         )
 
