@@ -6,6 +6,7 @@ own, because a process that is killed cannot clean up. Where both are killed, as
 whose /dev/shm outlives it, the next server cleans up.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -16,8 +17,14 @@ from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
+# Triton asks no variable where.
+_ENVIRONMENTS = Path("/tmp")  # noqa: S108
+
 MARK = "HQSAM_SERVER_FOLDER"
 """The environment variable by which the processes of a server are recognised."""
+
+READY = "ready"
+"""In a server's folder: a file that was touched when it was ready last."""
 
 LOCK = "lock"
 """Behind the prefix of a server's shared memory: a file that is locked while the server lives."""
@@ -35,7 +42,26 @@ def main(folder: str, shared_memory_prefix: str) -> None:
             except ProcessLookupError:
                 continue
         time.sleep(0.05)  # until they are gone, and have started no others
+    _remove_environments(Path(folder), SHARED_MEMORY / f"{shared_memory_prefix}{LOCK}")
     _remove(*SHARED_MEMORY.glob(f"{shared_memory_prefix}*"), Path(folder))
+
+
+def _remove_environments(folder: Path, lock: Path) -> None:
+    """Remove the folders for packed Python environments that Triton made as it started.
+
+    It names them after no server, and does not remove them where it is killed. Nothing is
+    ever put into ours: what is empty and as old as the server's start is taken for it.
+    """
+    try:
+        since = lock.stat().st_mtime
+    except FileNotFoundError:
+        return
+    ready = folder / READY
+    until = ready.stat().st_mtime if ready.exists() else time.time()
+    for path in _ENVIRONMENTS.glob("python_env_*"):
+        with contextlib.suppress(OSError):  # not empty, gone, or somebody else's
+            if since <= path.stat().st_ctime <= until:
+                path.rmdir()
 
 
 def claim(shared_memory_prefix: str) -> int:

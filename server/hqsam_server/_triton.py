@@ -252,6 +252,8 @@ class TritonServer:
                     f"{self._process.reason()}"
                 )
             time.sleep(_POLL_S)
+        assert self._folder is not None  # noqa: S101 - prepared
+        (self._folder / _janitor.READY).touch()
 
     def _is_ready(self) -> bool:
         """Ask the services that start after gRPC's and are never behind TLS."""

@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from hqsam_server import TritonServer, Tuning
+from hqsam_server import TritonServer, Tuning, _janitor
 from hqsam_server._endpoint import Endpoint
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -45,6 +45,29 @@ def test_it_cleans_up_after_models_that_died_with_it(serve: Start) -> None:
     os.kill(server.instances()["numbers_0_0"], signal.SIGKILL)
     server.stop(signal.SIGKILL)
     assert server.left_behind() == []
+
+
+def test_empty_environments_of_its_start_are_removed_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_janitor, "_ENVIRONMENTS", tmp_path)
+    lock, ready = tmp_path / "lock", tmp_path / _janitor.READY
+    empty, used = tmp_path / "python_env_empty", tmp_path / "python_env_used"
+    empty.mkdir()
+    (used / "0").mkdir(parents=True)
+    lock.touch()
+    ready.touch()
+    made = empty.stat().st_ctime
+
+    def left(start: float, end: float) -> set[str]:
+        os.utime(lock, (start, start))
+        os.utime(ready, (end, end))
+        _janitor._remove_environments(tmp_path, lock)
+        return {path.name for path in tmp_path.glob("python_env_*")}
+
+    assert left(made - 2, made - 1) == {empty.name, used.name}
+    assert left(made + 1, made + 2) == {empty.name, used.name}
+    assert left(made - 1, made + 1) == {used.name}
 
 
 def test_a_signal_while_it_starts_ends_it_cleanly(repository: Path, temporary: Path) -> None:
