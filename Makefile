@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster check docs pictures bench bench-graphs bench-client bench-cluster fuzz soak clean
+.PHONY: help demo test test-cluster check docs figures bench bench-graphs bench-client bench-cluster fuzz soak clean
 
 PYTHON ?= python3
 SOAK_MINUTES ?= 30
@@ -33,8 +33,8 @@ check: $(VENV)/.dev ## Check format, lint and types, and the Dockerfile.
 docs: $(VENV)/.dev ## Build the documentation into site/; a broken link is an error.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-pictures: $(VENV)/.dev ## Draw the documentation's pictures anew, with the small model.
-	$(BIN)/python -m demo.pictures
+figures: $(VENV)/.dev ## Draw the documentation's images anew, with the small model.
+	$(BIN)/python -m demo.figures
 
 bench: $(VENV)/.dev ## Measure serving at full size beside its alternatives, into benchmarks/results.
 	$(BIN)/python -m benchmarks.serving

@@ -9,9 +9,10 @@ import subprocess
 import sys
 
 import numpy as np
-from hqsam_client import Mask, _prompts, contract
-from hqsam_client._protocol import choice, segment_flow
-from hqsam_client._upload import prepare
+from hqsam_client import Mask, contract
+from hqsam_client.shared import prompt_encoding
+from hqsam_client.shared.protocol import choice, segment_flow
+from hqsam_client.shared.upload import prepare
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
@@ -28,7 +29,7 @@ def main() -> None:
     upload = prepare(np.zeros((*ONE_MEGAPIXEL, 3), np.uint8))
 
     def click() -> NDArray[np.bool_]:
-        prompts = _prompts.build(upload.size, points=[(400, 500)])
+        prompts = prompt_encoding.build(upload.size, points=[(400, 500)])
         flow = segment_flow(upload, prompts, choice("hq"))
         next(flow).request.SerializeToString()
         try:
@@ -56,7 +57,7 @@ def main() -> None:
     rows = [
         row(what, figures[name], aim)
         for name, what, aim in (
-            ("click", "the client's share of a click, picture of 1 megapixel", "aim: 3 ms"),
+            ("click", "the client's share of a click, image of 1 megapixel", "aim: 3 ms"),
             ("large", "a mask of 12 megapixels from its logits", "aim: 150 ms"),
             ("import", "a Python that imports the client, and ends", "aim: 1000 ms"),
             ("python", "a Python that does nothing", "for comparison"),

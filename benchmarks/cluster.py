@@ -1,7 +1,7 @@
 """What replicas bring: clicks of two pinned to a core each, and hit rates when one goes.
 
 Full size for the clicks, weights rebuilt unless `--repository` names an exported repository.
-The hit rates are of cheap models, 300 pictures, and stand beside what `benchmarks.spread` says.
+The hit rates are of cheap models, 300 images, and stand beside what `benchmarks.spread` says.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from hqsam_client import HQSam, Picture
+from hqsam_client import HQSam, RemoteImage
 from hqsam_export import checkpoint, exporter
 from hqsam_server import TritonServer, Tuning
+from hqsam_testing import cheap_repository, rebuilt
+from hqsam_testing.api import new_png
+from hqsam_testing.replicas import Replica
 
 from benchmarks import report, spread
 from benchmarks.contestants import jpeg
-from tests import rebuilt
-from tests.cluster import cheap
-from tests.cluster.replicas import Replica
-from tests.models.api import new_png
 
 Row = dict[str, Any]
 
 CLIENTS = 8
 ROUND_S = 10.0
 ROUNDS = 5
-PICTURES = 300
+IMAGES = 300
 CLICK = (300, 200)
 
 
@@ -79,8 +78,8 @@ def pinned(repository: Path, folder: Path) -> Row:
         opened = {name: [sam.open(file) for file in files] for name, sam in clients.items()}
         rates: dict[str, list[float]] = {name: [] for name in clients}
         for _ in range(ROUNDS):
-            for name, pictures in opened.items():
-                rates[name].append(clicks_per_s(pictures))
+            for name, images in opened.items():
+                rates[name].append(clicks_per_s(images))
     ratios = [two / one for one, two in zip(rates["one"], rates["two"], strict=True)]
     one, two = (statistics.median(rates[name]) for name in ("one", "two"))
     return {
@@ -91,13 +90,13 @@ def pinned(repository: Path, folder: Path) -> Row:
     }
 
 
-def clicks_per_s(pictures: Sequence[Picture]) -> float:
+def clicks_per_s(images: Sequence[RemoteImage]) -> float:
     """Return what all clients together get answered in a second."""
     answered = [0] * CLIENTS
     end = time.monotonic() + ROUND_S
 
     def click(number: int) -> None:
-        share = pictures[number::CLIENTS]
+        share = images[number::CLIENTS]
         while time.monotonic() < end:
             share[answered[number] % len(share)].segment(points=[CLICK])
             answered[number] += 1
@@ -115,7 +114,7 @@ def kept(count: int, folder: Path) -> Iterator[Row]:
     """Compare real hit rates when a replica goes, and comes back empty, with simulated ones."""
     repository = folder / "cheap"
     if not repository.exists():
-        cheap.write(repository)
+        cheap_repository.write(repository)
     replicas = [Replica(repository, folder / f"replica{count}{n}") for n in range(count)]
     rates = []
     try:
@@ -123,7 +122,7 @@ def kept(count: int, folder: Path) -> Iterator[Row]:
             replica.start()
         url = ",".join(f"{host}:{port}" for host, port in (it.address for it in replicas))
         with HQSam(url, timeout_s=600, embed_timeout_s=600) as sam:
-            opened = [sam.open(new_png()) for _ in range(PICTURES)]
+            opened = [sam.open(new_png()) for _ in range(IMAGES)]
             replicas[0].kill()
             rates.append(hit_rate(opened, replicas[1:]))
             replicas[0].start()
@@ -136,23 +135,23 @@ def kept(count: int, folder: Path) -> Iterator[Row]:
             replica.kill()
     members = list(range(count))
     everywhere, without = spread.ring(members), spread.ring(members[1:], members)
-    keys = [f"picture {number}" for number in range(100 * PICTURES)]
+    keys = [f"image {number}" for number in range(100 * IMAGES)]
     simulated = spread.hit_rates(
         keys, [everywhere, without, everywhere], len(keys), [[], [0], [0]]
     )[1:]
     for what, real, expected in zip(("goes", "is back, empty"), rates, simulated, strict=True):
         yield {
-            "what": f"hit rate of a click on each picture when one of {count} replicas {what}",
+            "what": f"hit rate of a click on each image when one of {count} replicas {what}",
             "figure": f"{100 * real:.0f} %",
-            "detail": f"{PICTURES} pictures; simulated: {100 * expected:.0f} %",
+            "detail": f"{IMAGES} images; simulated: {100 * expected:.0f} %",
         }
 
 
-def hit_rate(opened: Sequence[Picture], replicas: Sequence[Replica]) -> float:
-    """Click on each picture once; return the share that did not have to be encoded."""
+def hit_rate(opened: Sequence[RemoteImage], replicas: Sequence[Replica]) -> float:
+    """Click on each image once; return the share that did not have to be encoded."""
     before = sum(replica.encodes() for replica in replicas)
-    for picture in opened:
-        picture.segment(points=[(20, 30)])
+    for image in opened:
+        image.segment(points=[(20, 30)])
     return 1 - (sum(replica.encodes() for replica in replicas) - before) / len(opened)
 
 

@@ -16,34 +16,33 @@ import transformers
 import tritonclient.grpc
 from hqsam_client import Mask, contract
 from hqsam_export.modeling import HQSamModel
-from hqsam_server._onnx_backend import Model, ModelFile, open_model
+from hqsam_server.runtime.onnx_backend import Model, ModelFile, open_model
+from hqsam_testing import configs
+from hqsam_testing.oracle import images
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.models import configs
-from tests.oracle import images
-
 Arrays = dict[str, NDArray[Any]]
 
 CLICK = (400, 500)
-PICTURE = (1200, 900)
+IMAGE = (1200, 900)
 
 _SIDE = 4096
 
 
 def jpeg(width: int, height: int, seed: int) -> bytes:
-    """Return a picture that no other seed gives, with the noise of a camera."""
+    """Return an image that no other seed gives, with the noise of a camera."""
     rng = np.random.default_rng(seed)
-    picture = images.picture(width, height).astype(np.int16)
-    picture += rng.integers(-12, 13, picture.shape, dtype=np.int16)
+    image = images.draw(width, height).astype(np.int16)
+    image += rng.integers(-12, 13, image.shape, dtype=np.int16)
     file = io.BytesIO()
-    Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
 def jpeg_variant(file: bytes, seed: int) -> bytes:
-    """Return the same picture under another digest: bytes after a JPEG's end are ignored."""
+    """Return the same image under another digest: bytes after a JPEG's end are ignored."""
     return file + seed.to_bytes(4, "big")
 
 
@@ -59,14 +58,14 @@ class Official:
         self._processor: Any = transformers.SamImageProcessorPil()
 
     def encode(self, file: bytes) -> tuple[Any, Any]:
-        """Read, resize and encode a picture file."""
+        """Read, resize and encode an image file."""
         image = Image.open(io.BytesIO(file)).convert("RGB")
         pixels = self._processor(image, return_tensors="pt")["pixel_values"]
         embeddings, intermediate = self._model.get_image_embeddings(pixels)
         return embeddings, intermediate
 
     def click(self, encoded: tuple[Any, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return the mask of a click in a picture of `size` = (width, height)."""
+        """Return the mask of a click in an image of `size` = (width, height)."""
         width, height = size
         scale = contract.INPUT_SIZE / max(size)
         with torch.inference_mode():
@@ -90,7 +89,7 @@ def bare(repository: Path, spec: contract.ModelSpec, precision: str | None) -> C
 
     Args:
         repository: an exported model repository.
-        spec: which model; one click on one picture, random embeddings.
+        spec: which model; one click on one image, random embeddings.
         precision: OpenVINO's inference precision; None for ONNX Runtime's CPU provider.
     """
 
@@ -136,7 +135,7 @@ class EmbeddingsSent:
         }
 
     def encode(self) -> None:
-        """Send a picture to `encoder`, and get its embeddings."""
+        """Send an image to `encoder`, and get its embeddings."""
         names = [tensor.name for tensor in contract.ENCODER.outputs]
         inputs = {contract.ENCODER.inputs[0].name: self._image}
         self._kept = self._infer(contract.ENCODER, inputs, names)
@@ -144,7 +143,7 @@ class EmbeddingsSent:
     def click(self) -> NDArray[np.bool_]:
         """Segment one object by sending the embeddings to `decoder`, and resize its mask."""
         outputs = self._infer(contract.DECODER, {**self._kept, **prompt()}, ["low_res_masks"])
-        width, height = PICTURE
+        width, height = IMAGE
         return Mask(outputs["low_res_masks"][0, 0], 0.0, (height, width)).array
 
     def close(self) -> None:

@@ -26,10 +26,10 @@ from hqsam_client import contract
 from hqsam_export import checkpoint, exporter
 from hqsam_export.examples import Examples
 from hqsam_export.modeling import HQSamModel
+from hqsam_testing import rebuilt
 from torch import Tensor, nn
 
 from benchmarks import report
-from tests import rebuilt
 
 Run = Callable[[], object]
 Inputs = dict[str, Tensor]

@@ -24,24 +24,24 @@ from typing import Any
 
 import numpy as np
 import psutil
-from hqsam_client import HQSam, Mask, Picture, contract
-from hqsam_client._upload import prepare
+from hqsam_client import HQSam, Mask, RemoteImage, contract
+from hqsam_client.shared.upload import prepare
 from hqsam_export import checkpoint, exporter
 from hqsam_server import TritonServer, Tuning
-from hqsam_server._entry import Embedding, dump
-from hqsam_server._preprocess import Limits, preprocess
+from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_server.store.entry import Embedding, dump
+from hqsam_testing import rebuilt
 from numpy.typing import NDArray
 
 from benchmarks import contestants, report
-from benchmarks.contestants import CLICK, PICTURE, jpeg, jpeg_variant
-from tests import rebuilt
+from benchmarks.contestants import CLICK, IMAGE, jpeg, jpeg_variant
 
 Row = dict[str, Any]
 
 PATIENCE_S = 600.0
 TWELVE_MEGAPIXELS = (4000, 3000)
 CLIENTS = (1, 2, 4, 8, 16)
-PICTURES = 4
+IMAGES = 4
 """That several clients click on."""
 PROMPTS = (4, 16, 64)
 ROUND_S = 5.0
@@ -93,8 +93,8 @@ def connect(server: TritonServer) -> Iterator[HQSam]:
         yield sam
 
 
-def new_picture(size: tuple[int, int] = PICTURE) -> bytes:
-    """Return a picture file that the server has not seen."""
+def new_image(size: tuple[int, int] = IMAGE) -> bytes:
+    """Return an image file that the server has not seen."""
     return jpeg_variant(jpeg(*size, seed=0), next(_SERIAL))
 
 
@@ -112,9 +112,9 @@ def start_up(repository: Path, tuning: Tuning, environment: dict[str, str]) -> I
             connect(server) as sam,
         ):
             ready = time.perf_counter()
-            picture = sam.open(new_picture())
+            image = sam.open(new_image())
             encoded = time.perf_counter()
-            segment(picture)
+            segment(image)
             done = time.perf_counter()
         yield row(
             f"start until ready, {what}",
@@ -162,7 +162,7 @@ def encode(sam: HQSam, repository: Path, operations: dict[str, float]) -> Iterat
         f"{embed:.2f} s against {medians['official']:.2f} s",
     )
     yield row(
-        "the same against the bare ONNX on the default CPU provider, picture read beforehand",
+        "the same against the bare ONNX on the default CPU provider, image read beforehand",
         f"{medians['provider'] / embed:.1f} times faster",
         f"{embed:.2f} s against {medians['provider']:.2f} s",
     )
@@ -182,25 +182,25 @@ def encode(sam: HQSam, repository: Path, operations: dict[str, float]) -> Iterat
     )
 
 
-def segment(picture: Picture) -> NDArray[np.bool_]:
-    """Segment one object and bring its mask to the picture's size."""
-    return picture.segment(points=[CLICK]).array
+def segment(image: RemoteImage) -> NDArray[np.bool_]:
+    """Segment one object and bring its mask to the image's size."""
+    return image.segment(points=[CLICK]).array
 
 
 def click(
     sam: HQSam, server: TritonServer, repository: Path, operations: dict[str, float]
 ) -> Iterator[Row]:
     """Time one click, and what else answers one."""
-    picture = sam.open(new_picture())
+    image = sam.open(new_image())
     official = contestants.Official()
-    encoded = official.encode(new_picture())
+    encoded = official.encode(new_image())
     sent = contestants.EmbeddingsSent(server.grpc_url)
     precision = report.precision()
     multiply, product = contestants.matrix_product(precision)
     seconds = report.in_turns(
         {
-            "click": lambda: segment(picture),
-            "official": lambda: official.click(encoded, PICTURE),
+            "click": lambda: segment(image),
+            "official": lambda: official.click(encoded, IMAGE),
             "sent": sent.click,
             "bare": contestants.bare(repository, contract.PROMPT_DECODER, precision),
             "product": multiply,
@@ -213,7 +213,7 @@ def click(
     medians = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
     limit = operations[contract.PROMPT_DECODER.name] * medians["product"] / product
     yield row(
-        "a click over gRPC, mask in the pixels of the picture",
+        "a click over gRPC, mask in the pixels of the image",
         f"p50 {figures['median_ms']:.1f} ms, p95 {figures['p95_ms']:.1f} ms, "
         f"p99 {figures['p99_ms']:.1f} ms",
         f"fastest {figures['min_ms']:.1f} ms, {figures['runs']} runs",
@@ -240,7 +240,7 @@ def click(
         f"{product / medians['product'] / 1e6:.0f} GFLOP/s",
     )
     bare = 1e3 / medians["bare"]
-    files = [new_picture() for _ in range(PICTURES)]
+    files = [new_image() for _ in range(IMAGES)]
     for clients in CLIENTS:
         rate = clicks_a_second(server, files, clients)
         yield row(
@@ -252,18 +252,18 @@ def click(
 
 
 def clicks_a_second(server: TritonServer, files: list[bytes], clients: int) -> float:
-    """Return the clicks of all clients together, in a second, each on one of the pictures."""
+    """Return the clicks of all clients together, in a second, each on one of the images."""
     done = [0] * clients
     begin = threading.Barrier(clients + 1)
     stop = threading.Event()
 
     def use(number: int) -> None:
         with connect(server) as sam:
-            picture = sam.open(files[number % len(files)])
-            segment(picture)
+            image = sam.open(files[number % len(files)])
+            segment(image)
             begin.wait()
             while not stop.is_set():
-                segment(picture)
+                segment(image)
                 done[number] += 1
 
     with ThreadPoolExecutor(clients) as pool:
@@ -280,9 +280,9 @@ def clicks_a_second(server: TritonServer, files: list[bytes], clients: int) -> f
 
 def batches(sam: HQSam) -> Iterator[Row]:
     """Time several prompts in one request against as many requests."""
-    picture = sam.open(new_picture())
+    image = sam.open(new_image())
     for count in PROMPTS:
-        together, apart = prompts_a_second(picture, count)
+        together, apart = prompts_a_second(image, count)
         yield row(
             f"prompts a second, {count} in a request, against one by one",
             f"{together / apart:.2f} times as many",
@@ -290,13 +290,13 @@ def batches(sam: HQSam) -> Iterator[Row]:
         )
 
 
-def prompts_a_second(picture: Picture, count: int) -> tuple[float, float]:
+def prompts_a_second(image: RemoteImage, count: int) -> tuple[float, float]:
     """Return the rate of prompts in one request, and that of one by one."""
     boxes = [(10 * i, 20, 300 + 10 * i, 500) for i in range(count)]
     seconds = report.in_turns(
         {
-            "together": lambda: picture.segment(boxes=boxes),
-            "apart": lambda: [picture.segment(box=box) for box in boxes],
+            "together": lambda: image.segment(boxes=boxes),
+            "apart": lambda: [image.segment(box=box) for box in boxes],
         },
         rounds=3,
     )
@@ -308,11 +308,11 @@ def wire(sam: HQSam, server: TritonServer) -> Iterator[Row]:
     """Count the bytes on the loopback interface, headers of TCP included."""
     file = jpeg(*TWELVE_MEGAPIXELS, seed=next(_SERIAL))
     sent = contestants.EmbeddingsSent(server.grpc_url)
-    picture = sam.open(new_picture())
-    segment(picture)
+    image = sam.open(new_image())
+    segment(image)
     for what, ours, theirs, detail in (
         ("an encode", lambda: sam.open(file), sent.encode, f"a JPEG of {len(file) / 1e6:.1f} MB"),
-        ("a click", lambda: segment(picture), sent.click, "the logits of a mask are 0.26 MB"),
+        ("a click", lambda: segment(image), sent.click, "the logits of a mask are 0.26 MB"),
     ):
         one, other = bytes_of(ours), bytes_of(theirs)
         yield row(
@@ -349,7 +349,7 @@ def stages(sam: HQSam, server: TritonServer) -> Iterator[Row]:
     )
     limits = Limits(max_bytes=1 << 30, max_pixels=1 << 30)
     logits = np.random.default_rng(0).standard_normal((256, 256), np.float32)
-    width, height = PICTURE
+    width, height = IMAGE
     apart = {
         name: statistics.median(values)
         for name, values in report.in_turns(
@@ -384,9 +384,9 @@ def stages(sam: HQSam, server: TritonServer) -> Iterator[Row]:
     shares["transport, waiting, the rest"] = total - sum(shares.values())
     yield shared("an encode of 12 megapixels", total, shares)
 
-    picture = sam.open(new_picture())
-    segment(picture)
-    total, spans = spent(lambda: segment(picture), 40)
+    image = sam.open(new_image())
+    segment(image)
+    total, spans = spent(lambda: segment(image), 40)
     shares = {
         "`prompt_decoder`": spans["prompt_decoder", "compute_infer"],
         "its queue and copies": spans["prompt_decoder", "request"]
@@ -410,13 +410,13 @@ def shared(what: str, total: float, shares: dict[str, float]) -> Row:
 
 def under_load(sam: HQSam, server: TritonServer) -> Iterator[Row]:
     """Time clicks again while another client embeds without pause."""
-    files = [new_picture() for _ in range(PICTURES)]
-    picture = sam.open(files[0])
+    files = [new_image() for _ in range(IMAGES)]
+    image = sam.open(files[0])
 
     def figures() -> tuple[dict[str, float], dict[int, float], float]:
-        seconds = report.in_turns({"click": lambda: segment(picture)}, rounds=60, warm_up=5)
+        seconds = report.in_turns({"click": lambda: segment(image)}, rounds=60, warm_up=5)
         rates = {clients: clicks_a_second(server, files, clients) for clients in (1, 4, 16)}
-        return report.summary(seconds["click"]), rates, prompts_a_second(picture, 16)[0]
+        return report.summary(seconds["click"]), rates, prompts_a_second(image, 16)[0]
 
     idle, idle_rates, idle_prompts = figures()
     with ExitStack() as stack:
@@ -442,7 +442,7 @@ def under_load(sam: HQSam, server: TritonServer) -> Iterator[Row]:
     )
     slow = report.summary(encoded)
     yield row(
-        "encodes of that client meanwhile, a picture of 1 megapixel",
+        "encodes of that client meanwhile, an image of 1 megapixel",
         f"p50 {slow['median_ms'] / 1e3:.2f} s, p95 {slow['p95_ms'] / 1e3:.2f} s",
         f"{slow['runs']} of them",
     )
@@ -450,14 +450,14 @@ def under_load(sam: HQSam, server: TritonServer) -> Iterator[Row]:
 
 @contextmanager
 def embedding_without_pause(server: TritonServer) -> Iterator[list[float]]:
-    """Embed new pictures one after the other; yields the seconds that each took."""
+    """Embed new images one after the other; yields the seconds that each took."""
     stop = threading.Event()
     seconds: list[float] = []
 
     def embed() -> None:
         with connect(server) as sam:
             while not stop.is_set():
-                file = new_picture()
+                file = new_image()
                 start = time.perf_counter()
                 sam.open(file)
                 seconds.append(time.perf_counter() - start)
@@ -473,8 +473,8 @@ def embedding_without_pause(server: TritonServer) -> Iterator[list[float]]:
 
 def memory(sam: HQSam, server: TritonServer, store: Path) -> Iterator[Row]:
     """Measure resident memory, what processes share counted once, and the store."""
-    picture = sam.open(new_picture())
-    segment(picture)
+    image = sam.open(new_image())
+    segment(image)
     by_name = resident_bytes(server)
     total = sum(by_name.values())
     largest = sorted(by_name.items(), key=lambda item: -item[1])
@@ -483,7 +483,7 @@ def memory(sam: HQSam, server: TritonServer, store: Path) -> Iterator[Row]:
         f"{total / 1e9:.2f} GB",
         ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in largest if size > 1e7),
     )
-    peak = peak_of(lambda: many(picture), server)
+    peak = peak_of(lambda: many(image), server)
     yield row(
         "resident memory at 256 prompts in a request",
         f"{(peak - total) / 1e9:.2f} GB more",
@@ -491,15 +491,15 @@ def memory(sam: HQSam, server: TritonServer, store: Path) -> Iterator[Row]:
     )
     entries = [path.stat().st_size for path in store.iterdir() if path.stat().st_size]
     yield row(
-        "the store, for each picture",
+        "the store, for each image",
         f"{statistics.mean(entries) / 1e6:.1f} MB",
-        f"{len(entries)} pictures; half of it with `HQSAM_STORE_PRECISION=fp16`",
+        f"{len(entries)} images; half of it with `HQSAM_STORE_PRECISION=fp16`",
     )
 
 
-def many(picture: Picture) -> object:
+def many(image: RemoteImage) -> object:
     """Ask for 256 masks at once."""
-    return picture.segment(boxes=[(i, 20, 300 + i, 500) for i in range(256)])
+    return image.segment(boxes=[(i, 20, 300 + i, 500) for i in range(256)])
 
 
 def peak_of(run: Callable[[], object], server: TritonServer) -> float:

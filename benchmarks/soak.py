@@ -4,8 +4,8 @@
 
     python -m benchmarks.soak --minutes 30
 
-Pictures come and go in a store that holds fewer of them, clients click, draw boxes, send
-batches, give up, and send what is no picture. Every mask is compared, bit by bit, with the
+Images come and go in a store that holds fewer of them, clients click, draw boxes, send
+batches, give up, and send what is no image. Every mask is compared, bit by bit, with the
 one that the same server gave before anybody else used it. Ends with status 1 if a mask was
 wrong, an error had no reason, a process was replaced, memory grew, or the store holds what
 it should not.
@@ -35,21 +35,21 @@ import psutil
 from hqsam_client import (
     HQSam,
     HQSamError,
+    ImageError,
     InvalidRequestError,
     Mask,
-    Picture,
-    PictureError,
+    RemoteImage,
     RequestTimeoutError,
     SupersededError,
 )
 from hqsam_server import TritonServer
-from hqsam_server._entry import max_file_bytes
-from hqsam_server._watch import instances
+from hqsam_server.launcher.watch import instances
+from hqsam_server.store.entry import max_file_bytes
+from hqsam_testing.image_files import encoded
+from hqsam_testing.oracle import images
 from PIL import Image
 
 from benchmarks import report
-from tests.models.pictures import encoded
-from tests.oracle import images
 
 CLIENTS = 8
 _WARM_UP_S = 60.0
@@ -70,14 +70,14 @@ class Plan:
     Attributes:
         minutes: how long, or None to count operations.
         operations: how many, where minutes are None; half of them are the warm-up.
-        pictures: how many there are.
+        images: how many there are.
         entries: how many of them the store holds.
         growth: what memory may grow by after the warm-up, as a part; None for anything.
     """
 
     minutes: float | None = 30.0
     operations: int = 0
-    pictures: int = 36
+    images: int = 36
     entries: int = 30
     growth: float | None = 0.05
 
@@ -200,13 +200,13 @@ class Load:
         self._end = 0.0
         self.findings = Findings()
         self.memory = Memory(server)
-        self._files = [_picture(number) for number in range(plan.pictures)]
+        self._files = [_image(number) for number in range(plan.images)]
         self._right = [self._references(file) for file in self._files]
 
     def _references(self, file: bytes) -> dict[str, list[Mask]]:
         with self._client() as sam:
-            picture = sam.open(file)
-            return {name: _masks(picture.segment(**it)) for name, it in _PROMPTS.items()}
+            image = sam.open(file)
+            return {name: _masks(image.segment(**it)) for name, it in _PROMPTS.items()}
 
     @contextmanager
     def _client(self, timeout_s: float = _PATIENCE_S) -> Iterator[HQSam]:
@@ -261,27 +261,27 @@ class Load:
                 self.findings.expected_errors[f"{what}: {type(error).__name__}"] += 1
 
     def _number(self, draw: random.Random) -> int:
-        """Return a picture; most of the time one of those that stay in the store."""
+        """Return an image; most of the time one of those that stay in the store."""
         stay = max(1, self._plan.entries // 2)
-        return draw.randrange(stay if draw.random() < 0.9 else self._plan.pictures)
+        return draw.randrange(stay if draw.random() < 0.9 else self._plan.images)
 
-    def _picture(self, draw: random.Random, sam: HQSam) -> tuple[int, Picture]:
+    def _image(self, draw: random.Random, sam: HQSam) -> tuple[int, RemoteImage]:
         number = self._number(draw)
         return number, sam.open(self._files[number])
 
     def _look(self, draw: random.Random, sam: HQSam) -> None:
-        """Open a picture and segment it a few times, as somebody who clicks does."""
-        number, picture = self._picture(draw, sam)
+        """Open an image and segment it a few times, as somebody who clicks does."""
+        number, image = self._image(draw, sam)
         for _ in range(draw.randrange(1, 4)):
             name = draw.choice(["click", "click", "click", "box", "batch"])
-            self._compare(number, name, _masks(picture.segment(**_PROMPTS[name])))
+            self._compare(number, name, _masks(image.segment(**_PROMPTS[name])))
             self._count(name)
 
     def _give_up(self, draw: random.Random, hasty: HQSam) -> None:
-        """Wait a moment only, for a picture or a mask."""
+        """Wait a moment only, for an image or a mask."""
         try:
-            number, picture = self._picture(draw, hasty)
-            self._compare(number, "batch", _masks(picture.segment(**_PROMPTS["batch"])))
+            number, image = self._image(draw, hasty)
+            self._compare(number, "batch", _masks(image.segment(**_PROMPTS["batch"])))
         except RequestTimeoutError as error:
             self._count("gave up", error)
         else:
@@ -289,11 +289,9 @@ class Load:
 
     def _move_on(self, draw: random.Random, sam: HQSam) -> None:
         """Click again before the answer is there."""
-        number, picture = self._picture(draw, sam)
+        number, image = self._image(draw, sam)
         with ThreadPoolExecutor(3) as pool:
-            clicks = [
-                pool.submit(lambda: picture.latest.segment(**_PROMPTS["click"])) for _ in "123"
-            ]
+            clicks = [pool.submit(lambda: image.latest.segment(**_PROMPTS["click"])) for _ in "123"]
         for click in clicks:
             try:
                 self._compare(number, "click", _masks(click.result()))
@@ -303,15 +301,15 @@ class Load:
                 self._count("moved on")
 
     def _send_nonsense(self, draw: random.Random, sam: HQSam) -> None:
-        """Send a picture that is damaged, or none."""
+        """Send an image that is damaged, or none."""
         file = self._files[self._number(draw)]
         nonsense = draw.choice([file[: len(file) // 2], file[:40], b"", b"GIF89a" + file])
         try:
             sam.open(nonsense)
-        except (PictureError, InvalidRequestError) as error:
+        except (ImageError, InvalidRequestError) as error:
             self._count("nonsense", error)
         else:
-            raise AssertionError("nonsense was taken for a picture")
+            raise AssertionError("nonsense was taken for an image")
 
     def _compare(self, number: int, name: str, masks: list[Mask]) -> None:
         right = self._right[number][name]
@@ -321,11 +319,11 @@ class Load:
         )
         if not same:
             with self._lock:
-                self.findings.wrong_masks.append(f"picture {number}, {name}: a wrong mask")
+                self.findings.wrong_masks.append(f"image {number}, {name}: a wrong mask")
 
 
-def _picture(number: int) -> bytes:
-    pixels = np.array(images.picture(300, 200))
+def _image(number: int) -> bytes:
+    pixels = np.array(images.draw(300, 200))
     pixels[:20, :20] = (7 * number % 256, number, 90)
     return encoded(Image.fromarray(pixels))
 

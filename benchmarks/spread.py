@@ -1,4 +1,4 @@
-"""Which replica has which picture, simulated: what joins and losses of replicas cost.
+"""Which replica has which image, simulated: what joins and losses of replicas cost.
 
 Two ways of spreading, as this project uses them:
 - `Ring`: gRPC's ring hash in the client (gRFC A42), a ring of at least 1024 entries;
@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 Spread = Callable[[str], int]
-"""Gives the replica of a picture."""
+"""Gives the replica of an image."""
 
 RING_SIZE = 1024
 TABLE_SIZE = 65_537
@@ -63,19 +63,19 @@ def maglev(replicas: Sequence[int]) -> Spread:
 
 
 def moved(keys: Sequence[str], before: Spread, after: Spread) -> float:
-    """Return the share of pictures that another replica has now."""
+    """Return the share of images that another replica has now."""
     return sum(before(key) != after(key) for key in keys) / len(keys)
 
 
 class Store:
-    """A replica's store: the least recently used picture goes first."""
+    """A replica's store: the least recently used image goes first."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._entries: OrderedDict[str, None] = OrderedDict()
 
     def get(self, key: str) -> bool:
-        """Look a picture up, and keep it from now on; tell whether it was there."""
+        """Look an image up, and keep it from now on; tell whether it was there."""
         hit = key in self._entries
         self._entries[key] = None
         self._entries.move_to_end(key)
@@ -87,12 +87,12 @@ class Store:
 def hit_rates(
     keys: Sequence[str], rounds: Sequence[Spread], capacity: int, lost: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Return the share of hits of each round of a click on every picture.
+    """Return the share of hits of each round of a click on every image.
 
     Args:
-        keys: the pictures, in the order of the clicks.
-        rounds: how pictures are spread in each round.
-        capacity: pictures that a replica keeps.
+        keys: the images, in the order of the clicks.
+        rounds: how images are spread in each round.
+        capacity: images that a replica keeps.
         lost: for each round the replicas whose store is empty when it begins.
     """
     stores: dict[int, Store] = {}

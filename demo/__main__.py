@@ -46,18 +46,18 @@ def _run() -> None:
         server = TritonServer(repository).start()
     with server, HQSam(server.grpc_url) as sam:
         with _step(f"open {PHOTOGRAPH.name}: send it, encode it"):
-            picture = sam.open(PHOTOGRAPH)
+            image = sam.open(PHOTOGRAPH)
         with _step("a click on a coin"):
-            mask = picture.segment(points=[COIN])
+            mask = image.segment(points=[COIN])
         _draw("click.png", mask, points=[COIN])
         with _step("a click on its neighbour"):
-            mask = picture.segment(points=[OTHER])
+            mask = image.segment(points=[OTHER])
         _draw("other.png", mask, points=[OTHER])
         with _step("a click more, on the first coin, that takes it away"):
-            mask = picture.segment(points=[OTHER, BESIDE], labels=[1, 0], refine=mask)
+            mask = image.segment(points=[OTHER, BESIDE], labels=[1, 0], refine=mask)
         _draw("negative.png", mask, points=[OTHER], negative=[BESIDE])
         with _step("a box around a third one"):
-            mask = picture.segment(box=BOX)
+            mask = image.segment(box=BOX)
         _draw("box.png", mask, box=BOX)
         with _step("open the same file again: the server knows it"):
             sam.open(PHOTOGRAPH)
@@ -81,7 +81,7 @@ def _draw(
     negative: list[Point] | None = None,
     box: Box | None = None,
 ) -> None:
-    """Write the mask on its picture, with the prompts that it answers."""
+    """Write the mask on its image, with the prompts that it answers."""
     mask.save(OUTPUT / f"mask-{name}")
     drawn = with_prompts(
         mask.overlay(), points or (), negative or (), () if box is None else (box,)

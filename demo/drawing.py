@@ -1,4 +1,4 @@
-"""Prompts drawn on a picture, larger than the picture, so that contours and marks show."""
+"""Prompts drawn on an image, larger than the image, so that contours and marks show."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ Box = tuple[int, int, int, int]
 
 
 def with_prompts(
-    picture: Image.Image,
+    image: Image.Image,
     points: Sequence[Point] = (),
     negative: Sequence[Point] = (),
     boxes: Sequence[Box] = (),
     scale: int = 2,
 ) -> Image.Image:
-    """Return the picture `scale` times as large, with prompts in its own pixels drawn on it.
+    """Return the image `scale` times as large, with prompts in its own pixels drawn on it.
 
     Points are green, points beside the object red, boxes green.
     """
-    drawn = picture.resize(
-        (scale * picture.width, scale * picture.height), Image.Resampling.LANCZOS
-    )
+    drawn = image.resize((scale * image.width, scale * image.height), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(drawn)
     for places, color in ((points, "lime"), (negative, "red")):
         for x, y in places:

@@ -1,9 +1,9 @@
-"""A web service for other programs: a picture and a click in, a PNG file of the mask out.
+"""A web service for other programs: an image and a click in, a PNG file of the mask out.
 
     curl --data-binary @photo.jpg 'localhost:8080/mask?point=420,310' --output mask.png
 
-It keeps nothing itself. The client asks for the mask by the picture's `image_id`, and sends
-the picture on only to a server that does not know it.
+It keeps nothing itself. The client asks for the mask by the image's `image_id`, and sends
+the image on only to a server that does not know it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from hqsam_client import (
     AsyncHQSam,
     ConnectionLostError,
     HQSamError,
+    ImageError,
     InvalidRequestError,
     Mask,
-    PictureError,
     PromptError,
     TooLargeError,
 )
@@ -59,7 +59,7 @@ async def mask(request: Request) -> Response:
             labels=[1] * len(inside) + [0] * len(beside) or None,
             box=numbers(query["box"]) if "box" in query else None,
         )
-    except (ValueError, PictureError, PromptError, InvalidRequestError, TooLargeError) as error:
+    except (ValueError, ImageError, PromptError, InvalidRequestError, TooLargeError) as error:
         return JSONResponse({"error": str(error)}, 400)
     except ConnectionLostError as error:
         return JSONResponse({"error": str(error)}, 503)

@@ -4,7 +4,7 @@ Detections are in COCO's format for results, as evaluation tools read and write 
 
     [{"image_id": 7, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}]
 
-and the pictures' names come from the data set's own file, {"images": [{"id": 7,
+and the images' names come from the data set's own file, {"images": [{"id": 7,
 "file_name": "coins.png"}]}.
 """
 
@@ -25,13 +25,13 @@ BOXES_AT_ONCE = 64
 
 
 def main() -> int:
-    """Segment all boxes; returns 1 if any picture failed."""
+    """Segment all boxes; returns 1 if any image failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("detections", type=Path, help="COCO results")
     parser.add_argument("instances", type=Path, help='COCO data set with the "images"')
-    parser.add_argument("folder", type=Path, help="the pictures")
+    parser.add_argument("folder", type=Path, help="the images")
     parser.add_argument("--output", type=Path, default=Path("segmentations.json"), metavar="FILE")
     parser.add_argument("--min-score", type=float, default=0.5, metavar="SCORE")
     parser.add_argument("--url", default=os.environ.get("HQSAM_URL", "localhost:8001"))
@@ -58,9 +58,9 @@ def main() -> int:
 
 
 def segment(sam: HQSam, file: Path, detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the detections of one picture with their masks."""
-    picture = sam.open(file)
-    height, width = picture.size
+    """Return the detections of one image with their masks."""
+    image = sam.open(file)
+    height, width = image.size
     boxes = []
     for detection in detections:
         x, y, box_width, box_height = detection["bbox"]
@@ -69,7 +69,7 @@ def segment(sam: HQSam, file: Path, detections: list[dict[str, Any]]) -> list[di
     masks = [
         mask
         for start in range(0, len(boxes), BOXES_AT_ONCE)
-        for mask in picture.segment(boxes=boxes[start : start + BOXES_AT_ONCE])
+        for mask in image.segment(boxes=boxes[start : start + BOXES_AT_ONCE])
     ]
     return [
         {**detection, "segmentation": mask.rle()}

@@ -1,9 +1,9 @@
-"""Labels a folder of pictures: prompts in, a COCO file and pictures of the masks out.
+"""Labels a folder of images: prompts in, a COCO file and images of the masks out.
 
 Each line of the prompts is an object:
 
-    {"picture": "coins.png", "category": "coin", "points": [[335, 44]]}
-    {"picture": "coins.png", "category": "coin", "box": [242, 92, 297, 145]}
+    {"image": "coins.png", "category": "coin", "points": [[335, 44]]}
+    {"image": "coins.png", "category": "coin", "box": [242, 92, 297, 145]}
 
 with "labels" beside "points" where some points are beside the object (0).
 """
@@ -25,11 +25,11 @@ Prompt = dict[str, Any]
 
 
 def main() -> int:
-    """Label the folder; returns 1 if any picture failed."""
+    """Label the folder; returns 1 if any image failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="the pictures")
+    parser.add_argument("folder", type=Path, help="the images")
     parser.add_argument("prompts", type=Path, help="JSON lines")
     parser.add_argument("--output", type=Path, default=Path("coco.json"), metavar="FILE")
     parser.add_argument("--masks", type=Path, metavar="FOLDER", help="for a PNG file of each mask")
@@ -39,9 +39,9 @@ def main() -> int:
     prompts: defaultdict[str, list[Prompt]] = defaultdict(list)
     for line in args.prompts.read_text("utf-8").splitlines():
         prompt = json.loads(line)
-        prompts[prompt["picture"]].append(prompt)
+        prompts[prompt["image"]].append(prompt)
 
-    # Several pictures under way: while one is encoded, others are sent and answered.
+    # Several images under way: while one is encoded, others are sent and answered.
     with HQSam(args.url) as sam, ThreadPoolExecutor(4) as pool:
         results = pool.map(lambda name: segment(sam, args.folder / name, prompts[name]), prompts)
         labelled = dict(zip(prompts, results, strict=True))
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def segment(sam: HQSam, file: Path, prompts: list[Prompt]) -> list[Mask]:
-    """Return a mask for each prompt, in one request; none, and a line, for a bad picture."""
+    """Return a mask for each prompt, in one request; none, and a line, for a bad image."""
     try:
         return sam.open(file).segment(
             [prompt.get("points") for prompt in prompts],

@@ -14,7 +14,7 @@ and use smart tools. The project's labels are named alike in all tags, such as
       </RectangleLabels>
     </View>
 
-`LABEL_STUDIO_URL` and `LABEL_STUDIO_API_KEY` are for pictures that Label Studio keeps.
+`LABEL_STUDIO_URL` and `LABEL_STUDIO_API_KEY` are for images that Label Studio keeps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import uvicorn
-from hqsam_client import HQSam, Mask, Picture
+from hqsam_client import HQSam, Mask, RemoteImage
 from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -66,14 +66,14 @@ class HQSamBackend:
         """Return the mask for what was clicked and drawn so far, as Label Studio's prediction.
 
         Args:
-            tasks: one task, of which the picture is taken.
+            tasks: one task, of which the image is taken.
             context: {"result": [...]}, the smart keypoints and rectangles of one object.
         """
         marks = (context or {}).get("result", [])
         if not marks:
             return []
-        picture = open_picture(self._sam, tasks[0]["data"][self._key])
-        height, width = picture.size
+        image = open_image(self._sam, tasks[0]["data"][self._key])
+        height, width = image.size
         points, labels, box = [], [], None
         for mark in marks:
             value = mark["value"]
@@ -83,7 +83,7 @@ class HQSamBackend:
             else:
                 points.append((x, y))
                 labels.append(int(mark.get("is_positive", True)))
-        mask = picture.segment(points or None, labels or None, box)
+        mask = image.segment(points or None, labels or None, box)
         label = marks[-1]["value"][marks[-1]["type"]]
         return [
             {
@@ -108,8 +108,8 @@ class HQSamBackend:
 
 
 @lru_cache(maxsize=64)
-def open_picture(sam: HQSam, address: str) -> Picture:
-    """Fetch a task's picture, and have it encoded; kept for the clicks that follow."""
+def open_image(sam: HQSam, address: str) -> RemoteImage:
+    """Fetch a task's image, and have it encoded; kept for the clicks that follow."""
     home = os.environ.get("LABEL_STUDIO_URL", "http://localhost:8080")
     url = urllib.parse.urljoin(home, address)
     if not url.startswith(("http://", "https://")):

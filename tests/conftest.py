@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from hqsam_export import checkpoint, exporter
+from hqsam_testing import rebuilt
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
-
-from tests import rebuilt
 
 FULL_SIZE = ("e2e", "export")
 """Packages that share the export of a full-size model."""

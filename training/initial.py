@@ -28,7 +28,7 @@ CONTENT = 0.25
 """Scale of image tokens in the decoder, beside position encodings of scale 0.7."""
 
 SCALES = 8
-"""Wavelengths of the position encoding, from a third of a picture to four tokens."""
+"""Wavelengths of the position encoding, from a third of an image to four tokens."""
 
 NEIGHBOUR_BIAS = 4.0
 """Component of every query that meets the table of relative positions."""
@@ -64,7 +64,7 @@ def _start_encoder(model: HQSamModel) -> None:
 def cosine_filters(count: int) -> Tensor:
     """Return filters [count, 3, 16, 16]: the lowest frequencies, half of them of brightness.
 
-    The gain grows with the frequency, as the spectrum of pictures falls.
+    The gain grows with the frequency, as the spectrum of images falls.
     """
     steps = torch.arange(PATCH)
     basis = torch.cos(math.pi * steps[:, None] * (steps[None, :] + 0.5) / PATCH)  # [16, 16]

@@ -39,7 +39,7 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
 def similarity_loss(embeddings: Tensor, masks: Tensor, anchors: Tensor) -> Tensor:
     """Return how badly tokens of one object are told from others by their direction.
 
-    Directions are those from the picture's mean: what all tokens share tells nothing.
+    Directions are those from the image's mean: what all tokens share tells nothing.
 
     Args:
         embeddings: [B, C, S, S], what the neck gives.
@@ -75,10 +75,10 @@ def corrections(logits: Tensor, masks: Tensor, corners: Tensor) -> tuple[Tensor,
     Args:
         logits: [P, 1, H, W].
         masks: [P, 1, H, W], covered fractions.
-        corners: [P, 2], first row and column of tokens of each square in the 1024 frame.
+        corners: [P, 2], first row and column of tokens of each square in the input frame.
 
     Returns:
-        coordinates [P, 1, 2] in the 1024 frame and labels [P, 1]. A mask without an error
+        coordinates [P, 1, 2] in the input frame and labels [P, 1]. A mask without an error
         gets padding.
     """
     predicted, wanted = (logits[:, 0] > 0).cpu().numpy(), (masks[:, 0] > 0.5).cpu().numpy()

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from hqsam_export import checkpoint, exporter, repository
-from hqsam_server import _small
+from hqsam_server import small_model
 
 
 def main() -> None:
@@ -24,12 +24,12 @@ def main() -> None:
         # Configs and Python models are those of the repository's template.
         del manifest["template_files"]
         repository.write_manifest(exported, manifest)
-        shutil.rmtree(_small.FOLDER, ignore_errors=True)
+        shutil.rmtree(small_model.FOLDER, ignore_errors=True)
         for name in [*manifest["files"], repository.MANIFEST]:
-            (_small.FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(exported / name, _small.FOLDER / name)
-    files = [path for path in _small.FOLDER.rglob("*") if path.is_file()]
-    print(f"{sum(path.stat().st_size for path in files) / 1e6:.1f} MB in {_small.FOLDER}")
+            (small_model.FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(exported / name, small_model.FOLDER / name)
+    files = [path for path in small_model.FOLDER.rglob("*") if path.is_file()]
+    print(f"{sum(path.stat().st_size for path in files) / 1e6:.1f} MB in {small_model.FOLDER}")
 
 
 if __name__ == "__main__":

@@ -30,12 +30,12 @@ STD = np.array(contract.PIXEL_STD, np.float32)
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step learns from: B pictures of S x S tokens, P prompts on each.
+    """What a training step learns from: B images of S x S tokens, P prompts on each.
 
     Attributes:
         images: float32 [B, 3, 16 * S, 16 * S], normalised, padded with zeros.
-        corners: int64 [B, 2], the first row and column of tokens in the 1024 frame.
-        point_coords: float32 [B * P, 3, 2], (x, y) in the 1024 frame.
+        corners: int64 [B, 2], the first row and column of tokens in the input frame.
+        point_coords: float32 [B * P, 3, 2], (x, y) in the input frame.
         point_labels: float32 [B * P, 3], the contract's label codes.
         masks: float32 [B * P, 1, 4 * S, 4 * S], covered fraction of each low-resolution
             pixel.
@@ -60,15 +60,15 @@ class Stage:
 
     Attributes:
         until: the fraction of all steps at which it ends.
-        side: S, tokens along the side of a square; 64 for whole pictures.
-        pictures: B, squares in a batch.
+        side: S, tokens along the side of a square; 64 for whole images.
+        images: B, squares in a batch.
         prompts: P, prompts on each.
         texture: the share of textures in the scenes, where the stage begins and ends.
     """
 
     until: float
     side: int
-    pictures: int
+    images: int
     prompts: int
     texture: tuple[float, float]
 
@@ -79,9 +79,9 @@ STAGES = (
     Stage(0.995, 44, 1, 6, (1.0, 1.0)),
     Stage(1.0, contract.EMBEDDING_SIZE, 1, 6, (1.0, 1.0)),
 )
-"""From small squares, which cost little and teach most, to whole pictures.
+"""From small squares, which cost little and teach most, to whole images.
 
-Attention to a whole picture costs 400 times what attention to a square of 14 tokens does.
+Attention to a whole image costs 400 times what attention to a square of 14 tokens does.
 """
 
 
@@ -105,7 +105,7 @@ class Batches(Dataset[Batch]):
         low, high = stage.texture
         texture = low + (high - low) * (progress - begin) / (stage.until - begin)
         rng = np.random.default_rng([self.seed, index])
-        return _joined([_square(rng, stage, texture) for _ in range(stage.pictures)])
+        return _joined([_square(rng, stage, texture) for _ in range(stage.images)])
 
 
 def _joined(squares: list[Batch]) -> Batch:
@@ -123,13 +123,13 @@ def _square(rng: Generator, stage: Stage, texture: float) -> Batch:
 
 
 def _scene(rng: Generator, side: int, texture: float) -> scenes.Scene:
-    """Draw what fills a square of `side` tokens, or most of it: pictures are not square."""
+    """Draw what fills a square of `side` tokens, or most of it: images are not square."""
     full = side * PATCH
     width = height = full
     if rng.random() < (0.2 if side < contract.EMBEDDING_SIZE else 0.8):
         short = int(full * rng.uniform(0.4, 1.0))
         width, height = (full, short) if rng.random() < 0.5 else (short, full)
-    # Small pictures come enlarged, large ones shrunk.
+    # Small images come enlarged, large ones shrunk.
     source = float(np.exp(rng.uniform(np.log(0.4), 0))) if rng.random() < 0.25 else 1.0
     # In a smaller square objects are smaller, or one would fill it.
     objects = (side / contract.EMBEDDING_SIZE) ** 0.5 * float(np.exp(rng.uniform(-0.4, 1.1)))
@@ -157,7 +157,7 @@ def _batch_of_one(rng: Generator, scene: scenes.Scene, stage: Stage) -> Batch:
     image = np.zeros((3, full, full), np.float32)
     image[:, :height, :width] = ((scene.image - MEAN) / STD).transpose(2, 0, 1)
     room = contract.EMBEDDING_SIZE - stage.side
-    # A picture ends where the frame ends, unless the padding shows.
+    # An image ends where the frame ends, unless the padding shows.
     top = int(rng.integers(room + 1)) if height == full else room
     left = int(rng.integers(room + 1)) if width == full else room
 
@@ -225,7 +225,7 @@ def centre(mask: NDArray[np.bool_]) -> tuple[float, float]:
 
 
 def depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return each pixel's distance from outside the mask; the picture's edge is outside."""
+    """Return each pixel's distance from outside the mask; the image's edge is outside."""
     padded = np.pad(mask.astype(np.uint8), 1)
     distances = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
     return np.asarray(distances, np.float32)

@@ -36,7 +36,7 @@ Place = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and the objects that are visible in it.
+    """An image and the objects that are visible in it.
 
     Attributes:
         image: uint8 RGB [H, W, 3].
@@ -60,9 +60,9 @@ def draw(
 
     Args:
         seed: the same seed and sizes give the same scene.
-        width_px: width of the picture.
-        height_px: height of the picture.
-        scale: pixels of the picture to one of the 1024 frame; objects, patterns and
+        width_px: width of the image.
+        height_px: height of the image.
+        scale: pixels of the image to one of the input frame; objects, patterns and
             shadows grow with it.
         texture: 0 for flat colours only, 1 for textures as often as not.
         min_area_px: objects that show fewer pixels are not listed.

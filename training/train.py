@@ -5,7 +5,7 @@ same samples. `FOLDER/small.pth` is written at the end, under the official names
 
 What makes it learn within the hours that two cores have:
 - layers that begin with something sensible (`training.initial`);
-- many small squares first, larger ones and whole pictures later (`training.samples.STAGES`),
+- many small squares first, larger ones and whole images later (`training.samples.STAGES`),
   and scenes from flat colours to textures;
 - a loss in which small objects count (`training.losses.mask_loss`), on the HQ mask and at
   half weight on SAM's first; SAM's other three get theirs where they are best, as in SAM;
@@ -132,7 +132,7 @@ def rounds(step: int, steps: int) -> int:
 
 @dataclass
 class _Prompts:
-    """Prompts as `PromptEncoder` takes them, on squares of the 1024 frame."""
+    """Prompts as `PromptEncoder` takes them, on squares of the input frame."""
 
     coords: Tensor  # [P, N, 2]
     labels: Tensor  # [P, N]
@@ -149,7 +149,7 @@ def batch_loss(model: HQSamModel, batch: Batch, rounds: int) -> tuple[Tensor, di
         hq_features = model.mask_decoder.hq_features(embeddings, interm)
         grid = model.prompt_encoder.grid_encoding()
     loss = similarity = losses.similarity_loss(embeddings, batch.masks, batch.anchors)
-    # From here on each prompt has a picture of its own.
+    # From here on each prompt has an image of its own.
     each = len(batch.masks) // len(batch.images)
     grid = grid.unflatten(1, (contract.EMBEDDING_SIZE, -1))
     image_pe = take(grid, corners, embeddings.shape[-1]).flatten(1, 2)

@@ -1,6 +1,6 @@
 """Writes scenes that no training sees, for `hqsam evaluate`: `python -m training.unseen FOLDER`.
 
-Pictures go to `images`, and label maps of the objects to segment to `masks`.
+Images go to `images`, and label maps of the objects to segment to `masks`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def scene(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return a picture, uint8 [H, W, 3], and a label map, uint8 [H, W], 0 for no object."""
+    """Return an image, uint8 [H, W, 3], and a label map, uint8 [H, W], 0 for no object."""
     for attempt in range(100):
         seed = FIRST_SEED + 1000 * number + attempt
         rng = np.random.default_rng(seed)

@@ -4,8 +4,8 @@
 from hqsam_client import HQSam
 
 with HQSam("localhost:8001") as sam:
-    picture = sam.open("photo.jpg")
-    picture.segment(points=[(420, 310)]).save("mask.png")
+    image = sam.open("photo.jpg")
+    image.segment(points=[(420, 310)]).save("mask.png")
 ```
 """
 
@@ -14,15 +14,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hqsam_client._errors import (
+from hqsam_client.errors import (
     AccessDeniedError,
     ConnectionLostError,
     HQSamError,
+    ImageError,
     InvalidRequestError,
     MissingPackageError,
     NotFoundError,
     OptionError,
-    PictureError,
     PromptError,
     RequestRefusedError,
     RequestTimeoutError,
@@ -33,27 +33,27 @@ from hqsam_client._errors import (
 )
 
 if TYPE_CHECKING:
-    from hqsam_client._async_client import AsyncHQSam, AsyncPicture
-    from hqsam_client._base import EmbedResult
-    from hqsam_client._client import HQSam, Picture
-    from hqsam_client._mask import Mask
+    from hqsam_client.async_client import AsyncHQSam, AsyncRemoteImage
+    from hqsam_client.client import HQSam, RemoteImage
+    from hqsam_client.mask import Mask
+    from hqsam_client.shared.base import EmbedResult
 
 __all__ = [
     "AccessDeniedError",
     "AsyncHQSam",
-    "AsyncPicture",
+    "AsyncRemoteImage",
     "ConnectionLostError",
     "EmbedResult",
     "HQSam",
     "HQSamError",
+    "ImageError",
     "InvalidRequestError",
     "Mask",
     "MissingPackageError",
     "NotFoundError",
     "OptionError",
-    "Picture",
-    "PictureError",
     "PromptError",
+    "RemoteImage",
     "RequestRefusedError",
     "RequestTimeoutError",
     "ServerFailedError",
@@ -65,12 +65,12 @@ __all__ = [
 # What needs gRPC is imported at first use: the server shares this package's contract,
 # and gRPC would be started in each of its processes.
 _LAZY = {
-    "AsyncHQSam": "_async_client",
-    "AsyncPicture": "_async_client",
-    "EmbedResult": "_base",
-    "HQSam": "_client",
-    "Mask": "_mask",
-    "Picture": "_client",
+    "AsyncHQSam": "async_client",
+    "AsyncRemoteImage": "async_client",
+    "EmbedResult": "shared.base",
+    "HQSam": "client",
+    "Mask": "mask",
+    "RemoteImage": "client",
 }
 
 

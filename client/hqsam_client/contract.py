@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 INPUT_SIZE = 1024
-"""Side in pixels of the square that the encoder sees: the *1024 frame*."""
+"""Side in pixels of the square that the encoder sees: the *input frame*."""
 
 MASK_SIZE = 256
-"""Side in pixels of the low-resolution logits, a quarter of the 1024 frame."""
+"""Side in pixels of the low-resolution logits, a quarter of the input frame."""
 
 EMBEDDING_SIZE = 64
-"""Side in tokens of the image embeddings, a sixteenth of the 1024 frame."""
+"""Side in tokens of the image embeddings, a sixteenth of the input frame."""
 
 IMAGE_ID_LENGTH = 64
 """Hex digits of an `image_id`: the SHA-256 of the encoded bytes, in lower case."""
@@ -39,7 +39,7 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 def resized_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width) that a picture of `size` has inside the 1024 frame.
+    """Return (height, width) that an image of `size` has inside the input frame.
 
     Its longest side is scaled to 1024. A side that the official formula rounds to
     nothing, which the official code then fails on, is one pixel.
@@ -83,7 +83,7 @@ _INTERM_EMBEDDINGS = TensorSpec("interm_embeddings", "FP32", (4, 1, 64, 64, 768)
 _HQ_FEATURES = TensorSpec("hq_features", "FP32", (1, 32, 256, 256))
 _IMAGE_ID = TensorSpec("image_id", "BYTES", (1,))
 
-# One prompt: N points of the 1024 frame, (x, y).
+# One prompt: N points of the input frame, (x, y).
 _ONE_PROMPT = (
     TensorSpec("point_coords", "FP32", (1, -1, 2)),
     TensorSpec("point_labels", "FP32", (1, -1)),

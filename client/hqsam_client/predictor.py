@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hqsam_client import _prompts, contract
-from hqsam_client._base import DEFAULT_URL
-from hqsam_client._client import HQSam, Picture
-from hqsam_client._errors import OptionError, PictureError, PromptError
-from hqsam_client._geometry import Size
-from hqsam_client._mask import Mask
-from hqsam_client._protocol import Choice
+from hqsam_client import contract
+from hqsam_client.client import HQSam, RemoteImage
+from hqsam_client.errors import ImageError, OptionError, PromptError
+from hqsam_client.mask import Mask
+from hqsam_client.shared import prompt_encoding
+from hqsam_client.shared.base import DEFAULT_URL
+from hqsam_client.shared.geometry import Size
+from hqsam_client.shared.protocol import Choice
 
 __all__ = ["RemoteSam", "SamPredictor", "sam_model_registry"]
 
@@ -58,19 +59,19 @@ sam_model_registry: dict[str, Callable[..., RemoteSam]] = {
 
 
 class SamPredictor:
-    """Segments one picture after the other, with the official class's methods.
+    """Segments one image after the other, with the official class's methods.
 
     Args:
         sam_model: what `sam_model_registry` returns, or an `HQSam`.
 
     Attributes:
         is_image_set: whether `predict` can be called.
-        original_size: (height, width) of the picture that was set; None without one.
+        original_size: (height, width) of the image that was set; None without one.
     """
 
     is_image_set: bool
     original_size: Size | None
-    _picture: Picture | None
+    _image: RemoteImage | None
 
     def __init__(self, sam_model: RemoteSam | HQSam) -> None:
         client = sam_model.client if isinstance(sam_model, RemoteSam) else sam_model
@@ -83,22 +84,22 @@ class SamPredictor:
         self.reset_image()
 
     def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
-        """Have a picture encoded, for `predict` to segment.
+        """Have an image encoded, for `predict` to segment.
 
         Args:
             image: uint8 [height, width, 3], 0 to 255.
             image_format: order of the last axis, "RGB" or "BGR".
 
         Raises:
-            PictureError: it is not such an array.
+            ImageError: it is not such an array.
         """
         if image_format not in ("RGB", "BGR"):
-            raise PictureError(f"image_format is {image_format!r}, expected 'RGB' or 'BGR'")
+            raise ImageError(f"image_format is {image_format!r}, expected 'RGB' or 'BGR'")
         if not isinstance(image, np.ndarray):
-            raise PictureError(f"image is a {type(image).__name__}, expected an array")
+            raise ImageError(f"image is a {type(image).__name__}, expected an array")
         self.reset_image()
-        self._picture = self._client.open(image if image_format == "RGB" else image[..., ::-1])
-        self.original_size = self._picture.size
+        self._image = self._client.open(image if image_format == "RGB" else image[..., ::-1])
+        self.original_size = self._image.size
         self.is_image_set = True
 
     def predict(
@@ -111,7 +112,7 @@ class SamPredictor:
         return_logits: bool = False,
         hq_token_only: bool = False,
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
-        """Segment one object of the picture that was set.
+        """Segment one object of the image that was set.
 
         Args:
             point_coords: [N, 2], (x, y) in original pixels.
@@ -131,20 +132,20 @@ class SamPredictor:
             RuntimeError: no image was set.
             PromptError: an argument is wrong, or there is neither a point nor a box.
         """
-        if self._picture is None:
+        if self._image is None:
             raise RuntimeError("An image must be set with .set_image(...) before mask prediction.")
-        picture = self._picture
-        size = picture.size
+        image = self._image
+        size = image.size
         corners = None if box is None else np.asarray(box).reshape(-1)
         refine = None if mask_input is None else Mask(_low_res(mask_input), 0.0, size)
-        prompts = _prompts.build(size, point_coords, point_labels, corners, refine=refine)
-        (mask,) = picture._segment(prompts, Choice(multimask_output, hq_token_only))
+        prompts = prompt_encoding.build(size, point_coords, point_labels, corners, refine=refine)
+        (mask,) = image._segment(prompts, Choice(multimask_output, hq_token_only))
         full = mask.logits if return_logits else mask.array
         return full[None], np.array([mask.iou], np.float32), mask.low_res_logits[None]
 
     def reset_image(self) -> None:
-        """Forget the picture that was set."""
-        self._picture = None
+        """Forget the image that was set."""
+        self._image = None
         self.original_size = None
         self.is_image_set = False
 

@@ -16,7 +16,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from hqsam_export._errors import CheckpointError
+from hqsam_export.errors import CheckpointError
 from hqsam_export.modeling import Architecture, HQSamModel
 from hqsam_export.modeling.image_encoder import GRID
 

@@ -13,7 +13,7 @@ class Examples:
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        # Smooth colours with hard edges, in the range of a normalised picture.
+        # Smooth colours with hard edges, in the range of a normalised image.
         coarse = torch.randn(1, 3, 16, 16, generator=generator)
         image = functional.interpolate(coarse, (1024, 1024), mode="bicubic")
         image[..., 300:700, 200:600] += 1.5
@@ -40,7 +40,7 @@ class Examples:
             self._known[tensor.name] = output
 
 
-# Coordinates in the 1024 frame, labels, and whether there is a mask to refine.
+# Coordinates in the input frame, labels, and whether there is a mask to refine.
 _ONE_PROMPT = (
     [[[400.0, 500.0], [100.5, 800.0], [0.0, 0.0]]],
     [[1.0, 0.0, -1.0]],

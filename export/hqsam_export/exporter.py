@@ -100,7 +100,7 @@ def _loss(folder: Path, embeddings: Sequence[NDArray[np.float32]], expected: Ten
         examples.keep(spec, tuple(map(torch.from_numpy, outputs)))
     difference = float(np.abs(outputs[0] - expected.numpy()).max() / expected.abs().max())
     iou = onnx_files.mask_iou(outputs[0], expected)
-    return f"loss from picture to mask: logits within {difference:.1e}, mask IoU {iou:.4f}"
+    return f"loss from image to mask: logits within {difference:.1e}, mask IoU {iou:.4f}"
 
 
 def references(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from hqsam_export._errors import FetchError
+from hqsam_export.errors import FetchError
 
 HUB_REPOSITORY = "lkeab/hq-sam"
 HUB_FILE = "sam_hq_vit_b.pth"

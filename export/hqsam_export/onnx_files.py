@@ -17,7 +17,7 @@ from hqsam_client import contract
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hqsam_export._errors import VerificationError
+from hqsam_export.errors import VerificationError
 
 OPSET = 18
 """Operator set: the newest that the ONNX Runtime of two years ago runs whole."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hqsam_export._errors import ExportError
+from hqsam_export.errors import ExportError
 
 MANIFEST = "manifest.json"
 

@@ -11,7 +11,7 @@ from hqsam_client import contract
 from torch import Tensor
 
 from hqsam_export import onnx_files, repository
-from hqsam_export._errors import VerificationError
+from hqsam_export.errors import VerificationError
 from hqsam_export.examples import Examples
 from hqsam_export.exporter import SPECS, references, weights_digest, with_interm_width
 from hqsam_export.graphs import interm_width

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hqsam_server._endpoint import Endpoint
-    from hqsam_server._triton import TritonServer
-    from hqsam_server._tuning import Tuning
+    from hqsam_server.launcher.endpoint import Endpoint
+    from hqsam_server.launcher.triton_server import TritonServer
+    from hqsam_server.launcher.tuning import Tuning
 
 __all__ = ["Endpoint", "TritonServer", "Tuning"]
 
 # Imported at first use: the models, which share this package, need no gRPC.
-_LAZY = {"Endpoint": "_endpoint", "TritonServer": "_triton", "Tuning": "_tuning"}
+_LAZY = {
+    "Endpoint": "launcher.endpoint",
+    "TritonServer": "launcher.triton_server",
+    "Tuning": "launcher.tuning",
+}
 
 
 def __getattr__(name: str) -> Any:

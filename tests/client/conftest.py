@@ -1,4 +1,4 @@
-"""A running server with a tiny model, and pictures that it has not seen."""
+"""A running server with a tiny model, and images that it has not seen."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer, Tuning
+from hqsam_testing.oracle import images
 from numpy.typing import NDArray
 from PIL import Image
-
-from tests.oracle import images
 
 PATIENCE_S = 300.0
 """For answers of a server that shares its processors with others."""
@@ -60,10 +59,10 @@ def sam(url: str) -> Iterator[HQSam]:
 
 @pytest.fixture
 def array() -> NDArray[np.uint8]:
-    """A picture that no other test has sent, uint8 [200, 300, 3]."""
-    picture = images.picture(300, 200)
-    picture[0, 0] = (next(_SERIAL), 7, 7)
-    return picture
+    """An image that no other test has sent, uint8 [200, 300, 3]."""
+    image = images.draw(300, 200)
+    image[0, 0] = (next(_SERIAL), 7, 7)
+    return image
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def photo(array: NDArray[np.uint8]) -> bytes:
 
 @pytest.fixture
 def forget(store: Path) -> Callable[[str], None]:
-    """Removes a picture from the server's store, as an eviction does."""
+    """Removes an image from the server's store, as an eviction does."""
 
     def remove(image_id: str) -> None:
         entries = [path for path in store.rglob("*") if image_id in path.name and path.is_file()]

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 import numpy as np
-from hqsam_client import AsyncHQSam, HQSam, Mask, PictureError, SupersededError
-from hqsam_client._status import read_metrics
+from hqsam_client import AsyncHQSam, HQSam, ImageError, Mask, SupersededError
+from hqsam_client.server_status import read_metrics
 from hqsam_server import TritonServer
 from numpy.typing import NDArray
 
@@ -16,18 +16,18 @@ from tests.client.test_client import POINTS, close
 
 
 def test_sync_and_async_give_the_same_masks(sam: HQSam, url: str, photo: bytes) -> None:
-    picture = sam.open(photo)
+    image = sam.open(photo)
 
     async def check() -> None:
         async with AsyncHQSam(url, timeout_s=PATIENCE_S) as other:
             opened = await other.open(photo)
-            assert opened.image_id == picture.image_id
-            assert close(await opened.segment(points=POINTS), picture.segment(points=POINTS))
+            assert opened.image_id == image.image_id
+            assert close(await opened.segment(points=POINTS), image.segment(points=POINTS))
             boxes = [(20, 30, 200, 180), (100, 10, 290, 150)]
             many = await opened.segment(boxes=boxes, mode="best")
-            expected = picture.segment(boxes=boxes, mode="best")
+            expected = image.segment(boxes=boxes, mode="best")
             assert all(close(a, b) for a, b in zip(many, expected, strict=True))
-            assert close(await other.segment(photo, points=POINTS), picture.segment(points=POINTS))
+            assert close(await other.segment(photo, points=POINTS), image.segment(points=POINTS))
 
     asyncio.run(check())
 
@@ -41,9 +41,9 @@ def test_of_64_clicks_at_once_20_superseded_each_gets_its_own_result(
 
     async def check() -> None:
         async with AsyncHQSam(url, timeout_s=PATIENCE_S) as other:
-            picture = await other.open(photo)
+            image = await other.open(photo)
             calls = [
-                (picture.latest if i < 21 else picture).segment(points=[click])
+                (image.latest if i < 21 else image).segment(points=[click])
                 for i, click in enumerate(clicks)
             ]
             results = await asyncio.gather(*calls, return_exceptions=True)
@@ -65,13 +65,13 @@ def test_a_superseded_click_that_had_not_begun_is_never_decoded(
 
     async def check() -> None:
         async with AsyncHQSam(server.grpc_url, timeout_s=PATIENCE_S) as sam:
-            picture = await sam.open(photo)
+            image = await sam.open(photo)
             begun, prompts = metric("store_hits"), metric("prompts")
             boxes = [(20, 30, 200, 180)] * 8
-            busy = [asyncio.ensure_future(picture.segment(boxes=boxes)) for _ in range(2)]
+            busy = [asyncio.ensure_future(image.segment(boxes=boxes)) for _ in range(2)]
             while await asyncio.to_thread(metric, "store_hits") < begun + 2:
                 await asyncio.sleep(0.01)
-            clicks = (picture.latest.segment(points=[point]) for point in POINTS * 3)
+            clicks = (image.latest.segment(points=[point]) for point in POINTS * 3)
             *superseded, newest = await asyncio.gather(*clicks, return_exceptions=True)
             assert all(isinstance(outcome, SupersededError) for outcome in superseded)
             assert isinstance(newest, Mask)
@@ -84,26 +84,26 @@ def test_a_superseded_click_that_had_not_begun_is_never_decoded(
 def test_a_cancelled_task_is_cancelled_and_not_superseded(url: str, photo: bytes) -> None:
     async def check() -> None:
         async with AsyncHQSam(url, timeout_s=PATIENCE_S) as sam:
-            picture = await sam.open(photo)
-            task = asyncio.ensure_future(picture.latest.segment(boxes=[(20, 30, 200, 180)] * 64))
+            image = await sam.open(photo)
+            task = asyncio.ensure_future(image.latest.segment(boxes=[(20, 30, 200, 180)] * 64))
             await asyncio.sleep(0)
             task.cancel()
             (outcome,) = await asyncio.gather(task, return_exceptions=True)
             assert isinstance(outcome, asyncio.CancelledError)
-            mask = await picture.latest.segment(points=[(105, 90)])
+            mask = await image.latest.segment(points=[(105, 90)])
             assert mask.size == (200, 300)
 
     asyncio.run(check())
 
 
-def test_an_evicted_picture_is_embedded_again_for_all_tasks(
+def test_an_evicted_image_is_embedded_again_for_all_tasks(
     url: str, photo: bytes, forget: Callable[[str], None]
 ) -> None:
     async def check() -> None:
         async with AsyncHQSam(url, timeout_s=PATIENCE_S) as sam:
-            picture = await sam.open(photo)
-            forget(picture.image_id)
-            clicks = (picture.segment(points=[point]) for point in POINTS * 2)
+            image = await sam.open(photo)
+            forget(image.image_id)
+            clicks = (image.segment(points=[point]) for point in POINTS * 2)
             masks = await asyncio.gather(*clicks)
             assert all(close(masks[i], masks[i + 4]) for i in range(4))
 
@@ -116,7 +116,7 @@ def test_embed_tells_failures_apart(url: str, photo: bytes, array: NDArray[np.ui
             await sam.open(photo)
             known, failed, fresh = await sam.embed([photo, b"nothing", array])
             assert known.already_stored
-            assert isinstance(failed.error, PictureError)
+            assert isinstance(failed.error, ImageError)
             assert fresh.error is None
             assert not fresh.already_stored
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hqsam_client import HQSam, OptionError
-from hqsam_client._channel import Replica, metadata, options, replicas, target
+from hqsam_client.shared.channel import Replica, metadata, options, replicas, target
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hqsam_client import HQSam, _cli
+from hqsam_cli import main
+from hqsam_client import HQSam
 from hqsam_server import TritonServer
+from hqsam_testing.oracle import images
 from PIL import Image
 from pycocotools import mask as coco
-
-from tests.oracle import images
 
 BOXES = ["20,30,200,180", "100,10,290,150"]
 
@@ -30,12 +30,12 @@ def folder(tmp_path: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch, url: s
 
 
 def hqsam(*arguments: str) -> int:
-    return _cli.main(arguments)
+    return main.main(arguments)
 
 
 def test_the_documented_command_leaves_a_mask_and_an_overlay(folder: Path, sam: HQSam) -> None:
     command = "segment photo.png --point 105,90 --output mask.png --overlay overlay.png"
-    script = "import sys; from hqsam_client._cli import main; sys.exit(main())"
+    script = "import sys; from hqsam_cli.main import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", script, *command.split()], capture_output=True, text=True, check=True
     )
@@ -58,7 +58,7 @@ def test_flags_make_the_prompt(
         [(105, 90), (10, 190)], [1, 0], (20, 30, 200, 180), mode="best"
     )
     assert entry == {
-        "picture": "photo.png",
+        "image": "photo.png",
         "index": 0,
         "size": [200, 300],
         "box": list(mask.box or ()),
@@ -82,8 +82,8 @@ def test_prompts_come_from_json_lines_and_masks_go_to_run_lengths(
     folder: Path, sam: HQSam, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [
-        {"picture": "photo.png", "points": [[105, 90], [10, 190]], "labels": [1, 0]},
-        {"picture": "photo.png", "box": [20, 30, 200, 180]},
+        {"image": "photo.png", "points": [[105, 90], [10, 190]], "labels": [1, 0]},
+        {"image": "photo.png", "box": [20, 30, 200, 180]},
     ]
     (folder / "prompts.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
     assert hqsam("segment", "--prompts", "prompts.jsonl", "--rle") == 0
@@ -93,7 +93,7 @@ def test_prompts_come_from_json_lines_and_masks_go_to_run_lengths(
     assert (coco.decode(entries[1]["rle"]).astype(bool) != expected.array).mean() < 1e-3
 
 
-def test_one_prompt_file_may_serve_several_pictures(
+def test_one_prompt_file_may_serve_several_images(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "prompts.jsonl").write_text('{"points": [[5, 6]]}')
@@ -105,7 +105,7 @@ def test_one_prompt_file_may_serve_several_pictures(
     ]
 
 
-def test_a_picture_that_fails_does_not_stop_the_others(
+def test_an_image_that_fails_does_not_stop_the_others(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert hqsam("segment", "none.png", "photo.png", "--point", "5,6") == 1
@@ -119,7 +119,7 @@ def test_a_picture_that_fails_does_not_stop_the_others(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--point 5,6", "no picture was given"),
+        ("--point 5,6", "no image was given"),
         ("photo.png", "no prompt was given"),
         (f"photo.png --point 5,6 --box {BOXES[0]} --box {BOXES[1]}", "go with one --box"),
         ("a.png b.png --point 5,6 --output m.png", "use {stem} and {index} in it"),
@@ -130,11 +130,11 @@ def test_a_picture_that_fails_does_not_stop_the_others(
         ("photo.png --prompts photo.png", "photo.png cannot be read"),
         ("photo.png --prompts empty.jsonl", "empty.jsonl is empty"),
         ("photo.png --prompts broken.jsonl", "broken.jsonl, line 1: not JSON"),
-        ("photo.png --prompts typo.jsonl", "line 1: expected an object with box, labels, picture"),
-        ("--prompts numbered.jsonl", "line 1: picture is 7, expected a path"),
+        ("photo.png --prompts typo.jsonl", "line 1: expected an object with box, image, labels, points"),
+        ("--prompts numbered.jsonl", "line 1: image is 7, expected a path"),
         ("photo.png --prompts bare.jsonl", "line 1: expected points, a box, or both"),
-        ("photo.png --prompts named.jsonl", "the picture is named here or on the command line"),
-        ("--prompts unnamed.jsonl", "the picture is named here or on the command line"),
+        ("photo.png --prompts named.jsonl", "the image is named here or on the command line"),
+        ("--prompts unnamed.jsonl", "the image is named here or on the command line"),
         ("photo.png --prompts unnamed.jsonl --point 1,2", "--prompts stands instead of --point"),
     ],
 )
@@ -145,9 +145,9 @@ def test_a_wrong_command_line_is_one_clear_line(
         "empty": "\n",
         "broken": "{",
         "typo": '{"point": [[1, 2]]}',
-        "numbered": '{"picture": 7, "points": [[1, 2]]}',
+        "numbered": '{"image": 7, "points": [[1, 2]]}',
         "bare": '{"labels": [1]}',
-        "named": '{"picture": "photo.png", "points": [[1, 2]]}',
+        "named": '{"image": "photo.png", "points": [[1, 2]]}',
         "unnamed": '{"points": [[1, 2]]}',
     }.items():
         (folder / f"{name}.jsonl").write_text(text)
@@ -178,21 +178,21 @@ def test_a_folder_is_embedded_and_an_interrupted_run_goes_on(
     (folder / "deep").mkdir()
     other = folder / "deep" / "other.PNG"
     Image.open(folder / "photo.png").rotate(180).save(other)
-    (folder / "notes.txt").write_text("not a picture, and not asked for")
+    (folder / "notes.txt").write_text("not an image, and not asked for")
     assert hqsam("embed", str(folder)) == 0
-    assert "2 pictures: 2 encoded, 0 known before, 0 failed\n" in capsys.readouterr().out
+    assert "2 images: 2 encoded, 0 known before, 0 failed\n" in capsys.readouterr().out
     forget(sam.open(other).image_id)
     assert hqsam("embed", str(folder), "--concurrency", "1") == 0
-    assert "2 pictures: 1 encoded, 1 known before, 0 failed\n" in capsys.readouterr().out
+    assert "2 images: 1 encoded, 1 known before, 0 failed\n" in capsys.readouterr().out
 
 
-def test_a_picture_that_cannot_be_embedded_is_told_with_the_reason(
+def test_an_image_that_cannot_be_embedded_is_told_with_the_reason(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "cut.png").write_bytes((folder / "photo.png").read_bytes()[:3000])
     assert hqsam("embed", str(folder)) == 1
     printed = capsys.readouterr()
-    assert "2 pictures: 1 encoded, 0 known before, 1 failed\n" in printed.out
+    assert "2 images: 1 encoded, 0 known before, 1 failed\n" in printed.out
     assert "cut.png: " in printed.err
     assert "INVALID_ARGUMENT" in printed.err
 
@@ -200,7 +200,7 @@ def test_a_picture_that_cannot_be_embedded_is_told_with_the_reason(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("embed", "empty"), "no pictures in empty"),
+        (("embed", "empty"), "no images in empty"),
         (("embed", "photo.png", "--concurrency", "0"), "concurrency is 0, expected at least 1"),
     ],
 )
@@ -256,7 +256,7 @@ def test_status_tells_replicas_apart_and_fails_if_one_is_down(
     assert json.loads(capsys.readouterr().out)["ready"] is False
 
 
-def test_the_authors_demonstration_on_a_copy_of_their_pictures(
+def test_the_authors_demonstration_on_a_copy_of_their_images(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, output = tmp_path / "input_imgs", tmp_path / "output"
@@ -265,7 +265,7 @@ def test_the_authors_demonstration_on_a_copy_of_their_pictures(
     assert hqsam("demo-official", str(folder), *flags) == 1
     assert "lacks example0.png, example1.png" in capsys.readouterr().err
     for number in range(8):
-        Image.fromarray(images.picture(1024 - number, 1024)).save(folder / f"example{number}.png")
+        Image.fromarray(images.draw(1024 - number, 1024)).save(folder / f"example{number}.png")
     assert hqsam("demo-official", str(folder), *flags) == 0
     names = {path.name for path in output.iterdir()}
     assert names == {

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hqsam_client import EmbedResult, HQSam, Mask, Picture, PictureError, SupersededError
-from hqsam_client._protocol import Call, _tensors
+from hqsam_client import EmbedResult, HQSam, ImageError, Mask, RemoteImage, SupersededError
+from hqsam_client.shared.protocol import Call, _tensors
 from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.grpc import service_pb2
@@ -26,7 +26,7 @@ def close(mask: Mask, other: Mask) -> bool:
 
 
 def reference(sam: HQSam, photo: bytes, points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Segment through the stateless ensemble: [256, 256] logits for points in the 1024 frame."""
+    """Segment through the stateless ensemble: [256, 256] logits for points in the input frame."""
     points = np.concatenate([points, np.zeros((1, 2), np.float32)])
     labels = np.array([1] * (len(points) - 1) + [-1], np.float32)
     inputs: dict[str, NDArray[Any]] = {
@@ -56,25 +56,25 @@ def test_a_click_gives_the_mask_that_the_whole_model_gives(sam: HQSam, photo: by
     np.testing.assert_allclose(mask.low_res_logits, expected, atol=2e-3)
 
 
-def test_a_picture_is_encoded_once(sam: HQSam, photo: bytes) -> None:
-    picture = sam.open(photo)
-    assert picture.embed() is True
-    assert sam.open(photo).image_id == picture.image_id
+def test_an_image_is_encoded_once(sam: HQSam, photo: bytes) -> None:
+    image = sam.open(photo)
+    assert image.embed() is True
+    assert sam.open(photo).image_id == image.image_id
 
 
-def test_segment_without_open_sends_the_picture_when_it_must(sam: HQSam, photo: bytes) -> None:
+def test_segment_without_open_sends_the_image_when_it_must(sam: HQSam, photo: bytes) -> None:
     first = sam.segment(photo, points=[(105, 90)])
     again = sam.segment(photo, points=[(105, 90)])
     assert close(first, again)
 
 
-def test_an_evicted_picture_is_embedded_again_unnoticed(
+def test_an_evicted_image_is_embedded_again_unnoticed(
     sam: HQSam, photo: bytes, forget: Callable[[str], None]
 ) -> None:
-    picture = sam.open(photo)
-    before = picture.segment(points=POINTS)
-    forget(picture.image_id)
-    assert close(picture.segment(points=POINTS), before)
+    image = sam.open(photo)
+    before = image.segment(points=POINTS)
+    forget(image.image_id)
+    assert close(image.segment(points=POINTS), before)
 
 
 def test_an_array_gives_the_mask_of_the_file(
@@ -85,7 +85,7 @@ def test_an_array_gives_the_mask_of_the_file(
     assert close(sam.segment(Image.fromarray(array), points=POINTS), from_file)
 
 
-def test_a_large_picture_gives_one_mask_however_it_is_sent(sam: HQSam, photo: bytes) -> None:
+def test_a_large_image_gives_one_mask_however_it_is_sent(sam: HQSam, photo: bytes) -> None:
     large = Image.open(io.BytesIO(photo)).resize((2400, 1600))
     buffer = io.BytesIO()
     large.save(buffer, "PNG")
@@ -98,7 +98,7 @@ def test_a_large_picture_gives_one_mask_however_it_is_sent(sam: HQSam, photo: by
     assert close(as_resized, as_file)
 
 
-def test_coordinates_are_those_of_the_upright_picture(sam: HQSam, photo: bytes) -> None:
+def test_coordinates_are_those_of_the_upright_image(sam: HQSam, photo: bytes) -> None:
     upright = Image.open(io.BytesIO(photo))
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
@@ -111,55 +111,55 @@ def test_coordinates_are_those_of_the_upright_picture(sam: HQSam, photo: bytes) 
 
 
 def test_prompts_in_one_request_give_what_they_give_alone(sam: HQSam, photo: bytes) -> None:
-    picture = sam.open(photo)
+    image = sam.open(photo)
     scattered = [(216, 110), (150, 30), (10, 190)]
-    together = picture.segment(
+    together = image.segment(
         [None, [(105, 90)], scattered],
         [None, None, [1, 0, 1]],
         boxes=[(20, 30, 200, 180), None, (100, 10, 290, 150)],
     )
     assert len(together) == 3
-    assert close(together[0], picture.segment(box=(20, 30, 200, 180)))
-    assert close(together[1], picture.segment([(105, 90)]))
-    assert close(together[2], picture.segment(scattered, [1, 0, 1], (100, 10, 290, 150)))
-    ragged = picture.segment([[(105, 90)], scattered], [None, [1, 0, 1]])
+    assert close(together[0], image.segment(box=(20, 30, 200, 180)))
+    assert close(together[1], image.segment([(105, 90)]))
+    assert close(together[2], image.segment(scattered, [1, 0, 1], (100, 10, 290, 150)))
+    ragged = image.segment([[(105, 90)], scattered], [None, [1, 0, 1]])
     assert close(ragged[0], together[1])
-    assert close(ragged[1], picture.segment(scattered, [1, 0, 1]))
+    assert close(ragged[1], image.segment(scattered, [1, 0, 1]))
 
 
 def test_modes_add_sams_masks(sam: HQSam, photo: bytes) -> None:
-    picture = sam.open(photo)
-    hq = picture.segment(points=POINTS)
-    both = picture.segment(points=POINTS, mode="hq+sam")
-    best = picture.segment(points=POINTS, mode="best")
+    image = sam.open(photo)
+    hq = image.segment(points=POINTS)
+    both = image.segment(points=POINTS, mode="hq+sam")
+    best = image.segment(points=POINTS, mode="best")
     assert both.iou == pytest.approx(hq.iou, abs=1e-4)
     assert not close(both, hq)
     assert not close(best, both)
 
 
 def test_refining_starts_from_the_earlier_mask(sam: HQSam, photo: bytes) -> None:
-    picture = sam.open(photo)
-    first = picture.segment(points=[(105, 90)])
+    image = sam.open(photo)
+    first = image.segment(points=[(105, 90)])
     prompt: list[tuple[float, float]] = [(105, 90), (10, 190)]
-    refined = picture.segment(points=prompt, labels=[1, 0], refine=first)
-    assert not close(refined, picture.segment(points=prompt, labels=[1, 0]))
+    refined = image.segment(points=prompt, labels=[1, 0], refine=first)
+    assert not close(refined, image.segment(points=prompt, labels=[1, 0]))
     clicks: list[list[tuple[float, float]]] = [prompt, prompt]
-    in_batch, plain = picture.segment(clicks, [[1, 0], [1, 0]], refine=[first, None])
+    in_batch, plain = image.segment(clicks, [[1, 0], [1, 0]], refine=[first, None])
     assert close(in_batch, refined)
     assert not close(plain, refined)
 
 
 def test_many_threads_share_a_client_and_get_their_own_results(sam: HQSam, photo: bytes) -> None:
-    picture = sam.open(photo)
-    alone = [picture.segment(points=[point]) for point in POINTS]
+    image = sam.open(photo)
+    alone = [image.segment(points=[point]) for point in POINTS]
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda i: picture.segment(points=[POINTS[i % 4]]), range(12)))
+        results = list(pool.map(lambda i: image.segment(points=[POINTS[i % 4]]), range(12)))
     assert all(close(mask, alone[i % 4]) for i, mask in enumerate(results))
 
 
-def wait_for_a_call(picture: Picture) -> None:
-    """Wait until a call on `picture.latest` has been sent."""
-    turns = picture.latest._turns
+def wait_for_a_call(image: RemoteImage) -> None:
+    """Wait until a call on `image.latest` has been sent."""
+    turns = image.latest._turns
     assert turns is not None
     deadline = time.monotonic() + 10
     while turns._newest is None or turns._newest._future is None:
@@ -168,35 +168,35 @@ def wait_for_a_call(picture: Picture) -> None:
 
 
 def test_a_newer_call_on_latest_ends_the_one_before(sam: HQSam, photo: bytes) -> None:
-    picture = sam.open(photo)
+    image = sam.open(photo)
     outcome: list[list[Mask] | Exception] = []
 
     def slow() -> None:
         try:
-            outcome.append(picture.latest.segment(boxes=[(20, 30, 200, 180)] * 64))
+            outcome.append(image.latest.segment(boxes=[(20, 30, 200, 180)] * 64))
         except SupersededError as error:
             outcome.append(error)
 
     thread = threading.Thread(target=slow)
     thread.start()
-    wait_for_a_call(picture)
-    newest = picture.latest.segment(points=[(105, 90)])
+    wait_for_a_call(image)
+    newest = image.latest.segment(points=[(105, 90)])
     thread.join()
     assert isinstance(outcome[0], SupersededError)
-    assert close(newest, picture.segment(points=[(105, 90)]))
+    assert close(newest, image.segment(points=[(105, 90)]))
 
 
 def test_a_wrong_prompt_on_latest_ends_nothing(sam: HQSam, photo: bytes) -> None:
-    picture = sam.open(photo)
+    image = sam.open(photo)
     with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(picture.latest.segment, boxes=[(20, 30, 200, 180)] * 4)
-        wait_for_a_call(picture)
-        with pytest.raises(ValueError, match="outside the picture"):
-            picture.latest.segment(points=[(9999, 90)])
+        pending = pool.submit(image.latest.segment, boxes=[(20, 30, 200, 180)] * 4)
+        wait_for_a_call(image)
+        with pytest.raises(ValueError, match="outside the image"):
+            image.latest.segment(points=[(9999, 90)])
         assert len(pending.result()) == 4
 
 
-def test_pictures_are_embedded_ahead_of_time_and_failures_told_apart(
+def test_images_are_embedded_ahead_of_time_and_failures_told_apart(
     sam: HQSam, photo: bytes, array: NDArray[np.uint8]
 ) -> None:
     sam.open(photo)
@@ -205,7 +205,7 @@ def test_pictures_are_embedded_ahead_of_time_and_failures_told_apart(
     known, failed, fresh = results
     assert known.already_stored
     assert known.error is None
-    assert isinstance(failed.error, PictureError)
+    assert isinstance(failed.error, ImageError)
     assert failed.image_id is None
     assert fresh.error is None
     assert not fresh.already_stored

@@ -8,15 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hqsam_client import _evaluation
-from hqsam_client._cli import main
-from hqsam_client._cli_evaluate import find_pairs, read_objects
-from hqsam_client._errors import OptionError
-from hqsam_client._evaluation import Scores, boundary_iou, iou, next_click
+from hqsam_cli.commands.evaluate import find_pairs, read_objects
+from hqsam_cli.main import main
+from hqsam_client.errors import OptionError
+from hqsam_evaluation import measures
+from hqsam_evaluation.measures import Scores, boundary_iou, iou, next_click
+from hqsam_testing.oracle import images
 from numpy.typing import NDArray
 from PIL import Image
-
-from tests.oracle import images
 
 
 def square(top: int, left: int, side: int) -> NDArray[np.bool_]:
@@ -48,7 +47,7 @@ def test_boundary_iou_is_that_of_repeated_erosion_as_the_paper_defines_it(seed: 
         return np.asarray(mask & (eroded == 0))
 
     mask, truth = blob(), blob()
-    assert mask[:, 0].any() or mask[0].any()  # touches the picture's edge, a contour too
+    assert mask[:, 0].any() or mask[0].any()  # touches the image's edge, a contour too
     assert boundary_iou(mask, truth) == iou(boundary(mask), boundary(truth))
 
 
@@ -66,7 +65,7 @@ def test_the_next_click_is_the_centre_of_the_deepest_error() -> None:
 
 def test_a_target_that_is_not_reached_counts_as_all_clicks_and_as_a_failure() -> None:
     scores = [Scores(0.9, 0.8, [0.5, 0.96]), Scores(0.7, 0.6, [0.1, 0.2, 0.87])]
-    means = _evaluation.summary(scores, clicks=3)
+    means = measures.summary(scores, clicks=3)
     assert means["box_iou"] == 0.8
     assert means["box_boundary_iou"] == 0.7
     assert means["iou_after_clicks"] == {"1": 0.3, "2": 0.58, "3": 0.915}
@@ -77,13 +76,13 @@ def test_a_target_that_is_not_reached_counts_as_all_clicks_and_as_a_failure() ->
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two pictures of squares, with their masks in another folder."""
+    """Two images of squares, with their masks in another folder."""
     for name in ("images", "masks"):
         (tmp_path / "set" / name).mkdir(parents=True)
     for number in (1, 2):
         mask = square(20, 10 * number, 40)
-        picture = np.where(mask[..., None], [250, 30, 40], [10, 90, 60]).astype(np.uint8)
-        Image.fromarray(picture).save(tmp_path / "set" / "images" / f"{number}.jpg")
+        image = np.where(mask[..., None], [250, 30, 40], [10, 90, 60]).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / "set" / "images" / f"{number}.jpg")
         Image.fromarray(mask.view(np.uint8) * np.uint8(255)).save(
             tmp_path / "set" / "masks" / f"{number}.png"
         )
@@ -97,30 +96,30 @@ def test_the_report_holds_every_score_and_their_means(
     flags = [f"--url={url}", "--timeout=300", "--clicks=2", f"--report={report_file}"]
     assert main(["evaluate", str(folder), *flags]) == 0
     report = json.loads(report_file.read_text())
-    assert [entry["picture"] for entry in report["scores"]] == ["1.jpg", "2.jpg"]
+    assert [entry["image"] for entry in report["scores"]] == ["1.jpg", "2.jpg"]
     assert all(0 <= entry["box_iou"] <= 1 for entry in report["scores"])
     assert all(1 <= len(entry["click_ious"]) <= 2 for entry in report["scores"])
     boxes = [entry["box_iou"] for entry in report["scores"]]
     assert report["summary"]["box_iou"] == pytest.approx(np.mean(boxes), abs=1e-4)
-    assert "2 objects in 2 pictures" in capsys.readouterr().out
+    assert "2 objects in 2 images" in capsys.readouterr().out
 
 
-def test_a_picture_that_fails_does_not_stop_the_others(
+def test_an_image_that_fails_does_not_stop_the_others(
     url: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "images" / "1.jpg").write_bytes(b"no picture")
+    (folder / "images" / "1.jpg").write_bytes(b"no image")
     flags = [f"--url={url}", "--timeout=300", "--clicks=0"]
     assert main(["evaluate", str(folder), *flags]) == 1
     printed = capsys.readouterr()
     assert "hqsam evaluate: 1.jpg: " in printed.err
-    assert "1 objects in 1 pictures" in printed.out
-    Image.fromarray(images.picture(600, 400)).save(folder / "images" / "2.png")
+    assert "1 objects in 1 images" in printed.out
+    Image.fromarray(images.draw(600, 400)).save(folder / "images" / "2.png")
     (folder / "images" / "2.jpg").unlink()
     assert main(["evaluate", str(folder), *flags]) == 1
     assert "its mask has (100, 120) pixels" in capsys.readouterr().err
 
 
-def test_pictures_without_a_mask_are_refused_before_anything_is_sent(
+def test_images_without_a_mask_are_refused_before_anything_is_sent(
     folder: Path, nobody: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "masks" / "2.png").unlink()
@@ -128,7 +127,7 @@ def test_pictures_without_a_mask_are_refused_before_anything_is_sent(
     assert "have no partner of the same name, '2' for one" in capsys.readouterr().err
 
 
-def test_pictures_and_masks_may_share_a_folder(folder: Path) -> None:
+def test_images_and_masks_may_share_a_folder(folder: Path) -> None:
     for path in (folder / "masks").iterdir():
         path.rename(folder / "images" / path.name)
     shared = folder / "images"

@@ -1,13 +1,13 @@
-"""The way between original pixels and the 1024 frame, against PyTorch's own."""
+"""The way between original pixels and the input frame, against PyTorch's own."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hqsam_client._geometry import Size, to_input_frame
-from hqsam_client._mask import Mask
 from hqsam_client.contract import resized_size
+from hqsam_client.mask import Mask
+from hqsam_client.shared.geometry import Size, to_input_frame
 from numpy.typing import NDArray
 from torch.nn import functional
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hqsam_client import Mask, MissingPackageError, PictureError
+from hqsam_client import ImageError, Mask, MissingPackageError
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -77,13 +77,13 @@ def test_an_overlay_tints_the_object_and_leaves_the_rest(mask: Mask) -> None:
     assert outer.tolist() == [90, 90, 90]
 
 
-def test_an_overlay_goes_on_any_picture_of_the_size_and_no_other(mask: Mask) -> None:
+def test_an_overlay_goes_on_any_image_of_the_size_and_no_other(mask: Mask) -> None:
     canvas = Image.new("RGB", (400, 300))
     assert mask.overlay(canvas).size == (400, 300)
-    assert canvas.getextrema() == ((0, 0), (0, 0), (0, 0)), "the picture itself was drawn on"
-    with pytest.raises(PictureError, match=r"has \(30, 40\) pixels .* expected \(400, 300\)"):
+    assert canvas.getextrema() == ((0, 0), (0, 0), (0, 0)), "the image itself was drawn on"
+    with pytest.raises(ImageError, match=r"has \(30, 40\) pixels .* expected \(400, 300\)"):
         mask.overlay(Image.new("RGB", (30, 40)))
-    with pytest.raises(PictureError, match="pass one"):
+    with pytest.raises(ImageError, match="pass one"):
         Mask(blobs(), 0.5, SIZE).overlay()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hqsam_client import HQSam, OptionError, PictureError, PromptError
+from hqsam_client import HQSam, ImageError, OptionError, PromptError
 from hqsam_client.predictor import SamPredictor, sam_model_registry
 from numpy.typing import NDArray
 
@@ -109,9 +109,9 @@ def test_without_an_image_there_is_nothing_to_predict(predictor: SamPredictor) -
 def test_wrong_arguments_are_refused(predictor: SamPredictor, array: NDArray[np.uint8]) -> None:
     with pytest.raises(PromptError, match=r"mask_input is of shape \[4, 4\], expected"):
         predictor.predict(box=BOX, mask_input=np.zeros((4, 4), np.float32))
-    with pytest.raises(PictureError, match="image_format is 'HSV', expected 'RGB' or 'BGR'"):
+    with pytest.raises(ImageError, match="image_format is 'HSV', expected 'RGB' or 'BGR'"):
         predictor.set_image(array, image_format="HSV")
-    with pytest.raises(PictureError, match="image is a str, expected an array"):
+    with pytest.raises(ImageError, match="image is a str, expected an array"):
         predictor.set_image("photo.jpg")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="sam_model is a str, expected what"):
         SamPredictor("model")  # type: ignore[arg-type]

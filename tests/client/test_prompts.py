@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hqsam_client import PromptError
-from hqsam_client._mask import Mask
-from hqsam_client._prompts import build
+from hqsam_client.mask import Mask
+from hqsam_client.shared.prompt_encoding import build
 
-SIZE = (512, 1024)  # the 1024 frame's x and y are these pixels
+SIZE = (512, 1024)  # the input frame's x and y are these pixels
 
 
 def mask(size: tuple[int, int] = SIZE, value: float = 1.0) -> Mask:
@@ -88,8 +88,8 @@ def test_earlier_masks_are_sent_beside_the_prompts_that_refine_them() -> None:
         ({"points": [[]]}, r"points\[0\] is empty"),
         ({"boxes": []}, "boxes is empty"),
         ({"labels": [1]}, "labels were given without points"),
-        ({"points": [(1025, 3)]}, r"points has \(1025, 3\), which is outside the picture"),
-        ({"points": [(3, -0.5)]}, "outside the picture, expected 0 <= x <= 1024 and 0 <= y <= 512"),
+        ({"points": [(1025, 3)]}, r"points has \(1025, 3\), which is outside the image"),
+        ({"points": [(3, -0.5)]}, "outside the image, expected 0 <= x <= 1024 and 0 <= y <= 512"),
         ({"points": [(float("nan"), 2)]}, "points is .* expected finite numbers"),
         ({"points": [(1, 2, 3)]}, r"points is \[\(1, 2, 3\)\], expected \(x, y\) pairs"),
         ({"points": (1, 2)}, r"points is \(1, 2\), expected \(x, y\) pairs"),
@@ -113,7 +113,7 @@ def test_earlier_masks_are_sent_beside_the_prompts_that_refine_them() -> None:
         ({"points": [(1, 1)], "refine": np.zeros((256, 256))}, "refine is a ndarray"),
         (
             {"points": [(1, 1)], "refine": mask((9, 9))},
-            r"refine is a mask of a picture of \(9, 9\)",
+            r"refine is a mask of an image of \(9, 9\)",
         ),
         ({"boxes": [(0, 0, 9, 9)] * 2, "refine": mask()}, "refine has one, expected a list of 2"),
     ],

@@ -7,16 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hqsam_client import (
-    HQSamError,
-    NotFoundError,
-    PromptError,
-    ServerFailedError,
-    _prompts,
-    contract,
-)
-from hqsam_client._mask import Mask
-from hqsam_client._protocol import (
+from hqsam_client import HQSamError, NotFoundError, PromptError, ServerFailedError, contract
+from hqsam_client.mask import Mask
+from hqsam_client.shared import prompt_encoding
+from hqsam_client.shared.protocol import (
     UNLOADING_PAUSES_S,
     Call,
     Choice,
@@ -26,14 +20,13 @@ from hqsam_client._protocol import (
     embed_flow,
     segment_flow,
 )
-from hqsam_client._upload import Upload, prepare
+from hqsam_client.shared.upload import Upload, prepare
+from hqsam_testing.oracle import images
 from tritonclient.grpc import service_pb2
 
-from tests.oracle import images
-
-UPLOAD = prepare(images.picture(60, 40))
-LARGE = prepare(images.picture(600, 400))
-PROMPTS = _prompts.build(UPLOAD.size, points=[[(3, 4)], [(5, 6)]])
+UPLOAD = prepare(images.draw(60, 40))
+LARGE = prepare(images.draw(600, 400))
+PROMPTS = prompt_encoding.build(UPLOAD.size, points=[[(3, 4)], [(5, 6)]])
 MISS = NotFoundError("unknown", "NOT_FOUND")
 
 
@@ -81,33 +74,33 @@ BYTES = ("embed", ("image_id", "encoded_image"))
 SEGMENT = ("segment", ("image_id", "point_coords", "point_labels"))
 
 
-def test_a_picture_that_the_server_has_is_not_sent() -> None:
+def test_an_image_that_the_server_has_is_not_sent() -> None:
     calls, known = drive(embed_flow(UPLOAD, ask=True), stored(True))
     assert summary(calls) == [QUESTION]
     assert known is True
 
 
-def test_a_picture_that_the_server_lacks_is_sent_after_the_question() -> None:
+def test_an_image_that_the_server_lacks_is_sent_after_the_question() -> None:
     calls, known = drive(embed_flow(UPLOAD, ask=True), stored(False), stored(False))
     assert summary(calls) == [QUESTION, BYTES]
     assert [call.encodes for call in calls] == [False, True]
     assert known is False
 
 
-def test_a_known_picture_costs_a_click_one_call() -> None:
+def test_a_known_image_costs_a_click_one_call() -> None:
     calls, result = drive(segment_flow(UPLOAD, PROMPTS, choice("hq")), masks())
     assert summary(calls) == [SEGMENT]
     assert len(result) == 2
 
 
-def test_after_a_miss_a_small_picture_is_sent_unasked_and_the_click_repeated() -> None:
+def test_after_a_miss_a_small_image_is_sent_unasked_and_the_click_repeated() -> None:
     flow = segment_flow(UPLOAD, PROMPTS, choice("hq"))
     calls, result = drive(flow, MISS, stored(False), masks())
     assert summary(calls) == [SEGMENT, BYTES, SEGMENT]
     assert len(result) == 2
 
 
-def test_after_a_miss_a_large_picture_is_asked_for_first() -> None:
+def test_after_a_miss_a_large_image_is_asked_for_first() -> None:
     flow = segment_flow(LARGE, PROMPTS, choice("hq"))
     calls, _ = drive(flow, MISS, stored(True), masks())
     assert summary(calls) == [SEGMENT, QUESTION, SEGMENT]
@@ -125,14 +118,14 @@ def test_a_server_that_never_has_embed_is_an_error() -> None:
         drive(embed_flow(UPLOAD, ask=False), *[MISS] * (len(UNLOADING_PAUSES_S) + 1))
 
 
-def test_a_picture_that_is_lost_again_is_embedded_again() -> None:
+def test_an_image_that_is_lost_again_is_embedded_again() -> None:
     flow = segment_flow(UPLOAD, PROMPTS, choice("hq"))
     calls, _ = drive(flow, MISS, stored(False), MISS, stored(False), masks())
     assert summary(calls) == [SEGMENT, BYTES, SEGMENT, BYTES, SEGMENT]
     assert [call.after_s for call in calls] == [0, 0, 0, 0, UNLOADING_PAUSES_S[0]]
 
 
-def test_a_picture_that_is_lost_every_time_is_an_error() -> None:
+def test_an_image_that_is_lost_every_time_is_an_error() -> None:
     flow = segment_flow(UPLOAD, PROMPTS, choice("hq"))
     with pytest.raises(NotFoundError):
         drive(flow, *[MISS, stored(False)] * (2 + len(UNLOADING_PAUSES_S)))
@@ -160,7 +153,7 @@ def test_an_answer_of_another_length_than_its_shape_is_an_error_of_the_server() 
 @pytest.mark.parametrize("mode", ["hq", "hq+sam", "best"])
 def test_requests_keep_to_the_contract(mode: Any) -> None:
     mask = Mask(np.zeros((256, 256), np.float32), 0.5, UPLOAD.size)
-    prompts = _prompts.build(UPLOAD.size, points=[(3, 4)], refine=mask)
+    prompts = prompt_encoding.build(UPLOAD.size, points=[(3, 4)], refine=mask)
     calls, _ = drive(embed_flow(UPLOAD, ask=True), stored(False), stored(False))
     calls.append(next(segment_flow(UPLOAD, prompts, choice(mode))))
     for call in calls:
@@ -209,7 +202,7 @@ def test_the_modes_are_the_authors_three() -> None:
         choice("worst")  # type: ignore[arg-type]
 
 
-def test_masks_know_the_true_size_of_a_shrunk_picture() -> None:
+def test_masks_know_the_true_size_of_a_shrunk_image() -> None:
     upload = Upload(UPLOAD.encoded, UPLOAD.image_id, (4000, 6000))
     _, result = drive(segment_flow(upload, PROMPTS, choice("hq")), masks())
     assert result[0].size == (4000, 6000)

@@ -14,14 +14,15 @@ from typing import Any
 import grpc
 import pytest
 import trustme
-from hqsam_client import AccessDeniedError, HQSam, UnavailableError, _cli
+from hqsam_cli import main
+from hqsam_client import AccessDeniedError, HQSam, UnavailableError
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 TOKEN = "the-right-token"  # noqa: S105
 
 
 class Doorkeeper(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers that every picture is stored, and keeps what metadata came."""
+    """Answers that every image is stored, and keeps what metadata came."""
 
     def __init__(self) -> None:
         self.metadata: dict[str, str] = {}
@@ -151,7 +152,7 @@ def test_the_commands_take_the_token_from_the_environment(
     doorkeeper.token = TOKEN
     monkeypatch.setenv("HQSAM_TOKEN", TOKEN)
     (tmp_path / "photo.png").write_bytes(photo)
-    assert _cli.main(["embed", str(tmp_path / "photo.png"), "--url", serve()]) == 0
+    assert main.main(["embed", str(tmp_path / "photo.png"), "--url", serve()]) == 0
     assert "1 known before" in capsys.readouterr().out
 
 
@@ -159,6 +160,6 @@ def test_metadata_and_the_image_id_go_with_every_call(
     serve: Callable[..., str], doorkeeper: Doorkeeper, photo: bytes
 ) -> None:
     with HQSam(serve(), metadata={"x-tenant": "a"}) as sam:
-        picture = sam.open(photo)
+        image = sam.open(photo)
     assert doorkeeper.metadata["x-tenant"] == "a"
-    assert doorkeeper.metadata["x-image-id"] == picture.image_id
+    assert doorkeeper.metadata["x-image-id"] == image.image_id

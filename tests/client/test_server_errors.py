@@ -19,10 +19,10 @@ from hqsam_client import (
     ServerFailedError,
     TooLargeError,
     UnavailableError,
-    _channel,
-    _errors,
+    errors,
 )
-from hqsam_client._protocol import Call
+from hqsam_client.shared import channel
+from hqsam_client.shared.protocol import Call
 from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.grpc import service_pb2
@@ -66,7 +66,7 @@ def test_an_answer_that_takes_too_long_is_a_timeout(url: str, photo: bytes) -> N
         sam.open(photo)
 
 
-def test_a_truncated_picture_is_refused_by_the_server(sam: HQSam, truncated: bytes) -> None:
+def test_a_truncated_image_is_refused_by_the_server(sam: HQSam, truncated: bytes) -> None:
     with pytest.raises(InvalidRequestError, match="answered INVALID_ARGUMENT") as caught:
         sam.open(truncated)
     assert caught.value.code == "INVALID_ARGUMENT"
@@ -96,17 +96,17 @@ def test_a_failure_inside_the_server_is_one_of_its_own(
 def test_an_answer_over_the_limit_is_too_large(
     url: str, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_channel, "MAX_MESSAGE_BYTES", 2**20)
+    monkeypatch.setattr(channel, "MAX_MESSAGE_BYTES", 2**20)
     with HQSam(url) as sam, pytest.raises(TooLargeError, match="answered RESOURCE_EXHAUSTED"):
         sam.open(photo).segment(boxes=[(20, 30, 200, 180)] * 8)
 
 
 def test_closing_the_client_ends_the_calls_that_are_under_way(url: str, photo: bytes) -> None:
     sam = HQSam(url)
-    picture = sam.open(photo)
+    image = sam.open(photo)
     with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(picture.latest.segment, boxes=[(20, 30, 200, 180)] * 64)
-        wait_for_a_call(picture)
+        pending = pool.submit(image.latest.segment, boxes=[(20, 30, 200, 180)] * 64)
+        wait_for_a_call(image)
         sam.close()
         with pytest.raises(UnavailableError, match="was the client closed meanwhile"):
             pending.result()
@@ -132,20 +132,20 @@ def test_a_closed_async_client_says_so(url: str, photo: bytes) -> None:
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
-        ("UNAVAILABLE", _errors.UnavailableError),
-        ("CANCELLED", _errors.UnavailableError),
-        ("DEADLINE_EXCEEDED", _errors.RequestTimeoutError),
-        ("INVALID_ARGUMENT", _errors.InvalidRequestError),
-        ("NOT_FOUND", _errors.NotFoundError),
-        ("UNAUTHENTICATED", _errors.AccessDeniedError),
-        ("PERMISSION_DENIED", _errors.AccessDeniedError),
-        ("RESOURCE_EXHAUSTED", _errors.TooLargeError),
-        ("INTERNAL", _errors.ServerFailedError),
-        ("DATA_LOSS", _errors.ServerFailedError),
+        ("UNAVAILABLE", errors.UnavailableError),
+        ("CANCELLED", errors.UnavailableError),
+        ("DEADLINE_EXCEEDED", errors.RequestTimeoutError),
+        ("INVALID_ARGUMENT", errors.InvalidRequestError),
+        ("NOT_FOUND", errors.NotFoundError),
+        ("UNAUTHENTICATED", errors.AccessDeniedError),
+        ("PERMISSION_DENIED", errors.AccessDeniedError),
+        ("RESOURCE_EXHAUSTED", errors.TooLargeError),
+        ("INTERNAL", errors.ServerFailedError),
+        ("DATA_LOSS", errors.ServerFailedError),
     ],
 )
 def test_every_code_has_its_error_with_one_line(code: str, kind: type[HQSamError]) -> None:
-    error = _errors.from_grpc(code, "two\nlines", "host:1")
+    error = errors.from_grpc(code, "two\nlines", "host:1")
     assert type(error) is kind
     assert "host:1" in str(error)
     assert "\n" not in str(error)

@@ -8,12 +8,20 @@ import sys
 
 import hqsam_client
 import pytest
-from hqsam_client import AsyncHQSam, AsyncPicture, HQSam, HQSamError, Picture, _errors, predictor
+from hqsam_client import (
+    AsyncHQSam,
+    AsyncRemoteImage,
+    HQSam,
+    HQSamError,
+    RemoteImage,
+    errors,
+    predictor,
+)
 
 EXPORTS = {
     "AccessDeniedError",
     "AsyncHQSam",
-    "AsyncPicture",
+    "AsyncRemoteImage",
     "ConnectionLostError",
     "EmbedResult",
     "HQSam",
@@ -23,8 +31,8 @@ EXPORTS = {
     "MissingPackageError",
     "NotFoundError",
     "OptionError",
-    "Picture",
-    "PictureError",
+    "Image",
+    "ImageError",
     "PromptError",
     "RequestRefusedError",
     "RequestTimeoutError",
@@ -43,13 +51,13 @@ def test_the_exports_are_these_and_no_others() -> None:
 
 
 def test_every_error_is_exported_and_drawn_in_the_tree() -> None:
-    errors = {
+    found = {
         name
-        for name, value in vars(_errors).items()
+        for name, value in vars(errors).items()
         if inspect.isclass(value) and issubclass(value, HQSamError)
     }
-    assert errors == {name for name in EXPORTS if name.endswith("Error")}
-    assert all(name in (_errors.__doc__ or "") for name in errors)
+    assert found == {name for name in EXPORTS if name.endswith("Error")}
+    assert all(name in (errors.__doc__ or "") for name in found)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -61,7 +69,9 @@ def public_methods(kind: type) -> dict[str, object]:
     return {name: value for name, value in vars(kind).items() if not name.startswith("_")}
 
 
-@pytest.mark.parametrize(("sync", "asynchronous"), [(HQSam, AsyncHQSam), (Picture, AsyncPicture)])
+@pytest.mark.parametrize(
+    ("sync", "asynchronous"), [(HQSam, AsyncHQSam), (RemoteImage, AsyncRemoteImage)]
+)
 def test_sync_and_async_have_the_same_methods_in_the_same_order(
     sync: type, asynchronous: type
 ) -> None:

@@ -1,4 +1,4 @@
-"""Pictures: what is sent of each form of them, and which are refused."""
+"""Images: what is sent of each form of them, and which are refused."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hqsam_client import OptionError, PictureError
-from hqsam_client._upload import prepare
+from hqsam_client import ImageError, OptionError
+from hqsam_client.shared.upload import prepare
+from hqsam_testing.oracle import images
 from numpy.typing import NDArray
 from PIL import Image
-
-from tests.oracle import images
 
 
 def encoded(image: Image.Image, file_format: str = "JPEG", **options: Any) -> bytes:
@@ -35,7 +34,7 @@ def rotated(image: Image.Image, orientation: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def large() -> Image.Image:
-    return Image.fromarray(images.picture(1500, 1000))
+    return Image.fromarray(images.draw(1500, 1000))
 
 
 def test_a_file_travels_as_it_is_in_all_its_forms(large: Image.Image, tmp_path: Path) -> None:
@@ -50,10 +49,10 @@ def test_a_file_travels_as_it_is_in_all_its_forms(large: Image.Image, tmp_path: 
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_size_is_that_of_the_upright_picture(large: Image.Image, orientation: int) -> None:
+def test_the_size_is_that_of_the_upright_image(large: Image.Image, orientation: int) -> None:
     upload = prepare(rotated(large, orientation))
     assert upload.size == ((1500, 1000) if orientation >= 5 else (1000, 1500))
-    assert upload.full_picture().size == upload.size[::-1]
+    assert upload.full_image().size == upload.size[::-1]
 
 
 def test_an_array_is_shrunk_as_the_server_would_and_sent_without_loss(large: Image.Image) -> None:
@@ -61,11 +60,11 @@ def test_an_array_is_shrunk_as_the_server_would_and_sent_without_loss(large: Ima
     assert upload.size == (1000, 1500)
     expected = large.resize((1024, 683), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(decoded(upload.encoded), np.asarray(expected))
-    np.testing.assert_array_equal(np.asarray(upload.full_picture()), np.asarray(large))
+    np.testing.assert_array_equal(np.asarray(upload.full_image()), np.asarray(large))
 
 
 def test_a_small_array_is_not_enlarged() -> None:
-    array = images.picture(60, 40)
+    array = images.draw(60, 40)
     np.testing.assert_array_equal(decoded(prepare(array).encoded), array)
 
 
@@ -74,7 +73,7 @@ def test_an_array_and_the_pillow_image_of_it_have_one_image_id(large: Image.Imag
 
 
 def test_a_view_of_an_array_is_sent_as_it_reads() -> None:
-    array = images.picture(60, 40)
+    array = images.draw(60, 40)
     flipped = array[:, ::-1, ::-1]
     np.testing.assert_array_equal(decoded(prepare(flipped).encoded), flipped)
 
@@ -101,7 +100,7 @@ def test_a_deeper_pillow_image_is_left_to_the_server(mode: str) -> None:
 
 
 def test_resized_uploads_are_smaller_and_show_the_model_the_same(large: Image.Image) -> None:
-    data = encoded(Image.fromarray(images.picture(3000, 2000)), "PNG")
+    data = encoded(Image.fromarray(images.draw(3000, 2000)), "PNG")
     upload = prepare(data, "resized")
     assert len(upload.encoded) < len(data)
     assert upload.size == (2000, 3000)
@@ -118,30 +117,30 @@ def test_a_resized_upload_that_saves_nothing_is_the_file_itself(large: Image.Ima
 
 
 @pytest.mark.parametrize(
-    ("picture", "message"),
+    ("image", "message"),
     [
-        (b"not a picture", "the 13 bytes are not a picture"),
-        (b"", "the 0 bytes are not a picture"),
+        (b"not an image", "the 13 bytes are not an image"),
+        (b"", "the 0 bytes are not an image"),
         ("no/such/file.jpg", "no/such/file.jpg cannot be read: No such file"),
         (Path(__file__).parent, "cannot be read: Is a directory"),
         (io.StringIO("text"), "the file object gave str, expected bytes"),
-        (3, "the picture is a int"),
+        (3, "the image is a int"),
         (np.zeros((4, 4), np.uint8), r"the array is uint8 \[4, 4\]"),
         (np.zeros((4, 4, 4), np.uint8), r"the array is uint8 \[4, 4, 4\]"),
         (np.zeros((4, 4, 3)), r"the array is float64 \[4, 4, 3\]"),
         (np.zeros((0, 4, 3), np.uint8), r"the array is uint8 \[0, 4, 3\]"),
     ],
 )
-def test_what_is_not_a_picture_is_refused(picture: Any, message: str) -> None:
-    with pytest.raises(PictureError, match=message):
-        prepare(picture)
+def test_what_is_not_an_image_is_refused(image: Any, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        prepare(image)
 
 
 def test_a_truncated_file_is_refused_where_its_pixels_are_needed(large: Image.Image) -> None:
-    with pytest.raises(PictureError, match="truncated or damaged"):
+    with pytest.raises(ImageError, match="truncated or damaged"):
         prepare(encoded(large)[:9000], "resized")
 
 
 def test_an_unknown_way_to_upload_is_refused() -> None:
     with pytest.raises(OptionError, match="upload is 'small', expected 'original' or 'resized'"):
-        prepare(images.picture(6, 4), "small")  # type: ignore[arg-type]
+        prepare(images.draw(6, 4), "small")  # type: ignore[arg-type]

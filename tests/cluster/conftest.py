@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.cluster import cheap
-from tests.cluster.envoy import Envoy
-from tests.cluster.replicas import Replica
+from hqsam_testing import cheap_repository as cheap
+from hqsam_testing.envoy import Envoy
+from hqsam_testing.replicas import Replica
 
 
 @pytest.fixture(scope="session")

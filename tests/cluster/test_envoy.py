@@ -1,4 +1,4 @@
-"""Replicas behind Envoy: pictures stay where they are, and no call is lost with a replica."""
+"""Replicas behind Envoy: images stay where they are, and no call is lost with a replica."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ import grpc
 import pytest
 import trustme
 import yaml
-from hqsam_client import HQSam, Picture, UnavailableError
+from hqsam_client import HQSam, RemoteImage, UnavailableError
+from hqsam_testing.api import new_png
+from hqsam_testing.envoy import FOLDER, Envoy
+from hqsam_testing.replicas import CLICK, Load, Replica
+from hqsam_testing.serve_process import PATIENCE_S
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.cluster.envoy import FOLDER, Envoy
-from tests.cluster.replicas import CLICK, Load, Replica
-from tests.models.api import new_png
-from tests.server.serving import PATIENCE_S
-
-PICTURES = 24
+IMAGES = 24
 CLICKS = 64
 """How many clicks there are at least before and after something happens."""
 
 
 @pytest.fixture
-def opened(envoy: Envoy) -> Iterator[list[Picture]]:
-    """Pictures that were embedded through Envoy."""
+def opened(envoy: Envoy) -> Iterator[list[RemoteImage]]:
+    """Images that were embedded through Envoy."""
     with connect(envoy) as sam:
-        yield [sam.open(new_png()) for _ in range(PICTURES)]
+        yield [sam.open(new_png()) for _ in range(IMAGES)]
 
 
 @contextmanager
@@ -44,7 +43,7 @@ def encodes(replicas: Sequence[Replica]) -> list[int]:
     return [replica.encodes() for replica in replicas]
 
 
-def test_300_pictures_spread_evenly_and_each_stays_on_one_replica(envoy: Envoy) -> None:
+def test_300_images_spread_evenly_and_each_stays_on_one_replica(envoy: Envoy) -> None:
     names = [hashlib.sha256(bytes([index % 256, index // 256])).hexdigest() for index in range(300)]
     with grpc.insecure_channel(envoy.url) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -65,14 +64,14 @@ def test_300_pictures_spread_evenly_and_each_stays_on_one_replica(envoy: Envoy) 
     assert max(shares) <= 1.25 * 300 / len(ports)
 
 
-def test_a_picture_is_encoded_once_for_all_clients(envoy: Envoy, replicas: list[Replica]) -> None:
+def test_an_image_is_encoded_once_for_all_clients(envoy: Envoy, replicas: list[Replica]) -> None:
     before = sum(encodes(replicas))
-    photos = [new_png() for _ in range(PICTURES)]
+    photos = [new_png() for _ in range(IMAGES)]
     for _ in range(2):
         with connect(envoy) as sam:
             for photo in photos:
                 sam.open(photo).segment(points=[CLICK])
-    assert sum(encodes(replicas)) == before + PICTURES
+    assert sum(encodes(replicas)) == before + IMAGES
 
 
 def test_a_killed_replica_takes_no_call_with_it_and_gets_its_share_back(
@@ -81,9 +80,9 @@ def test_a_killed_replica_takes_no_call_with_it_and_gets_its_share_back(
     lost, *kept = replicas
     before = encodes(replicas)
     with connect(envoy) as sam:
-        opened = [sam.open(new_png()) for _ in range(PICTURES)]
+        opened = [sam.open(new_png()) for _ in range(IMAGES)]
         shares = [*map(operator.sub, encodes(replicas), before)]
-        assert sum(shares) == PICTURES
+        assert sum(shares) == IMAGES
         with Load(opened) as load:
             load.wait_for(CLICKS)
             lost.kill()
@@ -91,7 +90,7 @@ def test_a_killed_replica_takes_no_call_with_it_and_gets_its_share_back(
             assert load.errors == []
             # Those that moved were encoded once more, and nothing else. Until Envoy knows that
             # a replica is gone, it tries calls again on any other one: with several of them not
-            # always the one that the picture moves to.
+            # always the one that the image moves to.
             moved = encodes(kept)
             extra = sum(moved) - sum(before[1:]) - sum(shares[1:])
             assert shares[0] <= extra <= shares[0] * min(2, len(kept))
@@ -105,7 +104,7 @@ def test_a_killed_replica_takes_no_call_with_it_and_gets_its_share_back(
 
 
 def test_a_replica_that_is_told_to_end_loses_no_call(
-    envoy: Envoy, replicas: list[Replica], opened: list[Picture]
+    envoy: Envoy, replicas: list[Replica], opened: list[RemoteImage]
 ) -> None:
     with Load(opened) as load:
         load.wait_for(CLICKS)
@@ -115,7 +114,7 @@ def test_a_replica_that_is_told_to_end_loses_no_call(
 
 
 def test_a_hung_replica_is_left_out_and_comes_back(
-    envoy: Envoy, replicas: list[Replica], opened: list[Picture]
+    envoy: Envoy, replicas: list[Replica], opened: list[RemoteImage]
 ) -> None:
     hung, *well = replicas
     with Load(opened) as load:
@@ -128,13 +127,13 @@ def test_a_hung_replica_is_left_out_and_comes_back(
         envoy.wait_for(hung.address[1], healthy=True)
         load.wait_for_all()
     assert load.errors == []
-    # With one other replica, all pictures were there; of several, a call that is tried again
-    # while the hung one comes back may find one that lacks its picture.
+    # With one other replica, all images were there; of several, a call that is tried again
+    # while the hung one comes back may find one that lacks its image.
     assert sum(encodes(well)) <= encoded + (load.clients if len(well) > 1 else 0)
 
 
 def test_a_rolling_restart_fails_no_call(
-    envoy: Envoy, replicas: list[Replica], opened: list[Picture]
+    envoy: Envoy, replicas: list[Replica], opened: list[RemoteImage]
 ) -> None:
     with Load(opened) as load:
         for replica in replicas:

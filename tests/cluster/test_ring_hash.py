@@ -13,21 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hqsam_client import HQSam, Mask, Picture
-from hqsam_client._status import read_metrics
+from hqsam_client import HQSam, Mask, RemoteImage
+from hqsam_client.server_status import read_metrics
 from hqsam_server import TritonServer, Tuning
-
-from tests.models import pictures
+from hqsam_testing import image_files
 
 PATIENCE_S = 120.0
-PICTURES = 300
+IMAGES = 300
 THREADS = 8
 CLICK = (20, 30)
 
 
 @pytest.fixture
 def servers(cheap_repository: Path) -> Iterator[list[TritonServer]]:
-    """Two servers, each with a store of its own that holds all pictures."""
+    """Two servers, each with a store of its own that holds all images."""
     # Not `tmp_path`, which pytest keeps: the stores grow to 2 GB.
     with tempfile.TemporaryDirectory(prefix="hqsam-test-") as folder:
         running = [
@@ -48,22 +47,22 @@ def servers(cheap_repository: Path) -> Iterator[list[TritonServer]]:
 
 
 def encodes(server: TritonServer) -> int:
-    """Return how many pictures a server has encoded."""
+    """Return how many images a server has encoded."""
     host, _, port = server.metrics_url.rpartition(":")
     return int(read_metrics(host, int(port), PATIENCE_S).get("encodes", 0))
 
 
-def test_300_pictures_stay_where_they_were_put_and_move_when_a_server_is_killed(
+def test_300_images_stay_where_they_were_put_and_move_when_a_server_is_killed(
     servers: list[TritonServer],
 ) -> None:
-    photos = [pictures.png(60 + index, 50) for index in range(PICTURES)]
+    photos = [image_files.png(60 + index, 50) for index in range(IMAGES)]
     url = ",".join(server.grpc_url for server in servers)
     with HQSam(url, timeout_s=PATIENCE_S) as sam:
-        assert [result.error for result in sam.embed(photos)] == [None] * PICTURES
+        assert [result.error for result in sam.embed(photos)] == [None] * IMAGES
     assert all(server.is_running() for server in servers)
     first, second = map(encodes, servers)
-    assert first + second == PICTURES
-    assert max(first, second) <= 1.25 * PICTURES / 2
+    assert first + second == IMAGES
+    assert max(first, second) <= 1.25 * IMAGES / 2
 
     # A client that has never seen them finds all of them again.
     with HQSam(url, timeout_s=PATIENCE_S) as sam:
@@ -79,13 +78,13 @@ def test_300_pictures_stay_where_they_were_put_and_move_when_a_server_is_killed(
 
 
 def click_while_one_dies(
-    opened: list[Picture], server: TritonServer
+    opened: list[RemoteImage], server: TritonServer
 ) -> tuple[list[Mask], list[Mask]]:
-    """Click on every picture twice, from 8 threads, and kill the server amid the first round."""
+    """Click on every image twice, from 8 threads, and kill the server amid the first round."""
     amid = threading.Semaphore(0)
 
-    def click(picture: Picture) -> Mask:
-        mask = picture.segment(points=[CLICK])
+    def click(image: RemoteImage) -> Mask:
+        mask = image.segment(points=[CLICK])
         amid.release()
         return mask
 

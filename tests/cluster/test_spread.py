@@ -1,4 +1,4 @@
-"""The simulation that docs/scaling.md quotes: how pictures move between replicas."""
+"""The simulation that docs/scaling.md quotes: how images move between replicas."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import pytest
 
 from benchmarks.spread import Store, hit_rates, maglev, moved, ring
 
-KEYS = [f"picture {number}" for number in range(20_000)]
+KEYS = [f"image {number}" for number in range(20_000)]
 
 
 @pytest.mark.parametrize("count", [2, 3, 10])
-def test_only_the_pictures_of_a_lost_replica_move(count: int) -> None:
+def test_only_the_images_of_a_lost_replica_move(count: int) -> None:
     everybody, rest = range(count), range(1, count)
     for before, after in (
         (ring(everybody), ring(rest, everybody)),
@@ -21,7 +21,7 @@ def test_only_the_pictures_of_a_lost_replica_move(count: int) -> None:
         assert share <= moved(KEYS, before, after) <= share + 0.01
 
 
-def test_a_ring_that_is_made_anew_moves_pictures_of_others_too() -> None:
+def test_a_ring_that_is_made_anew_moves_images_of_others_too() -> None:
     everybody, rest = ring(range(10)), ring(range(1, 10))
     share = sum(everybody(key) == 0 for key in KEYS) / len(KEYS)
     assert moved(KEYS, everybody, rest) > share + 0.05

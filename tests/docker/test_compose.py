@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from compose_spec import PyCompose
-from hqsam_server import _cli
+from hqsam_cli.commands import serve
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -94,7 +94,7 @@ def test_the_images_start_hqsam_serve_with_options_that_it_has() -> None:
     entrypoints = re.findall(r"^ENTRYPOINT (\[.*?\])$", DOCKERFILE, re.DOTALL | re.MULTILINE)
     commands = [json.loads(text.replace("\\\n", "")) for text in entrypoints]
     parser = argparse.ArgumentParser()
-    _cli.add_arguments(parser)
+    serve.add_arguments(parser)
     served = [command[2:] for command in commands if command[:2] == ["hqsam", "serve"]]
     assert len(served) == 2
     for command in served:

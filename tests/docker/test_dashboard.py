@@ -12,8 +12,7 @@ import pytest
 import yaml
 from hqsam_client import HQSam, HQSamError
 from hqsam_server import TritonServer
-
-from tests.oracle import images
+from hqsam_testing.oracle import images
 
 DOCKER = Path(__file__).parents[2] / "docker"
 
@@ -55,9 +54,9 @@ def test_every_metric_is_one_that_the_server_has(tiny_repository: Path) -> None:
         + re.findall(r"\b(?:nv|hqsam)_\w+", query)
     }
     with TritonServer(tiny_repository) as server, HQSam(server.grpc_url, timeout_s=300) as sam:
-        sam.open(images.picture(600, 400)).segment(points=[(20, 30)])
+        sam.open(images.draw(600, 400)).segment(points=[(20, 30)])
         with pytest.raises(HQSamError):
-            sam.segment(b"no picture", points=[(20, 30)])
+            sam.segment(b"no image", points=[(20, 30)])
         with urllib.request.urlopen(f"http://{server.metrics_url}/metrics") as response:
             page = response.read().decode()
     missing = {name for name in names - ELSEWHERE if not re.search(rf"^{name}[{{ ]", page, re.M)}

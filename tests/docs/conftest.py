@@ -16,9 +16,9 @@ import pytest
 import torch
 import trustme
 from hqsam_server import TritonServer, Tuning
+from hqsam_testing import rebuilt
 from PIL import Image
 
-from tests import rebuilt
 from tests.docs import standins
 from tests.docs.pages import ROOT
 
@@ -45,7 +45,7 @@ def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_repository: Path) -> Path:
-    """A user's folder: the root of a clone, with pictures, weights, certificates and data."""
+    """A user's folder: the root of a clone, with images, weights, certificates and data."""
     for name in ("examples", "training", "demo", "docker"):
         (tmp_path / name).symlink_to(ROOT / name)
     photo = Image.open(COINS).convert("RGB").resize(SIZE)
@@ -61,14 +61,14 @@ def folder(tmp_path: Path, tiny_repository: Path) -> Path:
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
     authority.cert_pem.write_to_path(tmp_path / "clients.pem")
     data = "data/thin_object_detection"
-    for pictures, masks in (
+    for images, masks in (
         ("FOLDER/images", "FOLDER/masks"),
         ("data/DIS5K/DIS-VD/im", "data/DIS5K/DIS-VD/gt"),
         (f"{data}/COIFT/images", f"{data}/COIFT/masks"),
         (f"{data}/HRSOD/images", f"{data}/HRSOD/masks_max255"),
         (f"{data}/ThinObject5K/images_test", f"{data}/ThinObject5K/masks_test"),
     ):
-        for name, image in ((pictures, photo), (masks, mask)):
+        for name, image in ((images, photo), (masks, mask)):
             (tmp_path / name).mkdir(parents=True)
             image.save(tmp_path / name / "coin.png")
     examples(tmp_path)
@@ -77,11 +77,11 @@ def folder(tmp_path: Path, tiny_repository: Path) -> Path:
 
 def examples(folder: Path) -> None:
     """Write what the examples read."""
-    (folder / "pictures").mkdir()
-    shutil.copy(COINS, folder / "pictures" / "coins.png")
+    (folder / "images").mkdir()
+    shutil.copy(COINS, folder / "images" / "coins.png")
     prompts = [
-        {"picture": "coins.png", "category": "coin", "points": [[335, 44]]},
-        {"picture": "coins.png", "category": "coin", "box": [242, 92, 297, 145]},
+        {"image": "coins.png", "category": "coin", "points": [[335, 44]]},
+        {"image": "coins.png", "category": "coin", "box": [242, 92, 297, 145]},
     ]
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
     detection = {"image_id": 7, "category_id": 1, "bbox": [242, 92, 55, 53], "score": 0.9}

@@ -34,7 +34,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hqsam_client._cli import main as hqsam
+from hqsam_cli.main import main as hqsam
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def _hqsam(arguments: list[str]) -> int:
         return _export(arguments)
     if arguments[0] not in ("serve", "ui"):
         return hqsam(arguments)
-    main = "import sys; from hqsam_client._cli import main; sys.exit(main())"
+    main = "import sys; from hqsam_cli.main import main; sys.exit(main())"
     run = ["-c", main, arguments[0]]
     if arguments[0] == "ui":
         return _start_and_end([*run, "--port=0", *arguments[1:]], "HQ-SAM page on ")

@@ -29,7 +29,7 @@ from tests.docs.pages import ROOT
 
 LABEL_CONFIG = """
 <View>
-  <Image name="photo" value="$picture"/>
+  <Image name="photo" value="$image"/>
   <BrushLabels name="brush" toName="photo"><Label value="coin"/></BrushLabels>
   <KeyPointLabels name="click" toName="photo" smart="true"><Label value="coin"/></KeyPointLabels>
   <RectangleLabels name="box" toName="photo" smart="true"><Label value="coin"/></RectangleLabels>
@@ -56,11 +56,11 @@ def run(
     )
 
 
-def test_a_folder_is_labelled_in_coco_and_as_pictures(
+def test_a_folder_is_labelled_in_coco_and_as_images(
     server: TritonServer, sam: HQSam, folder: Path
 ) -> None:
     done = run(
-        "label_folder.py", "pictures", "prompts.jsonl", "--masks=masks",
+        "label_folder.py", "images", "prompts.jsonl", "--masks=masks",
         folder=folder, server=server,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -68,8 +68,8 @@ def test_a_folder_is_labelled_in_coco_and_as_pictures(
     (image,) = written["images"]
     assert (image["file_name"], image["height"], image["width"]) == ("coins.png", 303, 384)
     assert written["categories"] == [{"id": 1, "name": "coin"}]
-    picture = sam.open(COINS)
-    expected = [picture.segment(points=[COIN]), picture.segment(box=BOX)]
+    image = sam.open(COINS)
+    expected = [image.segment(points=[COIN]), image.segment(box=BOX)]
     for index, (annotation, mask) in enumerate(zip(written["annotations"], expected, strict=True)):
         found = coco.decode(annotation["segmentation"]).astype(bool)
         assert agreement(found, mask.array) > 0.99
@@ -78,13 +78,13 @@ def test_a_folder_is_labelled_in_coco_and_as_pictures(
         assert np.array_equal(drawn, found)
 
 
-def test_a_picture_that_cannot_be_labelled_is_named_and_the_others_are(
+def test_an_image_that_cannot_be_labelled_is_named_and_the_others_are(
     server: TritonServer, folder: Path
 ) -> None:
-    (folder / "pictures" / "broken.png").write_bytes(b"no picture")
+    (folder / "images" / "broken.png").write_bytes(b"no image")
     with (folder / "prompts.jsonl").open("a") as prompts:
-        prompts.write('\n{"picture": "broken.png", "category": "none", "points": [[1, 1]]}')
-    done = run("label_folder.py", "pictures", "prompts.jsonl", folder=folder, server=server)
+        prompts.write('\n{"image": "broken.png", "category": "none", "points": [[1, 1]]}')
+    done = run("label_folder.py", "images", "prompts.jsonl", folder=folder, server=server)
     assert done.returncode == 1
     assert "broken.png" in done.stderr
     written = json.loads((folder / "coco.json").read_text())
@@ -98,7 +98,7 @@ def test_a_detectors_boxes_get_masks(server: TritonServer, sam: HQSam, folder: P
     detections = json.loads((folder / "detections.json").read_text())
     (folder / "detections.json").write_text(json.dumps([*detections, weak, beyond]))
     done = run(
-        "boxes_to_masks.py", "detections.json", "instances.json", "pictures",
+        "boxes_to_masks.py", "detections.json", "instances.json", "images",
         folder=folder, server=server,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -119,7 +119,7 @@ def test_the_service_answers_with_the_mask(service: str, sam: HQSam) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "body"), [("", COINS.read_bytes()), ("point=1", b"x"), ("point=1,1", b"no picture")]
+    ("query", "body"), [("", COINS.read_bytes()), ("point=1", b"x"), ("point=1,1", b"no image")]
 )
 def test_the_service_says_what_is_wrong_with_a_request(
     service: str, query: str, body: bytes
@@ -133,7 +133,7 @@ def test_the_service_says_what_is_wrong_with_a_request(
 
 @pytest.fixture
 def label_studio(folder: Path) -> Iterator[str]:
-    """The address of a web server with the pictures, in Label Studio's place."""
+    """The address of a web server with the images, in Label Studio's place."""
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
         thread = threading.Thread(target=web.serve_forever)
@@ -144,7 +144,7 @@ def label_studio(folder: Path) -> Iterator[str]:
 
 
 def keypoint(x: int, y: int, positive: bool) -> dict[str, Any]:
-    """Return a smart keypoint as Label Studio sends it: in percent of the picture."""
+    """Return a smart keypoint as Label Studio sends it: in percent of the image."""
     return {
         "type": "keypointlabels",
         "from_name": "click",
@@ -172,12 +172,12 @@ def test_label_studio_gets_a_brush_mask_for_clicks_and_a_box(
 ) -> None:
     monkeypatch.setenv("LABEL_STUDIO_URL", label_studio)
     backend = label_studio_backend.HQSamBackend(sam, LABEL_CONFIG)
-    tasks = [{"id": 1, "data": {"picture": "/pictures/coins.png"}}]
-    picture = sam.open(COINS)
+    tasks = [{"id": 1, "data": {"image": "/images/coins.png"}}]
+    image = sam.open(COINS)
     clicks = [keypoint(*COIN, positive=True), keypoint(*BESIDE, positive=False)]
     for marks, expected in (
-        (clicks, picture.segment([COIN, BESIDE], [1, 0])),
-        ([rectangle(*BOX)], picture.segment(box=BOX)),
+        (clicks, image.segment([COIN, BESIDE], [1, 0])),
+        ([rectangle(*BOX)], image.segment(box=BOX)),
     ):
         (prediction,) = backend.predict(tasks, {"result": marks}, login=None, password=None)
         (region,) = prediction["result"]
@@ -192,7 +192,7 @@ def test_label_studio_gets_a_brush_mask_for_clicks_and_a_box(
 
 def test_label_studio_calls_it_over_http(server: TritonServer, label_studio: str) -> None:
     body = {
-        "tasks": [{"id": 1, "data": {"picture": "/pictures/coins.png"}}],
+        "tasks": [{"id": 1, "data": {"image": "/images/coins.png"}}],
         "model_version": None,
         "project": "1.1700000000",
         "label_config": LABEL_CONFIG,

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hqsam_cli.main import _COMMANDS
 from hqsam_client import HQSam
-from hqsam_client._cli import _COMMANDS
 from hqsam_server import TritonServer
 
 from tests.docs.pages import PAGES, Block, blocks, commands, text

@@ -61,6 +61,6 @@ def test_the_reference_has_every_public_name(site: Path) -> None:
     assert set(hqsam_client.__all__) <= anchors
 
 
-def test_the_pictures_are_small() -> None:
+def test_the_images_are_small() -> None:
     files = list((ROOT / "docs" / "images").iterdir())
     assert sum(file.stat().st_size for file in files) < IMAGES_BYTES

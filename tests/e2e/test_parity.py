@@ -1,7 +1,7 @@
 """The masks of the whole system are the official implementation's.
 
-At full size, on the oracle's weights: picture files in, through a running Triton in
-fp32, masks in the pictures' own pixels out.
+At full size, on the oracle's weights: image files in, through a running Triton in
+fp32, masks in the images' own pixels out.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import tritonclient.grpc
 from hqsam_client import AsyncHQSam, HQSam, Mask, contract
 from hqsam_client.predictor import SamPredictor
 from hqsam_server import TritonServer, Tuning
+from hqsam_testing.oracle import golden, images, prompts
 from numpy.typing import NDArray
 from PIL import Image
-
-from tests.oracle import golden, images, prompts
 
 AGREEMENT = 0.999
 LOGITS = 2e-3
@@ -40,38 +39,36 @@ def sam(server: TritonServer) -> Iterator[HQSam]:
         yield client
 
 
-def png(picture: str) -> bytes:
+def png(image: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(images.picture(*images.SIZES[picture])).save(file, "PNG", compress_level=1)
+    Image.fromarray(images.draw(*images.SIZES[image])).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
-def agreement(mask: NDArray[np.bool_], picture: str, prompt: str) -> float:
-    expected = golden.mask(picture, prompt)
+def agreement(mask: NDArray[np.bool_], image: str, prompt: str) -> float:
+    expected = golden.mask(image, prompt)
     assert mask.shape == expected.shape
     return float((mask == expected).mean())
 
 
-def assert_is_golden(mask: Mask, picture: str, prompt: str) -> None:
-    assert agreement(mask.array, picture, prompt) >= AGREEMENT
-    logits = golden.array(picture, prompt, "low_res_masks")[0]
+def assert_is_golden(mask: Mask, image: str, prompt: str) -> None:
+    assert agreement(mask.array, image, prompt) >= AGREEMENT
+    logits = golden.array(image, prompt, "low_res_masks")[0]
     np.testing.assert_allclose(mask.low_res_logits, logits, atol=LOGITS)
-    np.testing.assert_allclose(mask.iou, golden.array(picture, prompt, "iou")[0], atol=IOU)
+    np.testing.assert_allclose(mask.iou, golden.array(image, prompt, "iou")[0], atol=IOU)
 
 
-@pytest.mark.parametrize("picture", images.SIZES)
-def test_the_clients_masks_are_the_official_ones(sam: HQSam, picture: str) -> None:
-    opened = sam.open(png(picture))
+@pytest.mark.parametrize("image", images.SIZES)
+def test_the_clients_masks_are_the_official_ones(sam: HQSam, image: str) -> None:
+    opened = sam.open(png(image))
     for prompt, definition in prompts.PROMPTS.items():
-        refine = (
-            opened.segment(**golden.pixels(picture, "point")) if "refine" in definition else None
-        )
-        mask = opened.segment(**golden.pixels(picture, prompt), refine=refine)
-        assert_is_golden(mask, picture, prompt)
+        refine = opened.segment(**golden.pixels(image, "point")) if "refine" in definition else None
+        mask = opened.segment(**golden.pixels(image, prompt), refine=refine)
+        assert_is_golden(mask, image, prompt)
 
 
 def test_masks_of_an_array_are_those_of_its_file(sam: HQSam) -> None:
-    opened = sam.open(images.picture(*images.SIZES["shrink"]))
+    opened = sam.open(images.draw(*images.SIZES["shrink"]))
     for prompt in ("point", "box"):
         assert_is_golden(opened.segment(**golden.pixels("shrink", prompt)), "shrink", prompt)
 
@@ -91,8 +88,8 @@ def test_masks_of_a_batch_are_the_official_ones(sam: HQSam) -> None:
 def test_masks_of_the_async_client_are_the_official_ones(server: TritonServer) -> None:
     async def segment() -> Mask:
         async with AsyncHQSam(server.grpc_url) as sam:
-            picture = await sam.open(png("portrait"))
-            mask = await picture.segment(**golden.pixels("portrait", "box_and_point"))
+            image = await sam.open(png("portrait"))
+            mask = await image.segment(**golden.pixels("portrait", "box_and_point"))
             assert isinstance(mask, Mask)
             return mask
 
@@ -101,7 +98,7 @@ def test_masks_of_the_async_client_are_the_official_ones(server: TritonServer) -
 
 def test_masks_of_the_drop_in_predictor_are_the_official_ones(sam: HQSam) -> None:
     predictor = SamPredictor(sam)
-    predictor.set_image(images.picture(*images.SIZES["portrait"]))
+    predictor.set_image(images.draw(*images.SIZES["portrait"]))
     case = golden.pixels("portrait", "six_points")
     masks, iou, logits = predictor.predict(
         point_coords=np.array(case["points"]),
@@ -117,7 +114,7 @@ def test_masks_of_the_drop_in_predictor_are_the_official_ones(sam: HQSam) -> Non
 
 
 def test_the_stateless_ensemble_gives_the_official_logits(server: TritonServer) -> None:
-    # 600 x 400 pixels become 1024 x 683 in the 1024 frame.
+    # 600 x 400 pixels become 1024 x 683 in the input frame.
     points = np.array(golden.pixels("landscape", "point")["points"]) * (1024 / 600, 683 / 400)
     arrays: dict[str, NDArray[Any]] = {
         "encoded_image": np.frombuffer(png("landscape"), np.uint8),

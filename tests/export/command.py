@@ -27,7 +27,7 @@ def hqsam(
         if largest_file_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
 
-    program = "import sys; from hqsam_client._cli import main; sys.exit(main())"
+    program = "import sys; from hqsam_cli.main import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
         env=os.environ | dict(environment or {}),

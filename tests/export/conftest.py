@@ -9,9 +9,8 @@ import pytest
 import torch
 from hqsam_export import checkpoint
 from hqsam_export.modeling import HQSamModel
+from hqsam_testing import rebuilt
 from torch import Tensor
-
-from tests import rebuilt
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
 Prompt = tuple[list[tuple[float, float]], list[int]]
-"""Points (x, y) in the 1024 frame, and their labels."""
+"""Points (x, y) in the input frame, and their labels."""
 
 PROMPTS: dict[str, Prompt] = {
     "point": ([(400, 500), (0, 0)], [1, -1]),
@@ -43,7 +43,7 @@ def batch(prompts: Sequence[Prompt], masks: NDArray[Any] | None = None, length: 
     }
 
 
-def picture(width: int = 768) -> Arrays:
+def image(width: int = 768) -> Arrays:
     """Return random embeddings, of the magnitude that an encoder's have."""
     rng = np.random.default_rng(0)
     return {

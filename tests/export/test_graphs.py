@@ -15,9 +15,9 @@ from hqsam_export import checkpoint, onnx_files
 from hqsam_export.exporter import SPECS
 from hqsam_export.graphs.prompt_decoder import PromptDecoderGraph
 from hqsam_export.modeling import HQSamModel
+from hqsam_testing import rebuilt
 from torch.nn import functional
 
-from tests import rebuilt
 from tests.export import prompts
 from tests.export.prompts import PROMPTS, Arrays, batch
 
@@ -26,13 +26,13 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def picture(tiny_repository: Path) -> Arrays:
-    embeddings = prompts.picture()
+def image(tiny_repository: Path) -> Arrays:
+    embeddings = prompts.image()
     return embeddings | prompts.run(tiny_repository, "features", embeddings)
 
 
-def decode(repository: Path, picture: Arrays, prompt: Arrays) -> Arrays:
-    return prompts.run(repository, "prompt_decoder", picture | prompt)
+def decode(repository: Path, image: Arrays, prompt: Arrays) -> Arrays:
+    return prompts.run(repository, "prompt_decoder", image | prompt)
 
 
 def assert_same(found: Arrays, expected: Arrays, tolerance: float = TOLERANCE) -> None:
@@ -51,51 +51,49 @@ def test_files_declare_the_contract(tiny_repository: Path, spec: contract.ModelS
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def test_a_prompt_gives_the_same_alone_and_in_a_batch(
-    tiny_repository: Path, picture: Arrays
-) -> None:
-    together = decode(tiny_repository, picture, batch(list(PROMPTS.values())))
+def test_a_prompt_gives_the_same_alone_and_in_a_batch(tiny_repository: Path, image: Arrays) -> None:
+    together = decode(tiny_repository, image, batch(list(PROMPTS.values())))
     for index, prompt in enumerate(PROMPTS.values()):
-        assert_same(row(together, index), decode(tiny_repository, picture, batch([prompt])))
+        assert_same(row(together, index), decode(tiny_repository, image, batch([prompt])))
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
 def test_padding_changes_nothing(
-    tiny_repository: Path, picture: Arrays, prompt: prompts.Prompt
+    tiny_repository: Path, image: Arrays, prompt: prompts.Prompt
 ) -> None:
-    alone = decode(tiny_repository, picture, batch([prompt]))
-    assert_same(decode(tiny_repository, picture, batch([prompt], length=9)), alone)
+    alone = decode(tiny_repository, image, batch([prompt]))
+    assert_same(decode(tiny_repository, image, batch([prompt], length=9)), alone)
 
 
 def test_where_padding_stands_and_what_coordinates_it_has_changes_nothing(
-    tiny_repository: Path, picture: Arrays
+    tiny_repository: Path, image: Arrays
 ) -> None:
-    alone = decode(tiny_repository, picture, batch([PROMPTS["box"]]))
+    alone = decode(tiny_repository, image, batch([PROMPTS["box"]]))
     corners, _ = PROMPTS["box"]
     mixed = ([(7.0, 9.0), corners[0], (1000.0, 1.0), corners[1]], [-1, 2, -1, 3])
-    assert_same(decode(tiny_repository, picture, batch([mixed])), alone)
+    assert_same(decode(tiny_repository, image, batch([mixed])), alone)
 
 
 def test_the_padding_point_of_a_prompt_without_a_box_does_count(
-    tiny_repository: Path, picture: Arrays
+    tiny_repository: Path, image: Arrays
 ) -> None:
-    with_it = decode(tiny_repository, picture, batch([PROMPTS["point"]]))
-    without = decode(tiny_repository, picture, batch([([(400, 500)], [1])]))
+    with_it = decode(tiny_repository, image, batch([PROMPTS["point"]]))
+    without = decode(tiny_repository, image, batch([([(400, 500)], [1])]))
     assert np.abs(with_it["low_res_masks"] - without["low_res_masks"]).max() > TOLERANCE
 
 
 def test_each_prompt_of_a_batch_has_its_own_mask_to_refine(
-    tiny_repository: Path, picture: Arrays
+    tiny_repository: Path, image: Arrays
 ) -> None:
     chosen = [PROMPTS["point"], PROMPTS["box"], PROMPTS["point"]]
     masks = 4 * np.random.default_rng(1).standard_normal((3, 1, 256, 256), np.float32)
     inputs = batch(chosen, masks)
     inputs["has_mask_input"] = np.array([1, 1, 0], np.float32)
-    together = decode(tiny_repository, picture, inputs)
+    together = decode(tiny_repository, image, inputs)
     alone = [
-        decode(tiny_repository, picture, batch(chosen[:1], masks[:1])),
-        decode(tiny_repository, picture, batch(chosen[1:2], masks[1:2])),
-        decode(tiny_repository, picture, batch(chosen[2:])),
+        decode(tiny_repository, image, batch(chosen[:1], masks[:1])),
+        decode(tiny_repository, image, batch(chosen[1:2], masks[1:2])),
+        decode(tiny_repository, image, batch(chosen[2:])),
     ]
     for index, expected in enumerate(alone):
         assert_same(row(together, index), expected)
@@ -105,35 +103,35 @@ def test_each_prompt_of_a_batch_has_its_own_mask_to_refine(
 
 @pytest.mark.parametrize(("count", "length"), [(1, 1), (1, 12), (5, 2), (17, 3)])
 def test_prompts_and_points_may_be_as_many_as_wanted(
-    tiny_repository: Path, picture: Arrays, count: int, length: int
+    tiny_repository: Path, image: Arrays, count: int, length: int
 ) -> None:
     points = [(float(40 * i), float(30 * i)) for i in range(length)]
-    outputs = decode(tiny_repository, picture, batch([(points, [1] * length)] * count))
+    outputs = decode(tiny_repository, image, batch([(points, [1] * length)] * count))
     for spec in contract.PROMPT_DECODER.outputs:
         assert outputs[spec.name].shape == (count, *spec.shape[1:])
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
 def test_features_and_prompt_decoder_together_are_the_decoder(
-    tiny_repository: Path, picture: Arrays, prompt: prompts.Prompt
+    tiny_repository: Path, image: Arrays, prompt: prompts.Prompt
 ) -> None:
     inputs = batch([prompt])
-    whole = prompts.run(tiny_repository, "decoder", picture | inputs)
+    whole = prompts.run(tiny_repository, "decoder", image | inputs)
     masks = whole.pop("masks")
-    assert_same(decode(tiny_repository, picture, inputs), whole)
+    assert_same(decode(tiny_repository, image, inputs), whole)
     logits = torch.from_numpy(whole["low_res_masks"])
     enlarged = functional.interpolate(logits, (1024, 1024), mode="bilinear", align_corners=False)
     np.testing.assert_allclose(masks, enlarged.numpy(), atol=TOLERANCE)
 
 
 def test_all_four_outputs_are_those_of_the_model(
-    tiny_repository: Path, tiny_model: HQSamModel, picture: Arrays
+    tiny_repository: Path, tiny_model: HQSamModel, image: Arrays
 ) -> None:
     masks = 4 * np.random.default_rng(1).standard_normal((4, 1, 256, 256), np.float32)
     inputs = batch(list(PROMPTS.values()), masks)
-    outputs = decode(tiny_repository, picture, inputs)
+    outputs = decode(tiny_repository, image, inputs)
     names = [tensor.name for tensor in contract.PROMPT_DECODER.inputs]
-    tensors = [torch.from_numpy((picture | inputs)[name]) for name in names]
+    tensors = [torch.from_numpy((image | inputs)[name]) for name in names]
     hq, sam, iou = tiny_model.decode(*tensors)
     assert_same(
         outputs,
@@ -147,7 +145,7 @@ def test_all_four_outputs_are_those_of_the_model(
     )
 
 
-def test_a_box_has_its_centre_as_a_point_where_a_model_has_centres(picture: Arrays) -> None:
+def test_a_box_has_its_centre_as_a_point_where_a_model_has_centres(image: Arrays) -> None:
     architecture = replace(rebuilt.TINY, box_centre=True)
     model = checkpoint.build_model(rebuilt.state_dict(architecture))
     assert model.architecture == architecture
@@ -163,9 +161,7 @@ def test_a_box_has_its_centre_as_a_point_where_a_model_has_centres(picture: Arra
     expected = middle[0, 0] + model.prompt_encoder.box_centre.weight[0]
     torch.testing.assert_close(embedded[box, -1], expected)
 
-    inputs |= {
-        name: torch.from_numpy(picture[name]) for name in ("image_embeddings", "hq_features")
-    }
+    inputs |= {name: torch.from_numpy(image[name]) for name in ("image_embeddings", "hq_features")}
     inputs = {spec.name: inputs[spec.name] for spec in contract.PROMPT_DECODER.inputs}
     found = PromptDecoderGraph(model)(*inputs.values())
     hq, sam, iou = model.decode(*inputs.values())

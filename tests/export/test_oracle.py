@@ -1,7 +1,7 @@
 """At full size, the exported files give what the official implementation gives.
 
 ViT-B with the oracle's weights, in ONNX Runtime. Its encoder takes up to 7 GB and some
-seconds per picture, so it runs once for each picture and precision.
+seconds per image, so it runs once for each image and precision.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 from hqsam_client.contract import resized_size
 from hqsam_export import onnx_files
 from hqsam_export.exporter import SPECS, reduce
-from hqsam_server._preprocess import Limits, preprocess
+from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_testing.oracle import golden, images
 from PIL import Image
 
 from tests.export import prompts
 from tests.export.prompts import Arrays
-from tests.oracle import golden, images
 
 EMBEDDINGS = 1e-3
 LOGITS = 2e-3
@@ -31,23 +31,23 @@ IOU = 1e-3
 FP16_MASK_IOU = 0.995
 
 Embeddings = dict[str, Arrays]
-"""Outputs of `encoder` and `features` by name of the picture."""
+"""Outputs of `encoder` and `features` by name of the image."""
 
 
 def encode(repository: Path) -> Embeddings:
-    """Run the encoder and `features` on every picture, one after the other."""
+    """Run the encoder and `features` on every image, one after the other."""
     options = onnxruntime.SessionOptions()
-    options.enable_cpu_mem_arena = False  # memory goes back after each picture
+    options.enable_cpu_mem_arena = False  # memory goes back after each image
     path = repository / "encoder" / "1" / "model.onnx"
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     embeddings = {}
-    for picture, size in images.SIZES.items():
+    for name, size in images.SIZES.items():
         file = io.BytesIO()
-        Image.fromarray(images.picture(*size)).save(file, "PNG", compress_level=1)
+        Image.fromarray(images.draw(*size)).save(file, "PNG", compress_level=1)
         image, _ = preprocess(file.getvalue(), Limits())
         outputs = session.run(["image_embeddings", "interm_embeddings"], {"image": image})
         arrays = dict(zip(("image_embeddings", "interm_embeddings"), outputs, strict=True))
-        embeddings[picture] = arrays | prompts.run(repository, "features", arrays)
+        embeddings[name] = arrays | prompts.run(repository, "features", arrays)
     del session
     gc.collect()
     return embeddings
@@ -70,40 +70,40 @@ def fp16_repository(vit_b_repository: Path, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-def prompt(picture: str, name: str) -> Arrays:
+def prompt(image: str, name: str) -> Arrays:
     """Return the inputs of the decoder for a case of the oracle."""
-    width, height = images.SIZES[picture]
+    width, height = images.SIZES[image]
     new_height, new_width = resized_size((height, width))
-    case = golden.pixels(picture, name)
+    case = golden.pixels(image, name)
     points, labels = list(case.get("points", [])), list(case.get("labels", []))
     if "box" in case:
         points, labels = [*points, case["box"][:2], case["box"][2:]], [*labels, 2, 3]
     points = [(x * new_width / width, y * new_height / height) for x, y in points]
     if "box" not in case:
         points, labels = [*points, (0.0, 0.0)], [*labels, -1]
-    earlier = golden.array(picture, "point", "low_res_masks") if name == "refine" else None
+    earlier = golden.array(image, "point", "low_res_masks") if name == "refine" else None
     return prompts.batch([(points, labels)], None if earlier is None else earlier[None])
 
 
-@pytest.mark.parametrize("picture", images.SIZES)
-def test_embeddings_are_the_official_ones(embeddings: Embeddings, picture: str) -> None:
-    samples = embeddings[picture]["image_embeddings"][..., ::8, ::8]
-    expected = golden.embedding(picture, "image_embeddings")
+@pytest.mark.parametrize("image", images.SIZES)
+def test_embeddings_are_the_official_ones(embeddings: Embeddings, image: str) -> None:
+    samples = embeddings[image]["image_embeddings"][..., ::8, ::8]
+    expected = golden.embedding(image, "image_embeddings")
     np.testing.assert_allclose(samples.reshape(expected.shape), expected, atol=EMBEDDINGS)
-    samples = embeddings[picture]["interm_embeddings"][..., ::16, ::16, ::16]
-    expected = golden.embedding(picture, "interm_embeddings")
+    samples = embeddings[image]["interm_embeddings"][..., ::16, ::16, ::16]
+    expected = golden.embedding(image, "interm_embeddings")
     np.testing.assert_allclose(samples.reshape(expected.shape), expected, atol=EMBEDDINGS)
 
 
 @pytest.mark.parametrize("model", ["decoder", "prompt_decoder"])
-@pytest.mark.parametrize(("picture", "name"), golden.CASES)
+@pytest.mark.parametrize(("image", "name"), golden.CASES)
 def test_masks_are_the_official_ones(
-    vit_b_repository: Path, embeddings: Embeddings, picture: str, name: str, model: str
+    vit_b_repository: Path, embeddings: Embeddings, image: str, name: str, model: str
 ) -> None:
-    outputs = prompts.run(vit_b_repository, model, embeddings[picture] | prompt(picture, name))
-    logits = golden.array(picture, name, "low_res_masks")
+    outputs = prompts.run(vit_b_repository, model, embeddings[image] | prompt(image, name))
+    logits = golden.array(image, name, "low_res_masks")
     np.testing.assert_allclose(outputs["low_res_masks"][0], logits, atol=LOGITS)
-    iou = golden.array(picture, name, "iou")
+    iou = golden.array(image, name, "iou")
     np.testing.assert_allclose(outputs["iou_predictions"][0], iou, atol=IOU)
 
 
@@ -119,12 +119,12 @@ def test_masks_in_fp16_agree_with_those_in_fp32(
 ) -> None:
     lowered = encode(fp16_repository)
     agreement = {}
-    for picture, name in golden.CASES:
-        case = prompt(picture, name)
+    for image, name in golden.CASES:
+        case = prompt(image, name)
         found, expected = (
-            prompts.run(folder, "prompt_decoder", known[picture] | case)["low_res_masks"]
+            prompts.run(folder, "prompt_decoder", known[image] | case)["low_res_masks"]
             for folder, known in ((fp16_repository, lowered), (vit_b_repository, embeddings))
         )
-        agreement[picture, name] = onnx_files.mask_iou(found, torch.from_numpy(expected))
+        agreement[image, name] = onnx_files.mask_iou(found, torch.from_numpy(expected))
     print(f"mask IoU of fp16 with fp32: {min(agreement.values()):.4f} at the lowest")
     assert min(agreement.values()) >= FP16_MASK_IOU, agreement

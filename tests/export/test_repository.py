@@ -23,9 +23,9 @@ from hqsam_export import (
 )
 from hqsam_export.graphs import GRAPHS
 from hqsam_export.modeling import Architecture, HQSamModel
+from hqsam_testing import rebuilt
 from torch import Tensor
 
-from tests import rebuilt
 from tests.export.command import files, hqsam
 
 ONNX = {f"{spec.name}/1/model.onnx" for spec in exporter.SPECS}

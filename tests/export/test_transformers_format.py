@@ -14,10 +14,10 @@ import torch
 import transformers
 from hqsam_export import checkpoint
 from hqsam_export.modeling import HQSamModel
+from hqsam_testing.rebuilt import TINY
 from torch import Tensor, nn
 
 from tests.export import prompts
-from tests.rebuilt import TINY
 
 TOLERANCE = 5e-4
 """Largest difference, as a share of the largest magnitude.
@@ -108,12 +108,12 @@ def test_embeddings_are_those_of_transformers(
 def test_masks_are_those_of_transformers(
     theirs: transformers.SamHQModel, ours: HQSamModel, masked: bool
 ) -> None:
-    picture = {name: torch.from_numpy(a) for name, a in prompts.picture(TINY.vit_width).items()}
-    interm = picture["interm_embeddings"][:1]
+    image = {name: torch.from_numpy(a) for name, a in prompts.image(TINY.vit_width).items()}
+    interm = image["interm_embeddings"][:1]
     points, labels = torch.tensor([[400.0, 500.0], [100.5, 800.0]]), torch.tensor([1, 0])
     mask = 4 * torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0))
     expected = theirs(
-        image_embeddings=picture["image_embeddings"],
+        image_embeddings=image["image_embeddings"],
         intermediate_embeddings=list(interm),
         input_points=points[None, None],
         input_labels=labels[None, None],
@@ -125,9 +125,9 @@ def test_masks_are_those_of_transformers(
         [([(400.0, 500.0), (100.5, 800.0), (0.0, 0.0)], [1, 0, -1])],
         mask.numpy() if masked else None,
     )
-    features = ours.mask_decoder.hq_features(picture["image_embeddings"], interm)
+    features = ours.mask_decoder.hq_features(image["image_embeddings"], interm)
     masks, _, iou = ours.decode(
-        picture["image_embeddings"], features, *map(torch.from_numpy, prompt.values())
+        image["image_embeddings"], features, *map(torch.from_numpy, prompt.values())
     )
     assert_close(masks, expected.pred_masks[:, 0])
     assert_close(iou[:, :1], expected.iou_scores[:, 0])

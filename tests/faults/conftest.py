@@ -1,4 +1,4 @@
-"""A healed server on the small model, its store, and clients that click all the while."""
+"""A restarted server on the small model, its store, and clients that click all the while."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import numpy as np
 import psutil
 import pytest
 from hqsam_client import HQSam, HQSamError, Mask
-from hqsam_server import _small
-
-from tests.models import pictures
-from tests.server.serving import PATIENCE_S, Serve
+from hqsam_server import small_model
+from hqsam_testing import image_files
+from hqsam_testing.serve_process import PATIENCE_S, Serve
 
 CLIENTS = 3
 
@@ -82,7 +81,7 @@ class World:
     def __init__(self, server: Serve, store: Path) -> None:
         self.server = server
         self.store = store
-        self.files = [pictures.png(300, 200, mark) for mark in (1, 2)]
+        self.files = [image_files.png(300, 200, mark) for mark in (1, 2)]
 
     @contextmanager
     def clicks(self) -> Iterator[Clicks]:
@@ -101,7 +100,7 @@ class World:
         assert not clicks.wrong
 
     def entry(self, number: int = 0) -> Path:
-        """Return the file of a picture's embedding."""
+        """Return the file of an image's embedding."""
         digest = hashlib.sha256(self.files[number]).hexdigest()
         (path,) = self.store.glob(f"*{digest}.safetensors")
         return path
@@ -110,7 +109,7 @@ class World:
 @pytest.fixture(scope="session")
 def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small") / "model_repository"
-    _small.write(folder)
+    small_model.write(folder)
     return folder
 
 

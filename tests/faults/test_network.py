@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from hqsam_client import ConnectionLostError, HQSam
+from hqsam_testing.api import new_png
+from hqsam_testing.serve_process import PATIENCE_S
 
 from tests.faults.conftest import World
 from tests.faults.forwarder import Forwarder
-from tests.models.api import new_png
-from tests.server.serving import PATIENCE_S
 
 LARGE = 20_000_000
 
@@ -26,7 +26,7 @@ def _the_processes_are_the_same(world: World) -> Iterator[None]:
 
 
 def large() -> bytes:
-    """Return a picture of many bytes that no test has sent before."""
+    """Return an image of many bytes that no test has sent before."""
     return new_png() + np.random.default_rng(0).bytes(LARGE)
 
 
@@ -72,10 +72,10 @@ def test_a_client_does_not_read_its_answer(world: World) -> None:
         HQSam(way.url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as slow,
         ThreadPoolExecutor(1) as pool,
     ):
-        picture = slow.open(new_png())
-        expected = picture.segment(boxes=boxes)
+        image = slow.open(new_png())
+        expected = image.segment(boxes=boxes)
         way.hold_answers()
-        answer = pool.submit(picture.segment, boxes=boxes)
+        answer = pool.submit(image.segment, boxes=boxes)
         with world.clicks() as clicks:
             clicks.go_on(20)
             assert not answer.done()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import psutil
+from hqsam_testing.raw import Raw, connect, valid
 
 from tests.faults.conftest import World
-from tests.hostile.raw import Raw, connect, valid
 
 
 def test_a_killed_backend_process_costs_errors_and_no_wrong_mask(world: World) -> None:

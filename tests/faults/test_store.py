@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hqsam_client import HQSam, ServerFailedError
+from hqsam_testing.api import new_png
+from hqsam_testing.serve_process import PATIENCE_S
 from safetensors.numpy import load_file, save_file
 
 from tests.faults.conftest import World
-from tests.models.api import new_png
-from tests.server.serving import PATIENCE_S
 
 
 def test_the_folder_is_deleted(world: World) -> None:
@@ -108,14 +108,14 @@ def of_another_dtype(entry: Path) -> None:
     save_file(tensors, entry)
 
 
-def of_the_other_picture(entry: Path) -> None:
+def of_the_other_image(entry: Path) -> None:
     other = next(it for it in entry.parent.glob("*.safetensors") if it != entry)
     shutil.copyfile(other, entry)
 
 
 @pytest.mark.parametrize(
     "damage",
-    [truncated, emptied, flipped, of_another_dtype, of_the_other_picture],
+    [truncated, emptied, flipped, of_another_dtype, of_the_other_image],
     ids=lambda damage: damage.__name__,
 )
 def test_an_entry_is_damaged_in_place(world: World, damage: Callable[[Path], None]) -> None:
@@ -143,7 +143,7 @@ def test_the_clock_is_set_back(start: Callable[..., World]) -> None:
         for entry in world.store.glob("*.safetensors"):
             os.utime(entry, (tomorrow, tomorrow))
         new = [sam.open(new_png()) for _ in range(3)]
-        assert [picture.embed() for picture in new] == [True] * 3
+        assert [image.embed() for image in new] == [True] * 3
         with world.clicks() as clicks:
             pass
     assert not clicks.errors
@@ -171,9 +171,9 @@ def test_a_server_that_is_killed_while_it_writes_is_started_again(
     world = start(store)
     assert not list(store.glob("*.writing"))
     with HQSam(world.server.grpc_url, embed_timeout_s=PATIENCE_S) as sam:
-        picture = sam.open(files[0])
-        assert picture.embed()
-        again = picture.segment(points=[(20, 20)])
+        image = sam.open(files[0])
+        assert image.embed()
+        again = image.segment(points=[(20, 20)])
         assert np.array_equal(again.low_res_logits, kept.low_res_logits)
         sam.open(files[1]).segment(points=[(20, 20)])
     assert world.server.stop(15) == 0

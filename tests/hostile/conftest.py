@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 from hqsam_server import TritonServer, Tuning
+from hqsam_testing.api import Api
 
 from tests.hostile.unhurt import unhurt
-from tests.models.api import Api
 
 MAX_PIXELS = 20_000_000
 

@@ -1,6 +1,6 @@
-"""Hostile picture files, each made by a function whose name says what is wrong with it.
+"""Hostile image files, each made by a function whose name says what is wrong with it.
 
-`CASES` says of each what has to come of it: a picture of that (height, width), a refusal
+`CASES` says of each what has to come of it: an image of that (height, width), a refusal
 whose message has these words, or either of the two, where decoders may differ.
 """
 
@@ -14,15 +14,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from hqsam_testing.image_files import encoded
+from hqsam_testing.oracle import images
 from PIL import Image
-
-from tests.models.pictures import encoded
-from tests.oracle import images
 
 WIDTH, HEIGHT = 60, 40
 SIZE = (HEIGHT, WIDTH)
 
-NO_PICTURE = "not a picture that can be read"
+NO_IMAGE = "not an image that can be read"
 DAMAGED = "truncated or damaged"
 TOO_LARGE = "pixels, expected at most"
 NOT_ORDINARY = "no ordinary file has"
@@ -43,13 +42,13 @@ class Case(NamedTuple):
     size: tuple[int, int] | None = None
 
 
-def _picture() -> Image.Image:
-    return Image.fromarray(images.picture(WIDTH, HEIGHT))
+def _image() -> Image.Image:
+    return Image.fromarray(images.draw(WIDTH, HEIGHT))
 
 
 def valid(file_format: str) -> bytes:
     """Return an ordinary file of a format."""
-    return encoded(_picture(), file_format)
+    return encoded(_image(), file_format)
 
 
 # PNG
@@ -72,7 +71,7 @@ def png(
     *before: bytes, header: bytes | None = None, pixels: bytes | None = None, after: bytes = b""
 ) -> bytes:
     """Return a PNG of `SIZE` with chunks before and after its pixels."""
-    rows = b"".join(b"\0" + row.tobytes() for row in np.asarray(_picture()))
+    rows = b"".join(b"\0" + row.tobytes() for row in np.asarray(_image()))
     data = chunk(b"IDAT", zlib.compress(rows)) if pixels is None else pixels
     header = png_header(WIDTH, HEIGHT) if header is None else header
     return b"".join((PNG_MAGIC, header, *before, data, after, END))
@@ -271,7 +270,7 @@ def jpeg_of_a_broken_profile() -> bytes:
 
 
 def jpeg_of_four_inks() -> bytes:
-    return encoded(_picture().convert("CMYK"), "JPEG")
+    return encoded(_image().convert("CMYK"), "JPEG")
 
 
 def jpeg_that_is_a_zip_too() -> bytes:
@@ -281,7 +280,7 @@ def jpeg_that_is_a_zip_too() -> bytes:
     return buffer.getvalue()
 
 
-def jpeg_of_a_broken_index_of_more_pictures() -> bytes:
+def jpeg_of_a_broken_index_of_more_images() -> bytes:
     return jpeg(segment(0xE2, b"MPF\0MM\0*\0\0\0\x08\xff\xff"))
 
 
@@ -361,7 +360,7 @@ def tiff(**tags: tuple[int, int, int]) -> bytes:
     }
     directory = b"".join(struct.pack("<HHII", tag, *entries[tag]) for tag in sorted(entries))
     head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4)
-    return head.ljust(1000, b"\0") + np.asarray(_picture().convert("L")).tobytes()
+    return head.ljust(1000, b"\0") + np.asarray(_image().convert("L")).tobytes()
 
 
 def tiff_bomb() -> bytes:
@@ -449,7 +448,7 @@ def jpeg2000_bomb() -> bytes:
     return whole[:size] + sides + whole[size + 8 :]
 
 
-# No picture, or parts of two
+# No image, or parts of two
 
 
 def nothing() -> bytes:
@@ -516,7 +515,7 @@ def _cases() -> dict[str, Case]:
                 bmp_without_width, ppm_without_height, ppm_of_a_number_without_end,
                 tiff_of_no_known_compression,
             ),
-            NO_PICTURE,
+            NO_IMAGE,
         ),
         **dict.fromkeys(
             (
@@ -561,19 +560,19 @@ def _cases() -> dict[str, Case]:
         png_of_a_wrong_pixel_checksum, gif_without_width,
         png_of_a_palette_that_is_not_there, apng_of_a_billion_frames_that_are_not_there,
         png_of_colours_beyond_its_palette_and_too_much_transparency, apng_of_frames_out_of_order,
-        jpeg_of_a_broken_index_of_more_pictures, webp_longer_than_the_file, tiff_of_huge_tiles,
+        jpeg_of_a_broken_index_of_more_images, webp_longer_than_the_file, tiff_of_huge_tiles,
     )  # fmt: skip
     cases = {make.__name__: Case(make, words) for make, words in refused.items()}
     cases |= {make.__name__: Case(make, None, SIZE) for make in read}
     cases |= {make.__name__: Case(make, REFUSED, SIZE) for make in either}
-    # The first of many counts; it turns the picture.
+    # The first of many counts; it turns the image.
     turned = jpeg_of_fifteen_thousand_orientations
     cases[turned.__name__] = Case(turned, None, (WIDTH, HEIGHT))
     # The JPEG library makes up what is missing.
     cases["jpeg_of_more_rows_than_it_has"] = Case(
         jpeg_of_more_rows_than_it_has, REFUSED, (4 * HEIGHT, WIDTH)
     )
-    # Larger than the picture, by where its one frame is.
+    # Larger than the image, by where its one frame is.
     cases["gif_of_a_frame_outside_of_it"] = Case(gif_of_a_frame_outside_of_it, REFUSED)
     for file_format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "PPM"):
         for name, part in (("a_tenth", 0.1), ("half", 0.5), ("nine_tenths", 0.9)):

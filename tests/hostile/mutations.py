@@ -1,4 +1,4 @@
-"""Damaged picture files, each made from an ordinary one by its number."""
+"""Damaged image files, each made from an ordinary one by its number."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+from hqsam_testing.image_files import encoded
+from hqsam_testing.oracle import images
 from PIL import Image, ImageCms, features
-
-from tests.models.pictures import encoded
-from tests.oracle import images
 
 # What breaks arithmetic on sizes and counts.
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
@@ -21,40 +20,40 @@ _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x800000
 @cache
 def seeds() -> tuple[bytes, ...]:
     """Return ordinary files of every format, in many of its kinds."""
-    picture = Image.fromarray(images.picture(48, 32))
+    image = Image.fromarray(images.draw(48, 32))
     frames = [Image.new("RGB", (48, 32), (n * 40, 0, 0)) for n in range(5)]
     exif = Image.Exif()
     exif[0x0112] = 6
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     animated = {"save_all": True, "append_images": frames}
     kinds: list[tuple[Image.Image, str, dict[str, object]]] = [
-        (picture, "JPEG", {"exif": exif, "icc_profile": profile}),
-        (picture, "JPEG", {"progressive": True, "subsampling": 2, "restart_marker_blocks": 2}),
-        (picture.convert("CMYK"), "JPEG", {}),
-        (picture, "PNG", {"exif": exif, "icc_profile": profile}),
-        (picture.quantize(16), "PNG", {"transparency": 3}),
-        (picture.convert("RGBA"), "PNG", animated),
+        (image, "JPEG", {"exif": exif, "icc_profile": profile}),
+        (image, "JPEG", {"progressive": True, "subsampling": 2, "restart_marker_blocks": 2}),
+        (image.convert("CMYK"), "JPEG", {}),
+        (image, "PNG", {"exif": exif, "icc_profile": profile}),
+        (image.quantize(16), "PNG", {"transparency": 3}),
+        (image.convert("RGBA"), "PNG", animated),
         (Image.fromarray(np.arange(1536, dtype=np.uint16).reshape(32, 48)), "PNG", {}),
-        (picture, "WEBP", {"exif": exif}),
-        (picture, "WEBP", {"lossless": True}),
-        (picture, "WEBP", animated),
-        (picture.quantize(16), "GIF", animated),
-        (picture, "TIFF", {}),
-        (picture, "TIFF", {"compression": "tiff_lzw"}),
-        (picture, "TIFF", {"compression": "tiff_deflate"}),
-        (picture, "TIFF", {"compression": "jpeg"}),
-        (picture.convert("1"), "TIFF", {"compression": "group4"}),
-        (picture.convert("F"), "TIFF", {}),
-        (picture, "BMP", {}),
-        (picture.quantize(16), "BMP", {}),
-        (picture, "PPM", {}),
-        (picture, "JPEG2000", {"num_resolutions": 3}),
-        (picture, "MPO", {"save_all": True, "append_images": frames[:1]}),
+        (image, "WEBP", {"exif": exif}),
+        (image, "WEBP", {"lossless": True}),
+        (image, "WEBP", animated),
+        (image.quantize(16), "GIF", animated),
+        (image, "TIFF", {}),
+        (image, "TIFF", {"compression": "tiff_lzw"}),
+        (image, "TIFF", {"compression": "tiff_deflate"}),
+        (image, "TIFF", {"compression": "jpeg"}),
+        (image.convert("1"), "TIFF", {"compression": "group4"}),
+        (image.convert("F"), "TIFF", {}),
+        (image, "BMP", {}),
+        (image.quantize(16), "BMP", {}),
+        (image, "PPM", {}),
+        (image, "JPEG2000", {"num_resolutions": 3}),
+        (image, "MPO", {"save_all": True, "append_images": frames[:1]}),
     ]
     if features.check("avif"):
-        kinds.append((picture, "AVIF", {"speed": 10}))
+        kinds.append((image, "AVIF", {"speed": 10}))
     files = [encoded(image, name, **options) for image, name, options in kinds]
-    numbers = " ".join(map(str, np.asarray(picture).ravel())).encode()
+    numbers = " ".join(map(str, np.asarray(image).ravel())).encode()
     return (*files, b"P3 48 32 255\n# plain\n" + numbers)
 
 

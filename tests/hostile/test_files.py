@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hqsam_client import HQSam, InvalidRequestError, PictureError
+from hqsam_client import HQSam, ImageError, InvalidRequestError
 from hqsam_server import TritonServer
+from hqsam_testing.api import Api
 from tritonclient.utils import InferenceServerException
 
 from tests.hostile.files import CASES
-from tests.models.api import Api
 
 PATIENCE_S = 120.0
 
@@ -40,10 +40,10 @@ def test_embed_reads_it_or_refuses_it(api: Api, name: str) -> None:
 def test_the_client_reads_it_or_says_why_not(sam: HQSam, name: str) -> None:
     case = CASES[name]
     try:
-        picture = sam.open(case.make())
-    except (PictureError, InvalidRequestError) as error:
+        image = sam.open(case.make())
+    except (ImageError, InvalidRequestError) as error:
         assert case.refusal is not None, error
         assert str(error)
     else:
-        assert picture.size == case.size
-        assert picture.segment(points=[(1, 1)]).array.shape == case.size
+        assert image.size == case.size
+        assert image.segment(points=[(1, 1)]).array.shape == case.size

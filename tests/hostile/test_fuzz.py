@@ -1,6 +1,6 @@
 """Seeded, bounded fuzzing: 1,000 inputs here, as many as `HQSAM_FUZZ_INPUTS` says otherwise.
 
-Seven of ten inputs are damaged files to the function that reads pictures, one of ten
+Seven of ten inputs are damaged files to the function that reads images, one of ten
 damaged files to the same in Triton, two of ten requests to `embed`, `segment` and `hq_sam`.
 The same number gives the same inputs.
 """
@@ -19,16 +19,16 @@ import psutil
 import pytest
 from hqsam_client import contract
 from hqsam_server import TritonServer
-from hqsam_server._errors import BadRequestError
-from hqsam_server._preprocess import Limits, preprocess
+from hqsam_server.errors import BadRequestError
+from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_testing import image_files
+from hqsam_testing.api import Api
+from hqsam_testing.raw import Raw, Wire, connect, floats, text, valid
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.hostile.mutations import mutated
-from tests.hostile.raw import Raw, Wire, connect, floats, text, valid
 from tests.hostile.unhurt import MEMORY_GROWTH_BYTES
-from tests.models import pictures
-from tests.models.api import Api
 
 INPUTS = int(os.environ.get("HQSAM_FUZZ_INPUTS", "1000"))
 IN_PROCESS, IN_TRITON, REQUESTS = INPUTS * 7 // 10, INPUTS // 10, INPUTS * 2 // 10
@@ -143,13 +143,13 @@ def _requests(draw: st.DrawFn) -> tuple[str, dict[str, Raw], list[str]]:
     return model.name, inputs, draw(outputs)
 
 
-_PICTURE = pictures.png(300, 200)
-STORED = hashlib.sha256(_PICTURE).hexdigest()
+_IMAGE = image_files.png(300, 200)
+STORED = hashlib.sha256(_IMAGE).hexdigest()
 
 
 @pytest.fixture(scope="module")
 def _stored(api: Api) -> None:
-    assert api.embed(_PICTURE)[0] == STORED
+    assert api.embed(_IMAGE)[0] == STORED
 
 
 @pytest.mark.usefixtures("_stored")

@@ -6,7 +6,7 @@ from benchmarks.soak import Plan, soak
 
 
 def test_eight_clients_at_once_get_right_masks_and_explained_errors_only() -> None:
-    result = soak(Plan(minutes=None, operations=60, pictures=4, entries=3, growth=None))
+    result = soak(Plan(minutes=None, operations=60, images=4, entries=3, growth=None))
     assert result["violations"] == []
     assert sum(result["operations"].values()) >= 60
     assert result["store_entries"] <= 3

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from hqsam_client import contract
 from hqsam_server import TritonServer
+from hqsam_testing import image_files
+from hqsam_testing.api import Api
+from hqsam_testing.raw import Raw, Wire, connect, floats, text, valid
 from tritonclient.grpc import service_pb2
-
-from tests.hostile.raw import Raw, Wire, connect, floats, text, valid
-from tests.models import pictures
-from tests.models.api import Api
 
 MODELS = [contract.EMBED.name, contract.SEGMENT.name, contract.HQ_SAM.name]
 
@@ -58,7 +57,7 @@ def test_an_image_id_is_64_hex_digits_or_refused(wire: Wire, model: str, name: s
 
 BAD_IMAGE_IDS = {
     "numbers": Raw("INT64", (1,), bytes(8)),
-    "bytes of a picture": Raw("UINT8", (64,), b"0" * 64),
+    "bytes of an image": Raw("UINT8", (64,), b"0" * 64),
     "two": Raw("BYTES", (2,), 2 * (b"\1\0\0\00")),
     "none": Raw("BYTES", (0,), b""),
     "two dimensions": Raw("BYTES", (1, 1), text(b"0" * 64).content),
@@ -92,7 +91,7 @@ BAD_TENSORS: dict[str, tuple[str, Raw]] = {
     "twice as many bits": ("point_coords", Raw("FP64", (1, 1, 2), bytes(16))),
     "a type that does not exist": ("point_labels", LABELS._replace(dtype="FP33")),
     "texts": ("point_labels", Raw("BYTES", (1, 1), text(b"1").content)),
-    "a mask of the picture's size": ("mask_input", floats(np.zeros((1, 1, 1024, 1024)))),
+    "a mask of the image's size": ("mask_input", floats(np.zeros((1, 1, 1024, 1024)))),
     "a mask without its second dimension": ("mask_input", floats(np.zeros((1, 256, 256)))),
     "a mask of no size": ("mask_input", floats(np.zeros((1, 1, 0, 0)))),
     "a flag for nobody": ("has_mask_input", floats(np.zeros(0))),
@@ -120,12 +119,12 @@ VALUES = {
 
 @pytest.mark.parametrize("name", VALUES)
 def test_numbers_that_make_no_sense_are_refused_by_segment(api: Api, wire: Wire, name: str) -> None:
-    picture = pictures.png(300, 200)
-    api.embed(picture)
+    image = image_files.png(300, 200)
+    api.embed(image)
     coordinate, label = VALUES[name]
     inputs = {
         **valid("segment"),
-        "image_id": text(hashlib.sha256(picture).hexdigest().encode()),
+        "image_id": text(hashlib.sha256(image).hexdigest().encode()),
         "point_coords": floats([[[coordinate, 300]]]),
         "point_labels": floats([[label]]),
     }

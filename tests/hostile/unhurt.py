@@ -10,19 +10,18 @@ import numpy as np
 import psutil
 import pytest
 from hqsam_server import TritonServer
-from hqsam_server._watch import instances
+from hqsam_server.launcher.watch import instances
+from hqsam_testing import image_files
+from hqsam_testing.api import Api, point
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from tests.models import pictures
-from tests.models.api import Api, point
-
 MEMORY_GROWTH_BYTES = 300 * 2**20
-"""What the processes may hold more than before. Allocators keep what one picture of the
+"""What the processes may hold more than before. Allocators keep what one image of the
 largest size needed, once for each of the processes that decode; what grows with each
 request is more after hundreds of them."""
 
-_PICTURE = pictures.png(300, 200)
+_IMAGE = image_files.png(300, 200)
 
 
 def processes(server: TritonServer) -> list[psutil.Process]:
@@ -40,7 +39,7 @@ def _warm(api: Api) -> None:
     """Have every model run once: what they take for themselves at first is no growth."""
     inputs = {
         **point(),
-        "encoded_image": np.frombuffer(_PICTURE, np.uint8),
+        "encoded_image": np.frombuffer(_IMAGE, np.uint8),
         "mask_input": np.zeros((1, 1, 256, 256), np.float32),
         "has_mask_input": np.zeros(1, np.float32),
     }
@@ -49,8 +48,8 @@ def _warm(api: Api) -> None:
 
 
 def click(api: Api) -> dict[str, NDArray[Any]]:
-    """Return all outputs of an ordinary click on an ordinary picture, encoded if need be."""
-    image_id, _, _ = api.embed(_PICTURE)
+    """Return all outputs of an ordinary click on an ordinary image, encoded if need be."""
+    image_id, _, _ = api.embed(_IMAGE)
     return api.segment(image_id)
 
 

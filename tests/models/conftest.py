@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from hqsam_server import TritonServer
-
-from tests.models.api import Api, serve
+from hqsam_testing.api import Api, serve
 
 STORE_ENTRIES = 6
 MAX_WAITING = 8

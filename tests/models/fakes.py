@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hqsam_server import _metrics
+from hqsam_server.models import metrics
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._numbers: dict[str, Number] = {}
-        self.metrics = _metrics.build(self._make, self._make)
+        self.metrics = metrics.build(self._make, self._make)
 
     def _make(self, name: str, description: str) -> Number:
         assert description

@@ -5,12 +5,11 @@ from typing import Any
 import pytest
 from hqsam_client import contract
 from hqsam_client.contract import ModelSpec, TensorSpec
-from hqsam_server import _settings
-from hqsam_server._preprocess import Limits
-from hqsam_server._prompts import PromptLimits
+from hqsam_server.models import settings
+from hqsam_server.models.preprocess import Limits
+from hqsam_server.models.prompt_checks import PromptLimits
+from hqsam_testing import configs
 from tritonclient.grpc import model_config_pb2
-
-from tests.models import configs
 
 _PYTHON_MODELS = ["preprocess", "embed", "segment"]
 
@@ -73,5 +72,5 @@ def test_models_that_share_an_option_agree_on_its_default() -> None:
 
 def test_the_limits_in_the_configs_are_the_documented_ones() -> None:
     for name in ("preprocess", "embed"):
-        assert _settings.limits(configs.parameters(name)) == Limits()
-    assert _settings.prompt_limits(configs.parameters("segment")) == PromptLimits()
+        assert settings.limits(configs.parameters(name)) == Limits()
+    assert settings.prompt_limits(configs.parameters("segment")) == PromptLimits()

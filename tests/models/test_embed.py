@@ -8,19 +8,19 @@ from pathlib import Path
 from queue import Queue
 
 import pytest
-from hqsam_server._embed import Caller, Embedded, Embedder
-from hqsam_server._entry import Embedding
-from hqsam_server._errors import (
+from hqsam_server.errors import (
     BadRequestError,
     ModelCallError,
     OverloadedError,
     RequestCancelledError,
     StoreError,
 )
-from hqsam_server._preprocess import Limits
-from hqsam_server._store import EmbeddingStore
+from hqsam_server.models.embed import Caller, Embedded, Embedder
+from hqsam_server.models.preprocess import Limits
+from hqsam_server.store.embedding_store import EmbeddingStore
+from hqsam_server.store.entry import Embedding
+from hqsam_testing import image_files
 
-from tests.models import pictures
 from tests.models.fakes import Metrics
 
 TIMEOUT_S = 60
@@ -41,7 +41,7 @@ class Encoder:
         assert self.may_go_on.wait(TIMEOUT_S)
         if self.error is not None:
             raise self.error
-        return Embedding(*pictures.embedding_arrays(), (40, 60))
+        return Embedding(*image_files.embedding_arrays(), (40, 60))
 
 
 class Bench:
@@ -85,9 +85,9 @@ def answer(answers: Queue[Embedded | Exception]) -> Embedded:
     return found
 
 
-def test_a_new_picture_is_encoded_and_stored(bench: Bench) -> None:
+def test_a_new_image_is_encoded_and_stored(bench: Bench) -> None:
     bench.encoder.may_go_on.set()
-    png = pictures.png()
+    png = image_files.png()
     assert answer(bench.ask(png)) == Embedded(digest(png), (40, 60), already_stored=False)
     assert answer(bench.ask(png)) == Embedded(digest(png), (40, 60), already_stored=True)
     assert answer(bench.ask(png, digest(png))).already_stored
@@ -98,7 +98,7 @@ def test_a_new_picture_is_encoded_and_stored(bench: Bench) -> None:
     assert bench.metrics["store_misses_total"] == 1
 
 
-def test_a_question_about_an_unknown_picture_is_answered_no(bench: Bench) -> None:
+def test_a_question_about_an_unknown_image_is_answered_no(bench: Bench) -> None:
     assert answer(bench.ask(image_id="0" * 64)) == Embedded("0" * 64, (0, 0), already_stored=False)
     assert bench.encoder.given == []
 
@@ -108,9 +108,9 @@ def test_a_question_about_an_unknown_picture_is_answered_no(bench: Bench) -> Non
     [
         (None, None, "got neither"),
         (None, "../../etc/passwd", "expected 64 lower-case hex digits"),
-        (pictures.png(), "0" * 64, "the SHA-256 of encoded_image"),
-        (b"no picture", None, "not a picture"),
-        (pictures.bomb(), None, "100000 x 100000 pixels"),
+        (image_files.png(), "0" * 64, "the SHA-256 of encoded_image"),
+        (b"no image", None, "not an image"),
+        (image_files.bomb(), None, "100000 x 100000 pixels"),
     ],
 )
 def test_a_bad_request_is_refused_before_it_waits(
@@ -121,8 +121,8 @@ def test_a_bad_request_is_refused_before_it_waits(
     assert bench.encoder.given == []
 
 
-def test_those_who_ask_for_the_same_picture_share_one_encode(bench: Bench) -> None:
-    png = pictures.png()
+def test_those_who_ask_for_the_same_image_share_one_encode(bench: Bench) -> None:
+    png = image_files.png()
     first = bench.ask(png)
     bench.encoder.begun.get(timeout=TIMEOUT_S)
     second = bench.ask(png)
@@ -133,7 +133,7 @@ def test_those_who_ask_for_the_same_picture_share_one_encode(bench: Bench) -> No
 
 def test_two_servers_on_one_store_share_one_encode(tmp_path: Path) -> None:
     benches = Bench(tmp_path), Bench(tmp_path)
-    png = pictures.png()
+    png = image_files.png()
     first = benches[0].ask(png)
     benches[0].encoder.begun.get(timeout=TIMEOUT_S)
     second = benches[1].ask(png)
@@ -145,9 +145,9 @@ def test_two_servers_on_one_store_share_one_encode(tmp_path: Path) -> None:
 
 
 def test_a_question_does_not_wait_behind_an_encode(bench: Bench) -> None:
-    stored = pictures.png(mark=1)
-    bench.store.put(digest(stored), Embedding(*pictures.embedding_arrays(), (7, 8)))
-    bench.ask(pictures.png(mark=2))
+    stored = image_files.png(mark=1)
+    bench.store.put(digest(stored), Embedding(*image_files.embedding_arrays(), (7, 8)))
+    bench.ask(image_files.png(mark=2))
     bench.encoder.begun.get(timeout=TIMEOUT_S)
     for question in (bench.ask(image_id=digest(stored)), bench.ask(stored)):
         assert question.get_nowait() == Embedded(digest(stored), (7, 8), already_stored=True)
@@ -157,62 +157,62 @@ def test_a_question_does_not_wait_behind_an_encode(bench: Bench) -> None:
 
 
 def test_a_full_queue_is_refused_at_once_and_forgets_nobody(bench: Bench) -> None:
-    waiting = [bench.ask(pictures.png(mark=mark)) for mark in (0, 1, 1)]
-    for refused in (pictures.png(mark=1), pictures.png(mark=2)):
+    waiting = [bench.ask(image_files.png(mark=mark)) for mark in (0, 1, 1)]
+    for refused in (image_files.png(mark=1), image_files.png(mark=2)):
         with pytest.raises(OverloadedError, match="try again later"):
             bench.ask(refused)
     bench.encoder.may_go_on.set()
     for answers in waiting:
         assert not answer(answers).already_stored
-    assert not answer(bench.ask(pictures.png(mark=2))).already_stored
+    assert not answer(bench.ask(image_files.png(mark=2))).already_stored
 
 
-def test_a_picture_that_nobody_waits_for_any_more_is_not_encoded(bench: Bench) -> None:
+def test_an_image_that_nobody_waits_for_any_more_is_not_encoded(bench: Bench) -> None:
     cancelled = threading.Event()
-    busy = bench.ask(pictures.png(mark=0))
-    given_up = bench.ask(pictures.png(mark=1), is_cancelled=cancelled.is_set)
-    given_up_too = bench.ask(pictures.png(mark=1), is_cancelled=cancelled.is_set)
+    busy = bench.ask(image_files.png(mark=0))
+    given_up = bench.ask(image_files.png(mark=1), is_cancelled=cancelled.is_set)
+    given_up_too = bench.ask(image_files.png(mark=1), is_cancelled=cancelled.is_set)
     bench.encoder.begun.get(timeout=TIMEOUT_S)
     cancelled.set()
     bench.encoder.may_go_on.set()
     answer(busy)
     for answers in (given_up, given_up_too):
         assert isinstance(answers.get(timeout=TIMEOUT_S), RequestCancelledError)
-    assert bench.encoder.given == [pictures.png(mark=0)]
+    assert bench.encoder.given == [image_files.png(mark=0)]
 
 
-def test_a_picture_that_one_of_two_gave_up_is_still_encoded(bench: Bench) -> None:
-    busy = bench.ask(pictures.png(mark=0))
-    bench.ask(pictures.png(mark=1), is_cancelled=lambda: True)
-    patient = bench.ask(pictures.png(mark=1))
+def test_an_image_that_one_of_two_gave_up_is_still_encoded(bench: Bench) -> None:
+    busy = bench.ask(image_files.png(mark=0))
+    bench.ask(image_files.png(mark=1), is_cancelled=lambda: True)
+    patient = bench.ask(image_files.png(mark=1))
     bench.encoder.may_go_on.set()
     answer(busy)
-    assert answer(patient).image_id == digest(pictures.png(mark=1))
+    assert answer(patient).image_id == digest(image_files.png(mark=1))
 
 
 def broken() -> bytes:
-    """Return a picture whose header is fine and whose pixels are not."""
-    whole = pictures.png(300, 200)
+    """Return an image whose header is fine and whose pixels are not."""
+    whole = image_files.png(300, 200)
     return whole[: len(whole) // 2]
 
 
 @pytest.mark.parametrize(
-    ("picture", "failure", "answered"),
+    ("image", "failure", "answered"),
     [
-        # Triton loses the code of an error between models; the picture itself tells.
+        # Triton loses the code of an error between models; the image itself tells.
         (broken(), ModelCallError("lost its code"), BadRequestError),
-        (pictures.png(), ModelCallError("stub process is not healthy"), ModelCallError),
-        (pictures.png(), MemoryError(), MemoryError),
+        (image_files.png(), ModelCallError("stub process is not healthy"), ModelCallError),
+        (image_files.png(), MemoryError(), MemoryError),
     ],
 )
 def test_a_failed_encode_is_answered_with_whose_fault_it_was(
-    bench: Bench, picture: bytes, failure: Exception, answered: type[Exception]
+    bench: Bench, image: bytes, failure: Exception, answered: type[Exception]
 ) -> None:
     bench.encoder.error = failure
     bench.encoder.may_go_on.set()
-    assert isinstance(bench.ask(picture).get(timeout=TIMEOUT_S), answered)
+    assert isinstance(bench.ask(image).get(timeout=TIMEOUT_S), answered)
     bench.encoder.error = None
-    assert not answer(bench.ask(pictures.png())).already_stored  # life goes on
+    assert not answer(bench.ask(image_files.png())).already_stored  # life goes on
 
 
 def test_a_store_that_cannot_be_written_fails_the_one_request(
@@ -224,6 +224,6 @@ def test_a_store_that_cannot_be_written_fails_the_one_request(
     bench.encoder.may_go_on.set()
     with monkeypatch.context() as patch:
         patch.setattr(bench.store, "put", full)
-        failed = bench.ask(pictures.png()).get(timeout=TIMEOUT_S)
+        failed = bench.ask(image_files.png()).get(timeout=TIMEOUT_S)
     assert isinstance(failed, StoreError)
-    assert not answer(bench.ask(pictures.png())).already_stored
+    assert not answer(bench.ask(image_files.png())).already_stored

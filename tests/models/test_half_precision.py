@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from hqsam_client import contract
-from hqsam_server._entry import Embedding
-from hqsam_server._preprocess import Limits, preprocess
-from hqsam_server._store import EmbeddingStore
+from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_server.store.embedding_store import EmbeddingStore
+from hqsam_server.store.entry import Embedding
+from hqsam_testing import image_files
+from hqsam_testing.oracle import prompts
 
-from tests.models import pictures
 from tests.models.fakes import Metrics
-from tests.oracle import prompts
 
 WIDTH, HEIGHT = 600, 400
 
@@ -21,7 +21,7 @@ def test_masks_from_half_precision_entries_agree(tiny_repository: Path, tmp_path
         model.name: onnxruntime.InferenceSession(tiny_repository / model.name / "1" / "model.onnx")
         for model in (contract.ENCODER, contract.FEATURES, contract.PROMPT_DECODER)
     }
-    image, size = preprocess(pictures.png(WIDTH, HEIGHT), Limits())
+    image, size = preprocess(image_files.png(WIDTH, HEIGHT), Limits())
     image_embeddings, interm_embeddings = sessions["encoder"].run(None, {"image": image})
     inputs = {"image_embeddings": image_embeddings, "interm_embeddings": interm_embeddings}
     (hq_features,) = sessions["features"].run(None, inputs)

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from hqsam_client import contract
-from hqsam_server._entry import Embedding
-from hqsam_server._errors import BadRequestError, UnknownImageError
-from hqsam_server._prompts import PromptLimits
-from hqsam_server._segment import Arrays, Segmenter
-from hqsam_server._store import EmbeddingStore
+from hqsam_server.errors import BadRequestError, UnknownImageError
+from hqsam_server.models.prompt_checks import PromptLimits
+from hqsam_server.models.segment import Arrays, Segmenter
+from hqsam_server.store.embedding_store import EmbeddingStore
+from hqsam_server.store.entry import Embedding
+from hqsam_testing import image_files
 from numpy.typing import NDArray
 
-from tests.models import pictures
 from tests.models.fakes import Metrics
 
 STORED = "1" * 64
@@ -43,7 +43,7 @@ class Bench:
         self.metrics = Metrics()
         self.decoder = Decoder()
         store = EmbeddingStore(folder, "a" * 64, self.metrics.metrics)
-        store.put(STORED, Embedding(*pictures.embedding_arrays(3.0), (400, 600)))
+        store.put(STORED, Embedding(*image_files.embedding_arrays(3.0), (400, 600)))
         self.segmenter = Segmenter(
             store, self.decoder, self.metrics.metrics, PromptLimits(9, 4), chunk_prompts=4
         )
@@ -121,8 +121,8 @@ def test_a_mask_without_a_flag_counts(bench: Bench) -> None:
     assert bench.decoder.calls[0][0]["has_mask_input"].tolist() == [1]
 
 
-def test_an_unknown_picture_is_told_so(bench: Bench) -> None:
-    with pytest.raises(UnknownImageError, match="send the picture to embed first"):
+def test_an_unknown_image_is_told_so(bench: Bench) -> None:
+    with pytest.raises(UnknownImageError, match="send the image to embed first"):
         bench.segment(image_id="0" * 64)
     assert bench.metrics["store_misses_total"] == 1
 

@@ -17,25 +17,25 @@ import numpy as np
 import pytest
 from hqsam_client import contract
 from hqsam_server import TritonServer
-from hqsam_server._preprocess import Limits, preprocess
-from hqsam_server._watch import instances
+from hqsam_server.launcher.watch import instances
+from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_testing import image_files
+from hqsam_testing.api import Api, new_png, point, serve
 from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from tests.models import pictures
-from tests.models.api import Api, new_png, point, serve
 from tests.models.conftest import MAX_WAITING, STORE_ENTRIES
 from tests.models.test_segment import BAD_PROMPTS, prompts
 
 MASKS = [spec.name for spec in contract.PROMPT_DECODER.outputs]
 
-BAD_PICTURES = {
-    "no picture": (b"no picture", "not a picture that can be read"),
-    "no bytes": (b"", "not a picture that can be read"),
-    "truncated": (pictures.png(300, 200)[:5000], "truncated or damaged"),
-    "a bomb": (pictures.bomb(), "100000 x 100000 pixels, expected at most"),
-    "too many bytes": (pictures.png() + bytes(1_000_000), "bytes, expected at most 1000000"),
+BAD_IMAGES = {
+    "no image": (b"no image", "not an image that can be read"),
+    "no bytes": (b"", "not an image that can be read"),
+    "truncated": (image_files.png(300, 200)[:5000], "truncated or damaged"),
+    "a bomb": (image_files.bomb(), "100000 x 100000 pixels, expected at most"),
+    "too many bytes": (image_files.png() + bytes(1_000_000), "bytes, expected at most 1000000"),
 }
 
 
@@ -56,9 +56,9 @@ def hq_sam_inputs(encoded: bytes) -> dict[str, NDArray[Any]]:
 
 
 @pytest.mark.parametrize("model", ["preprocess", "encode", "hq_sam", "embed"])
-@pytest.mark.parametrize("name", BAD_PICTURES)
-def test_a_bad_picture_is_an_invalid_argument(api: Api, model: str, name: str) -> None:
-    encoded, expected = BAD_PICTURES[name]
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_a_bad_image_is_an_invalid_argument(api: Api, model: str, name: str) -> None:
+    encoded, expected = BAD_IMAGES[name]
     inputs = hq_sam_inputs(encoded)
     if model != "hq_sam":
         inputs = {"encoded_image": inputs["encoded_image"]}
@@ -76,21 +76,21 @@ def test_a_bad_picture_is_an_invalid_argument(api: Api, model: str, name: str) -
     ],
     ids=lambda image: f"{image.mode}-{image.width}x{image.height}",
 )
-def test_pictures_of_every_mode_and_shape_can_be_segmented(api: Api, image: Image.Image) -> None:
-    image_id, size, _ = api.embed(pictures.encoded(image))
+def test_images_of_every_mode_and_shape_can_be_segmented(api: Api, image: Image.Image) -> None:
+    image_id, size, _ = api.embed(image_files.encoded(image))
     assert size == (image.height, image.width)
     assert api.segment(image_id)["original_size"].tolist() == list(size)
 
 
 def test_preprocess_answers_what_the_function_does(api: Api) -> None:
-    encoded = pictures.png(300, 200)
+    encoded = image_files.png(300, 200)
     outputs = api.infer("preprocess", {"encoded_image": np.frombuffer(encoded, np.uint8)})
     image, size = preprocess(encoded, Limits())
     assert np.array_equal(outputs["image"], image)
     assert outputs["original_size"].tolist() == list(size)
 
 
-def test_a_stored_picture_gives_the_masks_of_the_whole_pipeline(api: Api) -> None:
+def test_a_stored_image_gives_the_masks_of_the_whole_pipeline(api: Api) -> None:
     encoded = new_png()
     whole = api.infer("hq_sam", hq_sam_inputs(encoded))
     image_id, size, _ = api.embed(encoded)
@@ -119,7 +119,7 @@ def test_only_requested_outputs_travel(api: Api) -> None:
     assert set(api.segment(image_id)) == {*MASKS, "original_size"}
 
 
-def test_an_unknown_picture_is_not_found_until_it_is_embedded(api: Api, store: Path) -> None:
+def test_an_unknown_image_is_not_found_until_it_is_embedded(api: Api, store: Path) -> None:
     encoded = new_png()
     digest = hashlib.sha256(encoded).hexdigest()
     unknown = (digest, (0, 0), False)
@@ -166,13 +166,13 @@ def test_embed_wants_bytes_or_a_digest_and_both_to_agree(api: Api) -> None:
     "name", sorted(BAD_PROMPTS.keys() - {"too many prompts", "too many points"})
 )
 def test_bad_prompts_are_an_invalid_argument(api: Api, name: str) -> None:
-    image_id, _, _ = api.embed(pictures.png())
+    image_id, _, _ = api.embed(image_files.png())
     status, message = fails(lambda: api.segment(image_id, {**prompts(1), **BAD_PROMPTS[name][0]}))
     assert status == "StatusCode.INVALID_ARGUMENT", message
 
 
 def test_too_many_prompts_or_points_are_an_invalid_argument(api: Api) -> None:
-    image_id, _, _ = api.embed(pictures.png())
+    image_id, _, _ = api.embed(image_files.png())
     many_points = {
         "point_coords": np.zeros((1, 129, 2), np.float32),
         "point_labels": np.ones((1, 129), np.float32),
@@ -185,7 +185,7 @@ def test_too_many_prompts_or_points_are_an_invalid_argument(api: Api) -> None:
 
 @pytest.mark.parametrize("name", ["point_coords", "point_labels", "has_mask_input"])
 def test_a_wrong_dtype_is_an_invalid_argument(api: Api, name: str) -> None:
-    image_id, _, _ = api.embed(pictures.png())
+    image_id, _, _ = api.embed(image_files.png())
     inputs: dict[str, NDArray[Any]] = {**prompts(1), "has_mask_input": np.zeros(1, np.float32)}
     inputs[name] = inputs[name].astype(np.float64)
     status, message = fails(lambda: api.segment(image_id, inputs))
@@ -200,7 +200,7 @@ def test_bad_requests_leave_their_neighbours_untouched(api: Api) -> None:
     with ThreadPoolExecutor(8) as pool:
         bad = [
             pool.submit(fails, call)
-            for call in (lambda: api.segment(image_id, nan), lambda: api.embed(b"no picture"))
+            for call in (lambda: api.segment(image_id, nan), lambda: api.embed(b"no image"))
             for _ in range(8)
         ]
         good = [pool.submit(api.segment, image_id) for _ in range(8)]
@@ -209,7 +209,7 @@ def test_bad_requests_leave_their_neighbours_untouched(api: Api) -> None:
         assert np.allclose(future.result()["low_res_masks"], expected, atol=1e-5)
 
 
-def test_two_clients_that_embed_the_same_picture_cost_one_encode(
+def test_two_clients_that_embed_the_same_image_cost_one_encode(
     api: Api, server: TritonServer
 ) -> None:
     encoded = new_png()

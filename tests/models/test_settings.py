@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hqsam_server import _settings
-from hqsam_server._entry import Embedding
-from hqsam_server._errors import ServingError, StoreError
-from hqsam_server._fingerprint import fingerprint
-from hqsam_server._store import EmbeddingStore
+from hqsam_server.errors import ServingError, StoreError
+from hqsam_server.models import settings
+from hqsam_server.store.embedding_store import EmbeddingStore
+from hqsam_server.store.entry import Embedding
+from hqsam_server.store.fingerprint import fingerprint
+from hqsam_testing import configs, image_files
 
-from tests.models import configs, pictures
 from tests.models.fakes import Metrics
 
 
@@ -24,32 +24,32 @@ def repository(tmp_path: Path) -> Path:
 
 def open_store(repository: Path, **options: str) -> EmbeddingStore:
     parameters = configs.parameters("embed") | options
-    return _settings.open_store(parameters, repository, Metrics().metrics)
+    return settings.open_store(parameters, repository, Metrics().metrics)
 
 
 def test_the_environment_wins_over_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _settings.number({"max_bytes": "10"}, "max_bytes") == 10
+    assert settings.number({"max_bytes": "10"}, "max_bytes") == 10
     monkeypatch.setenv("HQSAM_MAX_BYTES", "20")
-    assert _settings.number({"max_bytes": "10"}, "max_bytes") == 20
+    assert settings.number({"max_bytes": "10"}, "max_bytes") == 20
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "1e9", "many", "", "²"])
 def test_a_number_that_is_none_is_refused_by_name(value: str) -> None:
     with pytest.raises(ServingError, match=r"max_bytes is .* expected a whole number above 0"):
-        _settings.number({"max_bytes": value}, "max_bytes")
+        settings.number({"max_bytes": value}, "max_bytes")
 
 
 def test_a_missing_option_is_named() -> None:
     with pytest.raises(ServingError, match="max_bytes is missing"):
-        _settings.number({}, "max_bytes")
+        settings.number({}, "max_bytes")
 
 
 def test_what_embed_writes_segment_reads(repository: Path, tmp_path: Path) -> None:
     folder = str(tmp_path / "store")
-    written = Embedding(*pictures.embedding_arrays(), (3, 4))
+    written = Embedding(*image_files.embedding_arrays(), (3, 4))
     open_store(repository, store_folder=folder).put("0" * 64, written)
     parameters = configs.parameters("segment") | {"store_folder": folder}
-    reader = _settings.open_store_to_read(parameters, repository, Metrics().metrics)
+    reader = settings.open_store_to_read(parameters, repository, Metrics().metrics)
     assert reader.original_size("0" * 64) == (3, 4)
 
 
@@ -61,7 +61,7 @@ def test_the_store_keeps_to_its_options(repository: Path, tmp_path: Path) -> Non
         store_precision="fp16",
     )
     for number in range(2):
-        store.put(f"{number:064x}", Embedding(*pictures.embedding_arrays(), (3, 4)))
+        store.put(f"{number:064x}", Embedding(*image_files.embedding_arrays(), (3, 4)))
     (entry,) = (tmp_path / "store").glob("*.safetensors")
     assert entry.stat().st_size < 7_000_000
 
@@ -86,13 +86,13 @@ def test_an_unknown_precision_is_refused(repository: Path) -> None:
 def test_the_default_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = {"store_folder": "auto"}
     user = os.getuid()
-    assert str(user) in _settings._store_folder(parameters).name
+    assert str(user) in settings._store_folder(parameters).name
     monkeypatch.setattr(os, "getuid", lambda: user + 1)
-    folder = _settings._store_folder(parameters)
+    folder = settings._store_folder(parameters)
     folder.mkdir()
     try:
         with pytest.raises(StoreError, match="belongs to another user"):
-            _settings._store_folder(parameters)
+            settings._store_folder(parameters)
     finally:
         folder.rmdir()
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hqsam_server import _store
-from hqsam_server._entry import Embedding
-from hqsam_server._errors import BadRequestError, StoreError
-from hqsam_server._store import EmbeddingStore
+from hqsam_server.errors import BadRequestError, StoreError
+from hqsam_server.store import embedding_store
+from hqsam_server.store.embedding_store import EmbeddingStore
+from hqsam_server.store.entry import Embedding
+from hqsam_testing import image_files
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from tests.models import pictures
 from tests.models.fakes import Metrics
 
 WEIGHTS = "a" * 64
@@ -31,7 +31,7 @@ def image_id(number: int) -> str:
 
 
 def embedding(value: float = 1.0, size: tuple[int, int] = (400, 600)) -> Embedding:
-    return Embedding(*pictures.embedding_arrays(value), size)
+    return Embedding(*image_files.embedding_arrays(value), size)
 
 
 def open_store(folder: Path, metrics: Metrics | None = None, **options: Any) -> EmbeddingStore:
@@ -86,7 +86,7 @@ def test_an_entry_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_an_entry_is_a_file_that_safetensors_reads(tmp_path: Path) -> None:
     open_store(tmp_path).put(image_id(1), embedding(2.0, (30, 40)))
-    arrays = pictures.embedding_arrays(2.0)
+    arrays = image_files.embedding_arrays(2.0)
     words = sum(int.from_bytes(array.tobytes()[:8], "little") * array.size // 2 for array in arrays)
     words %= 2**64
     with safe_open(entry_of(tmp_path, 1), "np") as file:
@@ -243,7 +243,7 @@ def of_swapped_tensors(entry: Path) -> None:
     entry.write_bytes(content.replace(b"@", b"image_embeddings"))
 
 
-def of_another_picture(entry: Path) -> None:
+def of_another_image(entry: Path) -> None:
     open_store(entry.parent).put(image_id(9), embedding())
     entry_of(entry.parent, 9).replace(entry)
 
@@ -255,7 +255,7 @@ def of_other_weights(entry: Path) -> None:
 
 
 def without_metadata(entry: Path) -> None:
-    image_embeddings, hq_features = pictures.embedding_arrays()
+    image_embeddings, hq_features = image_files.embedding_arrays()
     save_file({"image_embeddings": image_embeddings, "hq_features": hq_features}, entry)
 
 
@@ -268,7 +268,7 @@ def of_other_shapes(entry: Path) -> None:
 def of_other_dtypes(entry: Path) -> None:
     metadata = {"format": "hqsam-embedding-2", "fingerprint": WEIGHTS, "image_id": image_id(1)}
     names = ("image_embeddings", "hq_features")
-    arrays = dict(zip(names, pictures.embedding_arrays(), strict=True))
+    arrays = dict(zip(names, image_files.embedding_arrays(), strict=True))
     tensors = {name: array.astype(np.int32) for name, array in arrays.items()}
     save_file(tensors, entry, {**metadata, "height": "1", "width": "1"})
 
@@ -288,7 +288,7 @@ def of_other_dtypes(entry: Path) -> None:
         nested,
         of_no_size,
         of_swapped_tensors,
-        of_another_picture,
+        of_another_image,
         of_other_weights,
         without_metadata,
         of_other_shapes,
@@ -398,7 +398,7 @@ def test_a_disk_that_others_have_filled_fails_the_request_clearly(small_disk: Pa
 
 
 def _churn(folder: Path, seed: int, rounds: int) -> None:
-    """Write and read entries whose arrays all hold the number of their picture."""
+    """Write and read entries whose arrays all hold the number of their image."""
     random = np.random.default_rng(seed)
     store = open_store(folder, max_bytes=3 * (ENTRY_BYTES + 4096))
     for _ in range(rounds):
@@ -423,7 +423,7 @@ def test_several_processes_see_whole_entries_or_none_and_keep_the_bound(tmp_path
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert 1 <= len(list(tmp_path.glob("*.safetensors"))) <= 3
-    assert not list(tmp_path.glob(f"*{_store._TEMPORARY}"))
+    assert not list(tmp_path.glob(f"*{embedding_store._TEMPORARY}"))
 
 
 def _hold(folder: Path, held: Any) -> None:

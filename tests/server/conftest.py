@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from hqsam_server import TritonServer
+from hqsam_testing.serve_process import Serve
 
 from tests.server import standins
-from tests.server.serving import Serve
 
 
 @pytest.fixture(scope="session")

@@ -8,18 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hqsam_server import _distribution, _workspace
+from hqsam_server.launcher import distribution, workspace
+from hqsam_testing.serve_process import Serve
 
-from tests.server.serving import Serve
 from tests.server.test_start_errors import said
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A folder that looks like /opt/tritonserver."""
-    carried = _distribution.find()
+    carried = distribution.find()
     home = tmp_path / "tritonserver"
-    _workspace.write_backends(home / "backends", carried)
+    workspace.write_backends(home / "backends", carried)
     (home / "bin").mkdir()
     # The program finds its libraries beside itself.
     (home / "bin" / "tritonserver").symlink_to(carried.binary)

@@ -14,11 +14,11 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from hqsam_server import TritonServer, Tuning, _janitor
-from hqsam_server._endpoint import Endpoint
+from hqsam_server import TritonServer, Tuning
+from hqsam_server.launcher import cleanup
+from hqsam_server.launcher.endpoint import Endpoint
+from hqsam_testing.serve_process import ANY_PORTS, PATIENCE_S, Serve, command, infer, works
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-
-from tests.server.serving import ANY_PORTS, PATIENCE_S, Serve, command, infer, works
 
 Start = Callable[..., Serve]
 
@@ -50,8 +50,8 @@ def test_it_cleans_up_after_models_that_died_with_it(serve: Start) -> None:
 def test_empty_environments_of_its_start_are_removed_and_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_janitor, "_ENVIRONMENTS", tmp_path)
-    lock, ready = tmp_path / "lock", tmp_path / _janitor.READY
+    monkeypatch.setattr(cleanup, "_ENVIRONMENTS", tmp_path)
+    lock, ready = tmp_path / "lock", tmp_path / cleanup.READY
     empty, used = tmp_path / "python_env_empty", tmp_path / "python_env_used"
     empty.mkdir()
     (used / "0").mkdir(parents=True)
@@ -62,7 +62,7 @@ def test_empty_environments_of_its_start_are_removed_and_no_others(
     def left(start: float, end: float) -> set[str]:
         os.utime(lock, (start, start))
         os.utime(ready, (end, end))
-        _janitor._remove_environments(tmp_path, lock)
+        cleanup._remove_environments(tmp_path, lock)
         return {path.name for path in tmp_path.glob("python_env_*")}
 
     assert left(made - 2, made - 1) == {empty.name, used.name}

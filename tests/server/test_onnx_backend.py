@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from hqsam_server import TritonServer, _small
-from hqsam_server._errors import StartError
-from hqsam_server._onnx_backend import ModelFile, RequestError, Tensor, open_model
+from hqsam_server import TritonServer, small_model
+from hqsam_server.errors import StartError
+from hqsam_server.runtime.onnx_backend import ModelFile, RequestError, Tensor, open_model
+from hqsam_testing import configs
+from hqsam_testing.serve_process import PATIENCE_S, X, infer, works
 from tritonclient.utils import InferenceServerException
-
-from tests.models import configs
-from tests.server.serving import PATIENCE_S, X, infer, works
 
 INPUTS = {"x": Tensor("TYPE_FP32", (-1, 2))}
 OUTPUTS = {"sum": Tensor("TYPE_FP32", (-1,)), "double": Tensor("TYPE_FP32", (-1, 2))}
@@ -51,7 +50,7 @@ def test_an_input_of_the_wrong_shape_is_refused_and_the_next_one_answered(file: 
 def _prompt_decoder(precision: str) -> ModelFile:
     """Return the small model's, as its config for the CPU has it."""
     config = configs.cpu_variant("prompt_decoder")
-    path = _small.FOLDER / "prompt_decoder" / "1" / "model.onnx"
+    path = small_model.FOLDER / "prompt_decoder" / "1" / "model.onnx"
     file = ModelFile.of(config, path)
     assert file.openvino is not None
     return replace(file, intra_op_threads=2, openvino={**file.openvino, "precision": precision})

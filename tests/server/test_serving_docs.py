@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
-from hqsam_server import _cli
-from hqsam_server._metrics import DESCRIPTIONS
+from hqsam_cli.commands import serve
+from hqsam_server.models.metrics import DESCRIPTIONS
 from tritonclient.grpc import model_config_pb2
 
 ROOT = Path(__file__).parents[2]
@@ -47,13 +47,13 @@ def test_a_parameter_of_the_models(name: str, value: str) -> None:
 )
 def test_an_option_of_serve(option: str) -> None:
     parser = argparse.ArgumentParser()
-    _cli.add_arguments(parser)
+    serve.add_arguments(parser)
     assert default(f"--{option}") == str(parser.get_default(option.replace("-", "_")))
 
 
 def test_no_option_of_serve_and_no_metric_is_left_out() -> None:
     parser = argparse.ArgumentParser(add_help=False)
-    _cli.add_arguments(parser)
+    serve.add_arguments(parser)
     options = [option for action in parser._actions for option in action.option_strings]
     metrics = [name for _, name, _ in DESCRIPTIONS.values()]
     named = " ".join(row[0] for row in ROWS)

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.server.serving import ANY_PORTS, command
+from hqsam_testing.serve_process import ANY_PORTS, command
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ import grpc
 import pytest
 import tritonclient.grpc as triton
 import trustme
+from hqsam_testing.serve_process import ANY_PORTS, PATIENCE_S, Serve, command
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-
-from tests.server.serving import ANY_PORTS, PATIENCE_S, Serve, command
 
 Start = Callable[..., Serve]
 
@@ -41,7 +40,7 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
-def test_it_is_ready_and_heals_behind_tls(serve: Start, files: Files) -> None:
+def test_it_is_ready_and_restarts_behind_tls(serve: Start, files: Files) -> None:
     running = serve("--grpc-use-ssl", *files.flags())
     os.kill(running.instances()["numbers_0_0"], signal.SIGKILL)
     running.line("numbers is back")

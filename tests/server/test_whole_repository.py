@@ -1,4 +1,4 @@
-"""Every process of the real repository may die: the server heals, and the probe notices."""
+"""Every process of the real repository may die: the server restarts, and the probe notices."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hqsam_client import HQSam, _cli
+from hqsam_cli import main
+from hqsam_client import HQSam
 from hqsam_server import TritonServer
-from hqsam_server._watch import instances
-
-from tests.models.api import new_png
-from tests.server.serving import PATIENCE_S, Serve
+from hqsam_server.launcher.watch import instances
+from hqsam_testing.api import new_png
+from hqsam_testing.serve_process import PATIENCE_S, Serve
 
 MODELS = ("decoder", "embed", "encoder", "features", "preprocess", "prompt_decoder", "segment")
 
 
 @pytest.fixture(scope="module")
-def healed(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+def restarted(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """A running `hqsam serve` on the whole repository."""
     temporary = tmp_path_factory.mktemp("whole") / "temporary"
     temporary.mkdir()
@@ -30,22 +30,22 @@ def healed(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_whole_way_from_picture_to_mask_works_after_each_process_died(
-    healed: Serve, model: str
+def test_the_whole_way_from_image_to_mask_works_after_each_process_died(
+    restarted: Serve, model: str
 ) -> None:
-    psutil.Process(healed.instances()[f"{model}_0_0"]).kill()
-    healed.line(f"{model} is back after")
-    with HQSam(healed.grpc_url) as sam:
+    psutil.Process(restarted.instances()[f"{model}_0_0"]).kill()
+    restarted.line(f"{model} is back after")
+    with HQSam(restarted.grpc_url) as sam:
         assert sam.open(new_png()).segment(points=[(20, 20)]).array.shape[1] == 60
 
 
-def test_the_probe_notices_a_dead_process_where_nobody_heals(tiny_repository: Path) -> None:
+def test_the_probe_notices_a_dead_process_where_nobody_restarts(tiny_repository: Path) -> None:
     with TritonServer(tiny_repository) as server:
 
         def probe() -> int:
             port = server.metrics_url.rpartition(":")[2]
             options = [f"--url={server.grpc_url}", f"--metrics-port={port}", "--timeout=60"]
-            return _cli.main(["status", "--probe", *options])
+            return main.main(["status", "--probe", *options])
 
         assert probe() == 0
         for model in ("embed", "segment", "prompt_decoder"):

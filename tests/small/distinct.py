@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 ROTATED = 6
-"""EXIF orientation of a picture that has to be turned by a quarter to be upright."""
+"""EXIF orientation of an image that has to be turned by a quarter to be upright."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture file and the objects in it.
+    """An image file and the objects in it.
 
     Attributes:
         file: JPEG.
-        masks: bool [K, H, W], in pixels of the upright picture.
+        masks: bool [K, H, W], in pixels of the upright image.
     """
 
     file: bytes
@@ -45,16 +45,16 @@ def draw(seed: int, width: int, height: int, rotated: bool = False) -> Scene:
 
     Args:
         seed: the same seed and size give the same scene.
-        width: of the upright picture.
-        height: of the upright picture.
+        width: of the upright image.
+        height: of the upright image.
         rotated: whether the file holds it turned, with an EXIF orientation that says so.
     """
     rng = np.random.default_rng(seed)
     count = int(rng.integers(2, 4))
     hues = (rng.uniform(0, 180) + 180 * np.arange(count + 1) / (count + 1)) % 180
-    image = np.empty((height, width, 3), np.float32)
-    image[:] = _colour(hues[count], 60, rng.uniform(60, 200))
-    image += 6 * rng.standard_normal((height, width, 1), dtype=np.float32)
+    canvas_rgb = np.empty((height, width, 3), np.float32)
+    canvas_rgb[:] = _colour(hues[count], 60, rng.uniform(60, 200))
+    canvas_rgb += 6 * rng.standard_normal((height, width, 1), dtype=np.float32)
     masks = np.zeros((count, height, width), np.bool_)
     along = width >= height
     step = max(width, height) / count
@@ -66,14 +66,14 @@ def draw(seed: int, width: int, height: int, rotated: bool = False) -> Scene:
         _shape(rng, canvas, x, y, radius)
         masks[index] = canvas > 127
         alpha = canvas[..., None].astype(np.float32) / 255
-        image += alpha * (_colour(hues[index], 190, 220) - image)
-    pixels = np.clip(image, 0, 255).astype(np.uint8)
-    picture = Image.fromarray(pixels)
+        canvas_rgb += alpha * (_colour(hues[index], 190, 220) - canvas_rgb)
+    pixels = np.clip(canvas_rgb, 0, 255).astype(np.uint8)
+    image = Image.fromarray(pixels)
     file, exif = io.BytesIO(), Image.Exif()
     if rotated:
-        picture = picture.transpose(Image.Transpose.ROTATE_90)
+        image = image.transpose(Image.Transpose.ROTATE_90)
         exif[0x0112] = ROTATED
-    picture.save(file, "JPEG", quality=95, exif=exif)
+    image.save(file, "JPEG", quality=95, exif=exif)
     return Scene(file.getvalue(), masks)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hqsam_cli.main import main
 from hqsam_client import HQSam, contract
-from hqsam_client._cli import main
-from hqsam_client._evaluation import iou
+from hqsam_evaluation.measures import iou
 from hqsam_export import onnx_files, repository
-from hqsam_server import TritonServer, Tuning, _small
+from hqsam_server import TritonServer, Tuning, small_model
 from PIL import Image
 
 from tests.small import distinct
@@ -60,9 +60,9 @@ def scenes() -> list[Scene]:
 def test_a_click_gives_the_object_that_was_clicked(sam: HQSam, scenes: list[Scene]) -> None:
     found = []
     for scene in scenes:
-        picture = sam.open(scene.file)
-        assert picture.size == scene.masks.shape[1:]
-        masks = picture.segment([[scene.click(index)] for index in range(len(scene.masks))])
+        image = sam.open(scene.file)
+        assert image.size == scene.masks.shape[1:]
+        masks = image.segment([[scene.click(index)] for index in range(len(scene.masks))])
         found += [iou(mask.array, truth) for mask, truth in zip(masks, scene.masks, strict=True)]
     assert min(found) >= EACH
     assert np.mean(found) >= CLICK
@@ -83,9 +83,9 @@ def test_coins_of_a_photograph(sam: HQSam) -> None:
     labels = np.asarray(Image.open(LABELS))
     masks = np.stack([labels == value for value in range(1, int(labels.max()) + 1)])
     coins = Scene(COINS.read_bytes(), masks)
-    picture, numbers = sam.open(coins.file), range(len(masks))
-    clicked = picture.segment([[coins.click(number)] for number in numbers])
-    boxed = picture.segment(boxes=[coins.box(number) for number in numbers])
+    image, numbers = sam.open(coins.file), range(len(masks))
+    clicked = image.segment([[coins.click(number)] for number in numbers])
+    boxed = image.segment(boxes=[coins.box(number) for number in numbers])
     assert np.mean([iou(m.array, coin) for m, coin in zip(clicked, masks, strict=True)]) >= 0.70
     assert np.mean([iou(m.array, coin) for m, coin in zip(boxed, masks, strict=True)]) >= BOX
 
@@ -94,10 +94,10 @@ def test_two_clicks_take_two_objects_and_a_negative_one_gives_one_back(sam: HQSa
     kept = []
     for seed in range(4):
         scene = distinct.draw(seed, 1024, 768)
-        picture = sam.open(scene.file)
+        image = sam.open(scene.file)
         one, other = scene.click(0), scene.click(1)
-        both = picture.segment(points=[one, other]).array
-        negative = picture.segment(points=[one, other], labels=[1, 0]).array
+        both = image.segment(points=[one, other]).array
+        negative = image.segment(points=[one, other], labels=[1, 0]).array
         assert both[int(other[1]), int(other[0])]
         assert not negative[int(other[1]), int(other[0])]
         kept.append(iou(negative, scene.masks[0]))
@@ -111,7 +111,7 @@ def test_lower_precision_gives_the_same_masks(
     folder, tuning = None, Tuning(precision=precision)
     if precision == "fp16":
         folder, tuning = tmp_path / "model_repository", Tuning(precision="fp32")
-        _small.write(folder)
+        small_model.write(folder)
         onnx_files.lower(folder / contract.ENCODER.name / "1" / "model.onnx")
     agreement = []
     with TritonServer(folder, tuning=tuning) as server, connect(server) as lowered:
@@ -125,13 +125,13 @@ def test_lower_precision_gives_the_same_masks(
 
 
 def test_its_files_are_small_and_keep_the_contract(tmp_path: Path) -> None:
-    files = [path for path in _small.FOLDER.rglob("*") if path.is_file()]
+    files = [path for path in small_model.FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 20_000_000
     for spec in (contract.ENCODER, contract.DECODER, contract.FEATURES, contract.PROMPT_DECODER):
-        onnx_files.check(_small.FOLDER / spec.name / "1" / "model.onnx", spec)
-    manifest = repository.read_manifest(_small.FOLDER)
+        onnx_files.check(small_model.FOLDER / spec.name / "1" / "model.onnx", spec)
+    manifest = repository.read_manifest(small_model.FOLDER)
     for name, digest in manifest["files"].items():
-        assert repository.file_digest(_small.FOLDER / name) == digest
+        assert repository.file_digest(small_model.FOLDER / name) == digest
 
 
 def test_hqsam_small_writes_a_repository_that_validates(

@@ -33,8 +33,8 @@ def test_clicks_lie_on_their_objects_and_negative_ones_do_not(step: int) -> None
     stage = next(stage for stage in STAGES if step < 100 * stage.until)
     batch = Batches(steps=100, seed=3)[step]
     side = 4 * stage.side
-    assert batch.images.shape == (stage.pictures, 3, 4 * side, 4 * side)
-    assert batch.masks.shape == (stage.pictures * stage.prompts, 1, side, side)
+    assert batch.images.shape == (stage.images, 3, 4 * side, 4 * side)
+    assert batch.masks.shape == (stage.images * stage.prompts, 1, side, side)
     assert batch.corners.min() >= 0
     assert batch.corners.max() <= contract.EMBEDDING_SIZE - stage.side
     corners = (PATCH * batch.corners.flip(1)).repeat_interleave(stage.prompts, dim=0)  # x, y

@@ -19,10 +19,9 @@ import numpy as np
 import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer, Tuning
+from hqsam_testing.oracle import images
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
-
-from tests.oracle import images
 
 PATIENCE_S = 120.0
 """For answers of a server that shares its processors with others."""
@@ -55,7 +54,7 @@ def nobody() -> str:
 @contextmanager
 def hqsam_ui(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Run `hqsam ui` on a free port; yields its address, and the process."""
-    script = "import sys; from hqsam_client._cli import main; sys.exit(main())"
+    script = "import sys; from hqsam_cli.main import main; sys.exit(main())"
     process = subprocess.Popen(
         [sys.executable, "-c", script, "ui", "--port", "0", *arguments],
         stdout=subprocess.PIPE,
@@ -86,7 +85,7 @@ def address(server: TritonServer) -> Iterator[str]:
 
 def picture(width: int, height: int, file_format: str = "PNG") -> bytes:
     """Return the file of a picture that no other test has sent."""
-    array = images.picture(width, height)
+    array = images.draw(width, height)
     array[:8, :8] = (next(_SERIAL), 7, 7)
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(array)).save(buffer, file_format)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hqsam_client import AsyncHQSam, HQSam, Mask
 from hqsam_server import TritonServer
-from hqsam_ui._app import create_app
-from hqsam_ui._guard import LOOPBACK
+from hqsam_ui.app import create_app
+from hqsam_ui.guard import LOOPBACK
 from PIL import Image
 from pycocotools import mask as coco
 from starlette.testclient import TestClient

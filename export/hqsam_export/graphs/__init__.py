@@ -33,7 +33,7 @@ class FeaturesGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """One prompt on one picture -> the HQ mask in the 1024 frame, its score and logits."""
+    """One prompt on one image -> the HQ mask in the input frame, its score and logits."""
 
     def __init__(self, model: HQSamModel) -> None:
         super().__init__()

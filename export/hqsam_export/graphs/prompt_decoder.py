@@ -16,7 +16,7 @@ from hqsam_export.modeling.transformer import HEADS, Attention, TwoWayBlock
 
 
 class PromptDecoderGraph(nn.Module):
-    """Prompts on one picture -> the HQ mask, SAM's masks and their predicted IoU."""
+    """Prompts on one image -> the HQ mask, SAM's masks and their predicted IoU."""
 
     def __init__(self, model: HQSamModel) -> None:
         super().__init__()
@@ -54,14 +54,14 @@ class PromptDecoderGraph(nn.Module):
         tokens = torch.cat([outputs, points], dim=1)  # [P, T, C]
         ignored = functional.pad(~counts, (outputs.shape[1], 0))
         bias = torch.where(ignored, IGNORED, 0.0)[:, None, None, :]  # [P, 1, 1, T]
-        picture = self.no_mask + channels_last(image_embeddings).flatten(1, 2)  # [1, 4096, C]
+        bare = self.no_mask + channels_last(image_embeddings).flatten(1, 2)  # [1, 4096, C]
         dense = self.dense(mask_input, has_mask_input)  # [P, 4096, 17]
 
         pe = self.prompt_encoder.grid_encoding()  # [1, 4096, C]
-        queries, image = tokens, picture + dense @ self.dense.weight  # [P, 4096, C]
-        # The first layer sees the picture as it is but for the masks: its projections are
+        queries, image = tokens, bare + dense @ self.dense.weight  # [P, 4096, C]
+        # The first layer sees the image as it is but for the masks: its projections are
         # shared by all prompts, and those of the masks are 17 channels wide.
-        projected = self.first.image(picture, pe) + dense @ self.first_dense_weight
+        projected = self.first.image(bare, pe) + dense @ self.first_dense_weight
         queries, image = self.first(queries, image, projected, tokens, bias)
         queries, image = self.second(queries, image, self.second.image(image, pe), tokens, bias)
         keys, values = map(_heads, self.final_image(image, pe).chunk(2, dim=-1))
@@ -86,7 +86,7 @@ class _ImageProjections(nn.Module):
     """Projections of image tokens in one matrix product.
 
     Keys and queries are projected with the position encoding added. Its own projection
-    is the same for every picture: a constant that runtimes compute when they load.
+    is the same for every image: a constant that runtimes compute when they load.
     """
 
     def __init__(self, key: Attention, query: Attention | None = None) -> None:

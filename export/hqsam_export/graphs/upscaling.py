@@ -74,7 +74,7 @@ class HQMask(nn.Module):
     """The HQ mask from upscaled features, without computing what only its sum needs.
 
     The HQ mask is the product of a kernel, one number per channel, with the sum of the
-    picture's `hq_features` and a convolution of the prompt's features. That convolution's
+    image's `hq_features` and a convolution of the prompt's features. That convolution's
     last layer is linear, so the kernel can be multiplied into its weights first: one
     output channel is computed instead of 32, a quarter of the whole decoder's arithmetic.
     """
@@ -107,7 +107,7 @@ class HQMask(nn.Module):
         Args:
             kernels: [P, 1, 32], the HQ token's.
             pixels: [P, 256, 256, 32], upscaled from image tokens and prompt.
-            hq_features: [1, 32, 256, 256], the picture's.
+            hq_features: [1, 32, 256, 256], the image's.
 
         Returns:
             [P, 1, 256, 256].
@@ -120,5 +120,5 @@ class HQMask(nn.Module):
         taps = (kernels @ self.second_weight).reshape(-1, 9, x.shape[1])  # [P, 9, 64]
         maps = (taps @ x.flatten(2)).unflatten(-1, (256, 256))  # [P, 9, 256, 256]
         logits = functional.conv2d(maps, self.sum_of_taps, padding=1)  # [P, 1, 256, 256]
-        picture = kernels @ hq_features.flatten(2) + kernels @ self.second_bias  # [P, 1, 65536]
-        return logits + picture.unflatten(-1, (256, 256))
+        image = kernels @ hq_features.flatten(2) + kernels @ self.second_bias  # [P, 1, 65536]
+        return logits + image.unflatten(-1, (256, 256))

@@ -67,7 +67,7 @@ class HQSamModel(nn.Module):
         Args:
             image_embeddings: [1, 256, 64, 64].
             hq_features: [1, 32, 256, 256].
-            point_coords: [P, N, 2], (x, y) in the 1024 frame.
+            point_coords: [P, N, 2], (x, y) in the input frame.
             point_labels: [P, N], label codes.
             mask_input: [P, 1, 256, 256], low-resolution logits.
             has_mask_input: [P].

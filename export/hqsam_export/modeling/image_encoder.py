@@ -9,7 +9,7 @@ from torch.nn import functional
 from hqsam_export.modeling.layers import LayerNorm2d, MLPBlock
 
 GRID = 64
-"""Tokens along each side of the picture."""
+"""Tokens along each side of the image."""
 
 WINDOW = 14
 """Tokens along each side of an attention window."""
@@ -38,17 +38,17 @@ class ImageEncoder(nn.Module):
     def forward(
         self, images: Tensor, corners: list[tuple[int, int]] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Encode pictures, or squares of pictures.
+        """Encode images, or squares of images.
 
         Args:
             images: float [B, 3, 1024, 1024], RGB, normalised, padded. Training also gives
                 smaller squares [B, 3, 16 * S, 16 * S].
             corners: the first row and column of tokens that each smaller square covers in
-                the 1024 frame.
+                the input frame.
 
         Returns:
             `image_embeddings` [B, 256, S, S] and `interm_embeddings` [G, B, S, S, width],
-            the outputs of the G blocks with global attention; S is 64 for a whole picture.
+            the outputs of the G blocks with global attention; S is 64 for a whole image.
         """
         x = self.patch_embed(images)  # [B, S, S, C]
         x = x + (self.pos_embed if corners is None else take(self.pos_embed, corners, x.shape[1]))
@@ -61,7 +61,7 @@ class ImageEncoder(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Splits the picture into tokens of 16 x 16 pixels."""
+    """Splits the image into tokens of 16 x 16 pixels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ class MaskDecoder(nn.Module):
         )
 
     def hq_features(self, image_embeddings: Tensor, interm_embeddings: Tensor) -> Tensor:
-        """Compute the part of the decoder that depends on the picture alone.
+        """Compute the part of the decoder that depends on the image alone.
 
         Args:
             image_embeddings: [1, 256, 64, 64].
@@ -62,7 +62,7 @@ class MaskDecoder(nn.Module):
         point_counts: Tensor,
         mask_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Predict the masks of P prompts on one picture.
+        """Predict the masks of P prompts on one image.
 
         Args:
             image_embeddings: [1, C, 64, 64].
@@ -89,7 +89,7 @@ class MaskDecoder(nn.Module):
         point_counts: Tensor,
         mask_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Let output tokens, prompts and picture attend to each other.
+        """Let output tokens, prompts and image attend to each other.
 
         Args:
             as of `forward`.

@@ -36,7 +36,7 @@ class PromptEncoder(nn.Module):
         """Embed points.
 
         Args:
-            coords: [P, N, 2], (x, y) in the 1024 frame.
+            coords: [P, N, 2], (x, y) in the input frame.
             labels: [P, N], the contract's label codes.
 
         Returns:

@@ -12,7 +12,7 @@ DEPTH = 2
 
 
 class TwoWayTransformer(nn.Module):
-    """Lets tokens and picture attend to each other, twice, and tokens once more."""
+    """Lets tokens and image attend to each other, twice, and tokens once more."""
 
     def __init__(self, width: int, mlp_width: int) -> None:
         super().__init__()

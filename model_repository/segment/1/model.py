@@ -1,28 +1,28 @@
-"""An image_id and prompts in, masks out: an adapter of `hqsam_server._segment`."""
+"""An image_id and prompts in, masks out: an adapter of `hqsam_server.models.segment`."""
 
-from hqsam_server import _adapter, _settings
-from hqsam_server._segment import Segmenter
+from hqsam_server.models import adapter, settings
+from hqsam_server.models.segment import Segmenter
 
 _PROMPTS = ("point_coords", "point_labels", "mask_input", "has_mask_input")
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        parameters = _adapter.parameters(args)
-        metrics = _adapter.metrics()
-        tensor = _adapter.RepeatedTensors(("image_embeddings", "hq_features"))
+        parameters = adapter.parameters(args)
+        metrics = adapter.metrics()
+        tensor = adapter.RepeatedTensors(("image_embeddings", "hq_features"))
         self._segmenter = Segmenter(
-            _settings.open_store_to_read(parameters, _adapter.repository(args), metrics),
-            lambda inputs, outputs: _adapter.call("prompt_decoder", inputs, outputs, tensor),
+            settings.open_store_to_read(parameters, adapter.repository(args), metrics),
+            lambda inputs, outputs: adapter.call("prompt_decoder", inputs, outputs, tensor),
             metrics,
-            _settings.prompt_limits(parameters),
-            _settings.number(parameters, "chunk_prompts"),
+            settings.prompt_limits(parameters),
+            settings.number(parameters, "chunk_prompts"),
         )
 
     def execute(self, requests):
-        return _adapter.answer(requests, self._handle)
+        return adapter.answer(requests, self._handle)
 
     def _handle(self, request):
-        inputs = {name: _adapter.read(request, name) for name in _PROMPTS}
-        image_id = _adapter.read_text(request, "image_id")
+        inputs = {name: adapter.read(request, name) for name in _PROMPTS}
+        image_id = adapter.read_text(request, "image_id")
         return self._segmenter.segment(image_id, inputs, request.requested_output_names())

@@ -1,6 +1,6 @@
 // A mask's low-resolution logits, drawn at the size of the screen.
 
-/** Side of the logits, which cover the whole 1024 frame. */
+/** Side of the logits, which cover the whole input frame. */
 export const MASK_SIDE = 256;
 
 const INPUT_SIDE = 1024;

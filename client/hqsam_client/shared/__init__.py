@@ -1,0 +1,1 @@
+"""What the clients share: requests and responses, the channel, uploads, prompts and frames."""

@@ -1,0 +1,239 @@
+"""Prompts in original pixels, checked, to the tensors that `segment` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hqsam_client import contract
+from hqsam_client.errors import PromptError
+from hqsam_client.mask import Mask
+from hqsam_client.shared.geometry import Size, to_input_frame
+
+Points: TypeAlias = Sequence[tuple[float, float]] | NDArray[Any]
+"""Points of one prompt: (x, y) in original pixels, or an array [N, 2] of them."""
+
+Labels: TypeAlias = Sequence[int] | NDArray[Any]
+"""Labels of one prompt's points, [N]: 1 foreground, 0 background."""
+
+Box: TypeAlias = Sequence[float] | NDArray[Any]
+"""(x0, y0, x1, y1) in original pixels: the left, top, right and bottom edge."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """P checked prompts, as the `segment` model takes them.
+
+    Attributes:
+        coords: float32 [P, N, 2], (x, y) in the input frame.
+        labels: float32 [P, N], codes of `contract`; shorter prompts end in padding.
+        masks: float32 [P, 1, 256, 256], logits to refine; None when there are none.
+        has_mask: float32 [P], 1 where `masks` holds one; None when there are none.
+        many: whether the caller asked for a list, be it of one.
+    """
+
+    coords: NDArray[np.float32]
+    labels: NDArray[np.float32]
+    masks: NDArray[np.float32] | None
+    has_mask: NDArray[np.float32] | None
+    many: bool
+
+
+def build(
+    size: Size,
+    points: Points | Sequence[Points | None] | None = None,
+    labels: Labels | Sequence[Labels | None] | None = None,
+    box: Box | None = None,
+    boxes: Sequence[Box | None] | NDArray[Any] | None = None,
+    refine: Mask | Sequence[Mask | None] | None = None,
+) -> Prompts:
+    """Check prompts and bring them into the input frame.
+
+    There are many prompts when `boxes` is given or `points` is a list of lists of
+    points; everything else is then a list with one entry a prompt, too. Otherwise
+    there is one.
+
+    Args:
+        size: (height, width) of the image.
+        points: as in `Points`, or a list of them, of any lengths; None for none.
+        labels: as in `Labels`, or a list of them; None where all are foreground.
+        box: a box for the one prompt.
+        boxes: a box for each of many prompts, None where there is none, or an array [P, 4].
+        refine: an earlier mask of the same image to start from, or a list of them.
+
+    Raises:
+        PromptError: an argument is wrong; the message names it.
+    """
+    many = boxes is not None or _is_nested(points)
+    if many and box is not None:
+        raise PromptError("box was given with many prompts, expected boxes: one box for each")
+    if not many and labels is not None and points is None:
+        raise PromptError("labels were given without points, expected one label for each point")
+    if not many and points is None and box is None:
+        raise PromptError("no prompt was given, expected at least one of points, box and boxes")
+
+    if boxes is not None and not isinstance(boxes, (Sequence, np.ndarray)):
+        raise PromptError(f"boxes is {_short(boxes)}, expected a list of (x0, y0, x1, y1)")
+    of_many = boxes if boxes is not None else points
+    count = len(of_many) if many and of_many is not None else 1
+    if count == 0:
+        raise PromptError("boxes is empty, expected at least one box")
+    rows = []
+    for index in range(count):
+        suffix = f"[{index}]" if many else ""
+        one_points = _entry("points", points, index, count, many)
+        one_labels = _entry("labels", labels, index, count, many)
+        one_box = _entry("boxes", boxes, index, count, many) if many else box
+        coords, codes = _points(one_points, one_labels, size, suffix)
+        corners = _box(one_box, size, f"boxes{suffix}" if many else "box")
+        if not len(coords) and not len(corners):
+            raise PromptError(f"points{suffix} is empty, expected at least one point or a box")
+        rows.append((coords, codes, corners))
+    refined = [
+        _logits(_entry("refine", refine, index, count, many), size) for index in range(count)
+    ]
+    return _stack(rows, refined, size, many)
+
+
+def _stack(
+    rows: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]],
+    refined: list[NDArray[np.float32] | None],
+    size: Size,
+    many: bool,
+) -> Prompts:
+    """Lay prompts of different lengths side by side, padded at the end."""
+    # A prompt without a box takes one padding point more: it is part of what the model
+    # was trained on. Further ones change nothing.
+    length = max(len(coords) + (len(corners) or 1) for coords, _, corners in rows)
+    all_coords = np.zeros((len(rows), length, 2), np.float32)
+    all_labels = np.full((len(rows), length), contract.LABEL_PADDING, np.float32)
+    for index, (coords, codes, corners) in enumerate(rows):
+        end = len(coords) + len(corners)
+        all_coords[index, :end] = to_input_frame(np.concatenate([coords, corners]), size)
+        all_labels[index, : len(codes)] = codes
+        if len(corners):
+            all_labels[index, len(codes) : end] = (
+                contract.LABEL_BOX_TOP_LEFT,
+                contract.LABEL_BOX_BOTTOM_RIGHT,
+            )
+    if all(mask is None for mask in refined):
+        return Prompts(all_coords, all_labels, None, None, many)
+    side = contract.MASK_SIZE
+    masks = np.zeros((len(rows), 1, side, side), np.float32)
+    has_mask = np.zeros(len(rows), np.float32)
+    for index, mask in enumerate(refined):
+        if mask is not None:
+            masks[index, 0] = mask
+            has_mask[index] = 1
+    return Prompts(all_coords, all_labels, masks, has_mask, many)
+
+
+def _is_nested(points: Any) -> bool:
+    """Tell a list of prompts' points from the points of one prompt."""
+    if isinstance(points, np.ndarray):
+        return points.ndim == 3
+    if not isinstance(points, Sequence) or isinstance(points, str) or not points:
+        return False
+    # An entry is a prompt's points, or None or empty for none; or it is one point.
+    entry = points[0]
+    if entry is None:
+        return True
+    if not isinstance(entry, (Sequence, np.ndarray)):
+        return False
+    return not len(entry) or isinstance(entry[0], (Sequence, np.ndarray))
+
+
+def _entry(name: str, value: Any, index: int, count: int, many: bool) -> Any:
+    """Return what belongs to prompt `index`."""
+    if value is None or not many:
+        return value
+    if not isinstance(value, (Sequence, np.ndarray)) or len(value) != count:
+        got = f"{len(value)} entries" if isinstance(value, (Sequence, np.ndarray)) else "one"
+        raise PromptError(f"{name} has {got}, expected a list of {count}: one for each prompt")
+    return value[index]
+
+
+def _numbers(
+    name: str, value: Any, shape: tuple[int | None, ...], what: str
+) -> NDArray[np.float64]:
+    """Convert to finite float64 of `shape`, None being any length."""
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PromptError(f"{name} is {_short(value)}, expected {what}") from error
+    if array.size == 0 and shape[0] is None:
+        return np.empty([side or 0 for side in shape])
+    fits = array.ndim == len(shape) and all(
+        side in (None, got) for side, got in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise PromptError(f"{name} is {_short(value)}, expected {what}")
+    if not np.isfinite(array).all():
+        raise PromptError(f"{name} is {_short(value)}, expected finite numbers")
+    return array
+
+
+def _points(
+    points: Any, labels: Any, size: Size, suffix: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Check one prompt's points and labels; returns [N, 2] and [N]."""
+    coords = _numbers(
+        f"points{suffix}", () if points is None else points, (None, 2), "(x, y) pairs"
+    )
+    _check_inside(f"points{suffix}", coords, size)
+    if labels is None:
+        return coords, np.full(len(coords), float(contract.LABEL_FOREGROUND))
+    codes = _numbers(f"labels{suffix}", labels, (None,), "a list of 0 and 1")
+    if len(codes) != len(coords):
+        raise PromptError(
+            f"labels{suffix} has {len(codes)} entries for {len(coords)} points, expected one each"
+        )
+    if not np.isin(codes, (contract.LABEL_BACKGROUND, contract.LABEL_FOREGROUND)).all():
+        raise PromptError(
+            f"labels{suffix} is {_short(labels)}, expected 1 (foreground) or 0 (background)"
+        )
+    return coords, codes
+
+
+def _box(box: Any, size: Size, name: str) -> NDArray[np.float64]:
+    """Check a box; returns its two corners, [2, 2], or [0, 2] for None."""
+    if box is None:
+        return np.empty((0, 2))
+    corners = _numbers(name, box, (4,), "(x0, y0, x1, y1)").reshape(2, 2)
+    _check_inside(name, corners, size)
+    if (corners[0] >= corners[1]).any():
+        raise PromptError(f"{name} is {_short(box)}, expected x0 < x1 and y0 < y1")
+    return corners
+
+
+def _check_inside(name: str, coords: NDArray[np.float64], size: Size) -> None:
+    height, width = size
+    outside = ((coords < 0) | (coords > (width, height))).any(axis=1)
+    if outside.any():
+        x, y = coords[outside][0]
+        raise PromptError(
+            f"{name} has ({x:g}, {y:g}), which is outside the image, expected "
+            f"0 <= x <= {width} and 0 <= y <= {height} in original pixels"
+        )
+
+
+def _logits(refine: Any, size: Size) -> NDArray[np.float32] | None:
+    if refine is None:
+        return None
+    if not isinstance(refine, Mask):
+        raise PromptError(f"refine is a {type(refine).__name__}, expected a Mask or None")
+    if refine.size != size:
+        raise PromptError(
+            f"refine is a mask of an image of {refine.size} (height, width), "
+            f"expected one of this image: {size}"
+        )
+    return refine.low_res_logits
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,222 @@
+"""Requests and responses of the models `embed` and `segment`, and the flows of calls.
+
+A flow is a generator that yields calls and is sent their responses, or thrown their
+errors. It knows nothing of networks, so that the sync and the async client share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
+
+from hqsam_client import contract
+from hqsam_client.errors import NotFoundError, PromptError, ServerFailedError
+from hqsam_client.mask import Mask
+from hqsam_client.shared.prompt_encoding import Prompts
+from hqsam_client.shared.upload import Upload
+
+Mode: TypeAlias = Literal["hq", "hq+sam", "best"]
+
+ASK_FROM_BYTES = 64 * 1024
+"""Images of at least so many bytes are asked for before they are sent: a question
+costs about a millisecond, as many bytes on a 100 Mbit/s line take five."""
+
+UNLOADING_PAUSES_S = (0.1, 0.4, 1.0)
+"""Pauses before what was not found is asked for again, where a server may be ending."""
+
+_SAM_MASKS = slice(1, 4)
+"""SAM's three masks for ambiguous prompts; its mask 0 is the one for clear prompts."""
+
+
+class Choice(NamedTuple):
+    """Which of the decoder's masks make up the result; the official predictor's two flags.
+
+    Attributes:
+        multimask: of SAM, take the best of three masks rather than the single one.
+        hq_only: leave SAM's mask out.
+    """
+
+    multimask: bool
+    hq_only: bool
+
+    def outputs(self) -> list[str]:
+        """Return the outputs of `segment` that it takes."""
+        names = ["low_res_masks", "sam_iou_predictions" if self.multimask else "iou_predictions"]
+        return names if self.hq_only else [*names, "sam_masks"]
+
+
+_CHOICES: dict[Mode, Choice] = {
+    "hq": Choice(multimask=False, hq_only=True),
+    "hq+sam": Choice(multimask=False, hq_only=False),
+    "best": Choice(multimask=True, hq_only=False),
+}
+
+_DTYPES: dict[str, Any] = {
+    "FP32": np.float32,
+    "INT32": np.int32,
+    "UINT8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request to send.
+
+    Attributes:
+        request: the `ModelInferRequest`.
+        image_id: what the balancing goes by.
+        encodes: whether it may take as long as encoding an image does.
+        after_s: seconds to wait before it is sent.
+    """
+
+    request: Any
+    image_id: str
+    encodes: bool = False
+    after_s: float = 0.0
+
+
+Flow: TypeAlias = Generator[Call, Any, T]
+
+
+def embed_flow(upload: Upload, ask: bool) -> Flow[bool]:
+    """Make sure that the server has the image; returns whether it had it before.
+
+    Args:
+        upload: the image.
+        ask: whether to ask before sending the bytes.
+    """
+    if ask:
+        question = Call(_embed_request(upload.image_id), upload.image_id)
+        response = yield from _wherever_it_is_served(question)
+        if _tensors(response)["already_stored"][0]:
+            return True
+    request = _embed_request(upload.image_id, upload.encoded)
+    response = yield from _wherever_it_is_served(Call(request, upload.image_id, encodes=True))
+    return bool(_tensors(response)["already_stored"][0])
+
+
+def _wherever_it_is_served(call: Call) -> Flow[Any]:
+    """Call `embed`, which every server has, but for the moment in which one ends.
+
+    A Triton that ends unloads its models before it closes its port, and answers NOT_FOUND
+    in between. A little later the balancing has found another replica.
+    """
+    for pause_s in UNLOADING_PAUSES_S:
+        try:
+            return (yield call)
+        except NotFoundError:
+            call = replace(call, after_s=pause_s)
+    return (yield call)
+
+
+def segment_flow(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list[Mask]]:
+    """Segment by `image_id`; where the server lost the image, embed it and ask again.
+
+    Once is enough, unless the server ends just now.
+    """
+    call = Call(_segment_request(upload.image_id, prompts, choice), upload.image_id)
+    for pause_s in (0.0, 0.0, *UNLOADING_PAUSES_S):
+        try:
+            response = yield replace(call, after_s=pause_s)
+        except NotFoundError as error:
+            missed = error
+            yield from embed_flow(upload, ask=len(upload.encoded) >= ASK_FROM_BYTES)
+        else:
+            return _masks(_tensors(response), upload, choice)
+    raise missed
+
+
+def choice(mode: Mode) -> Choice:
+    """Return what a mode stands for, or raise `PromptError`."""
+    if mode not in _CHOICES:
+        raise PromptError(f"mode is {mode!r}, expected one of {', '.join(map(repr, _CHOICES))}")
+    return _CHOICES[mode]
+
+
+def combine(
+    tensors: Mapping[str, NDArray[np.float32]], choice: Choice
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return logits [P, 256, 256] and predicted IoU [P], combined as the authors do.
+
+    Args:
+        tensors: `choice.outputs()` by name, in the contract's shapes.
+        choice: which masks to take.
+    """
+    hq = tensors["low_res_masks"][:, 0]  # [P, 256, 256]
+    if not choice.multimask:
+        ious = tensors["iou_predictions"][:, 0]  # [P]
+        return (hq if choice.hq_only else hq + tensors["sam_masks"][:, 0]), ious
+    scores = tensors["sam_iou_predictions"][:, _SAM_MASKS]  # [P, 3]
+    best = scores.argmax(axis=1)
+    row = np.arange(len(best))
+    if choice.hq_only:
+        return hq, scores[row, best]
+    return hq + tensors["sam_masks"][:, _SAM_MASKS][row, best], scores[row, best]
+
+
+def _masks(tensors: dict[str, NDArray[Any]], upload: Upload, choice: Choice) -> list[Mask]:
+    logits, ious = combine(tensors, choice)
+    return [
+        # A copy, so that one mask does not keep the whole response in memory.
+        Mask(one.copy(), float(iou), upload.size, upload.full_image)
+        for one, iou in zip(logits, ious, strict=True)
+    ]
+
+
+def _embed_request(image_id: str, encoded: bytes | None = None) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=contract.EMBED.name)
+    _add_image_id(request, image_id)
+    if encoded is not None:
+        _add_input(request, "encoded_image", "UINT8", (len(encoded),), encoded)
+    return request
+
+
+def _segment_request(image_id: str, prompts: Prompts, choice: Choice) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=contract.SEGMENT.name)
+    _add_image_id(request, image_id)
+    _add_array(request, "point_coords", prompts.coords)
+    _add_array(request, "point_labels", prompts.labels)
+    if prompts.masks is not None and prompts.has_mask is not None:
+        _add_array(request, "mask_input", prompts.masks)
+        _add_array(request, "has_mask_input", prompts.has_mask)
+    for name in choice.outputs():
+        request.outputs.add(name=name)
+    return request
+
+
+def _add_image_id(request: Any, image_id: str) -> None:
+    raw = image_id.encode("ascii")
+    # Triton's BYTES: each element after its length.
+    _add_input(request, "image_id", "BYTES", (1,), len(raw).to_bytes(4, "little") + raw)
+
+
+def _add_array(request: Any, name: str, array: NDArray[np.float32]) -> None:
+    _add_input(request, name, "FP32", array.shape, array.tobytes())
+
+
+def _add_input(request: Any, name: str, dtype: str, shape: Sequence[int], raw: bytes) -> None:
+    request.inputs.add(name=name, datatype=dtype, shape=shape)
+    request.raw_input_contents.append(raw)
+
+
+def _tensors(response: Any) -> dict[str, NDArray[Any]]:
+    """Return the outputs of a response by name, read-only; BYTES outputs are left out."""
+    outputs = zip(response.outputs, response.raw_output_contents, strict=True)
+    try:
+        return {
+            output.name: np.frombuffer(raw, _DTYPES[output.datatype]).reshape(output.shape)
+            for output, raw in outputs
+            if output.datatype in _DTYPES
+        }
+    except ValueError as error:
+        raise ServerFailedError(
+            f"the answer of {response.model_name} cannot be read: {error}", "INTERNAL"
+        ) from error

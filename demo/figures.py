@@ -1,0 +1,99 @@
+"""Draws the images of the documentation: `python -m demo.figures`, or `make images`.
+
+They are the masks of the small model as it is, so draw them anew when its weights change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from hqsam_client import HQSam, Mask
+from hqsam_client.drawing import COLORS
+from hqsam_client.shared.protocol import Mode
+from hqsam_server import TritonServer
+from PIL import Image
+
+from demo.__main__ import BESIDE, BOX, COIN, OTHER, PHOTOGRAPH
+from demo.drawing import Box, with_prompts
+
+FOLDER = Path(__file__).parents[1] / "docs" / "images"
+
+GAP_PX = 12
+MAX_SIZE = (1400, 400)
+"""Width and height of a file, in pixels: sharp on a page, and quick to load."""
+
+GREYS, COLORS_OF_MARKS = 48, 80
+"""A file's palette: the photograph is grey, masks and marks are not."""
+
+# Pixels of the photograph, as those of the demo.
+SECOND_COIN = (46, 260)
+BESIDE_IN_BOX = (247, 97)
+MANY: tuple[Box, ...] = (
+    (22, 101, 69, 147),
+    (81, 105, 124, 147),
+    (183, 102, 228, 146),
+    (314, 103, 358, 147),
+)
+MODES: tuple[Mode, ...] = ("hq", "hq+sam", "best")
+
+
+def main() -> None:
+    """Serve the small model and write all images."""
+    FOLDER.mkdir(exist_ok=True)
+    with TritonServer() as server, HQSam(server.grpc_url) as sam:
+        image = sam.open(PHOTOGRAPH)
+        one = with_prompts(image.segment([COIN]).overlay(), [COIN])
+        box = with_prompts(image.segment(box=BOX).overlay(), boxes=[BOX])
+
+        first = image.segment([OTHER])
+        refined = image.segment([OTHER, BESIDE], [1, 0], refine=first)
+        save("coins", [one, with_prompts(refined.overlay(), [OTHER], [BESIDE]), box])
+        coins = [COIN, SECOND_COIN]
+        two = with_prompts(image.segment(coins).overlay(), coins)
+        less = image.segment(coins, [1, 0])
+        save("clicks", [one, two, with_prompts(less.overlay(), [COIN], [SECOND_COIN])])
+        both = image.segment([BESIDE_IN_BOX], [0], BOX)
+        save("boxes", [box, with_prompts(both.overlay(), negative=[BESIDE_IN_BOX], boxes=[BOX])])
+        masks = image.segment(boxes=MANY)
+        save("many", [with_prompts(together(masks), boxes=MANY)])
+        modes = [image.segment([COIN], mode=mode).overlay() for mode in MODES]
+        save("modes", [with_prompts(overlay, [COIN]) for overlay in modes])
+
+
+def together(masks: Sequence[Mask]) -> Image.Image:
+    """Return all masks on their image, each in a colour of its own."""
+    drawn = None
+    for mask, color in zip(masks, COLORS, strict=False):
+        drawn = mask.overlay(drawn, color)
+    assert drawn is not None  # noqa: S101 - there are masks
+    return drawn
+
+
+def save(name: str, panels: Sequence[Image.Image]) -> None:
+    """Write panels of one size beside each other, as a PNG file of few colours."""
+    width, height = panels[0].size
+    row = Image.new("RGB", (len(panels) * (width + GAP_PX) - GAP_PX, height), "white")
+    for index, panel in enumerate(panels):
+        row.paste(panel, (index * (width + GAP_PX), 0))
+    row.thumbnail(MAX_SIZE, Image.Resampling.LANCZOS)
+    file = FOLDER / f"{name}.png"
+    row.quantize(palette=palette(row), dither=Image.Dither.NONE).save(file, optimize=True)
+    print(f"{file.name}: {row.width} x {row.height}, {file.stat().st_size / 1000:.0f} kB")
+
+
+def palette(image: Image.Image) -> Image.Image:
+    """Return a palette for the image, in which its many greys leave room for its colours."""
+    pixels = np.asarray(image)
+    colored = pixels[np.ptp(pixels, axis=2) > 8][None]  # [1, pixels, 3]
+    # Covering all of them keeps the marks, which have few pixels.
+    covering = Image.fromarray(colored).quantize(COLORS_OF_MARKS, Image.Quantize.MAXCOVERAGE)
+    greys = [round(level) for level in np.linspace(0, 255, GREYS) for _ in "rgb"]
+    few = Image.new("P", (1, 1))
+    few.putpalette(greys + (covering.getpalette() or []))
+    return few
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How good masks are, where the right ones are known."""

@@ -1,0 +1,1 @@
+"""Starts Triton, watches it, restarts what died and cleans up."""

@@ -1,0 +1,203 @@
+"""The prompts of a request to `segment`, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hqsam_client.contract import (
+    INPUT_SIZE,
+    LABEL_BACKGROUND,
+    LABEL_BOX_BOTTOM_RIGHT,
+    LABEL_BOX_TOP_LEFT,
+    LABEL_FOREGROUND,
+    LABEL_PADDING,
+    MASK_SIZE,
+)
+from numpy.typing import NDArray
+
+from hqsam_server.errors import BadRequestError
+
+_LABELS = (
+    LABEL_PADDING,
+    LABEL_BACKGROUND,
+    LABEL_FOREGROUND,
+    LABEL_BOX_TOP_LEFT,
+    LABEL_BOX_BOTTOM_RIGHT,
+)
+
+# Scaling an image's own edge to the input frame may round past the frame's.
+_ROUNDING_PX = 0.5
+
+
+@dataclass(frozen=True)
+class PromptLimits:
+    """What a request may ask for.
+
+    Attributes:
+        max_prompts: prompts in one request.
+        max_points: points of a prompt, box corners and padding included.
+    """
+
+    max_prompts: int = 256
+    max_points: int = 128
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """P prompts of N points each, as `prompt_decoder` takes them.
+
+    Attributes:
+        point_coords: float32 [P, N, 2], (x, y) in the input frame.
+        point_labels: float32 [P, N], a label code each; -1 is padding.
+        mask_input: float32 [P, 1, 256, 256], logits to refine, or None for none at all.
+        has_mask_input: float32 [P], 1 where the prompt has a mask to refine, else 0.
+    """
+
+    point_coords: NDArray[np.float32]
+    point_labels: NDArray[np.float32]
+    mask_input: NDArray[np.float32] | None
+    has_mask_input: NDArray[np.float32]
+
+    @classmethod
+    def checked(cls, inputs: Mapping[str, NDArray[Any] | None], limits: PromptLimits) -> Prompts:
+        """Take a request's inputs by name.
+
+        `mask_input` without `has_mask_input` means that every prompt has a mask. Prompts
+        are padded: one without a box ends in a padding point, as SAM has it, and N becomes
+        a power of two, of which `prompt_decoder` sees few.
+
+        Raises:
+            BadRequestError: they are not prompts that can be decoded.
+        """
+        coords, labels = inputs["point_coords"], inputs["point_labels"]
+        if coords is None or labels is None:
+            raise BadRequestError("expected point_coords and point_labels, got only one or none")
+        _check_shapes(coords, labels, limits)
+        _check_labels(labels)
+        _check_coords(coords, labels)
+        mask, has_mask = _checked_masks(
+            inputs.get("mask_input"), inputs.get("has_mask_input"), len(coords)
+        )
+        return cls(*_padded(coords, labels), mask, has_mask)
+
+    def __len__(self) -> int:
+        return len(self.point_coords)
+
+    def part(self, chunk: slice) -> dict[str, NDArray[Any]]:
+        """Return some of the prompts, as inputs of `prompt_decoder` by name."""
+        has_mask = self.has_mask_input[chunk]
+        if self.mask_input is None:
+            mask = np.zeros((len(has_mask), 1, MASK_SIZE, MASK_SIZE), np.float32)
+        else:
+            mask = self.mask_input[chunk]
+        return {
+            "point_coords": self.point_coords[chunk],
+            "point_labels": self.point_labels[chunk],
+            "mask_input": mask,
+            "has_mask_input": has_mask,
+        }
+
+
+def _padded(
+    coords: NDArray[np.float32], labels: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lengthen [P, N, 2] and [P, N] by padding, which changes no prompt's mask."""
+    points = labels.shape[1]
+    complete = np.isin(labels, (LABEL_PADDING, LABEL_BOX_TOP_LEFT)).any(axis=1)  # [P]
+    needed = points if complete.all() else points + 1
+    missing = max(2, 1 << (needed - 1).bit_length()) - points
+    return (
+        np.pad(coords, ((0, 0), (0, missing), (0, 0))),
+        np.pad(labels, ((0, 0), (0, missing)), constant_values=LABEL_PADDING),
+    )
+
+
+def _check_shapes(coords: NDArray[Any], labels: NDArray[Any], limits: PromptLimits) -> None:
+    if coords.ndim != 3 or coords.shape[2] != 2 or labels.shape != coords.shape[:2]:
+        raise BadRequestError(
+            f"point_coords has shape {list(coords.shape)} and point_labels "
+            f"{list(labels.shape)}, expected [P, N, 2] and [P, N]"
+        )
+    count, points = labels.shape
+    if not 1 <= count <= limits.max_prompts:
+        raise BadRequestError(
+            f"the request has {count} prompts, expected 1 to {limits.max_prompts}: "
+            "send more in further requests"
+        )
+    if not 1 <= points <= limits.max_points:
+        raise BadRequestError(
+            f"the prompts have {points} points each, expected 1 to {limits.max_points}"
+        )
+
+
+def _check_labels(labels: NDArray[Any]) -> None:
+    unknown = ~np.isin(labels, _LABELS)
+    if unknown.any():
+        prompt, point = np.argwhere(unknown)[0]
+        raise BadRequestError(
+            f"point_labels[{prompt}, {point}] is {labels[prompt, point]:g}, expected 0 background, "
+            "1 foreground, 2 top-left box corner, 3 bottom-right box corner or -1 padding"
+        )
+    corners = [
+        (labels == corner).sum(axis=1) for corner in (LABEL_BOX_TOP_LEFT, LABEL_BOX_BOTTOM_RIGHT)
+    ]  # [P] each
+    wrong = (corners[0] != corners[1]) | (corners[0] > 1)
+    if wrong.any():
+        prompt = int(np.argmax(wrong))
+        raise BadRequestError(
+            f"prompt {prompt} has {corners[0][prompt]} top-left and {corners[1][prompt]} "
+            "bottom-right box corners, expected one of each or none"
+        )
+    empty = (labels == LABEL_PADDING).all(axis=1)
+    if empty.any():
+        raise BadRequestError(
+            f"prompt {int(np.argmax(empty))} is only padding, expected a point or a box"
+        )
+
+
+def _check_coords(coords: NDArray[Any], labels: NDArray[Any]) -> None:
+    if not np.isfinite(coords).all():
+        prompt, point, _ = np.argwhere(~np.isfinite(coords))[0]
+        raise BadRequestError(
+            f"point_coords[{prompt}, {point}] is {_pair(coords[prompt, point])}, "
+            "expected finite numbers"
+        )
+    outside = (coords < -_ROUNDING_PX) | (coords > INPUT_SIZE + _ROUNDING_PX)
+    outside = outside.any(axis=2) & (labels != LABEL_PADDING)  # [P, N]
+    if outside.any():
+        prompt, point = np.argwhere(outside)[0]
+        raise BadRequestError(
+            f"point_coords[{prompt}, {point}] is {_pair(coords[prompt, point])}, expected "
+            f"0 to {INPUT_SIZE}: coordinates are those of the {INPUT_SIZE} frame"
+        )
+
+
+def _checked_masks(
+    mask: NDArray[Any] | None, has_mask: NDArray[Any] | None, count: int
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float32]]:
+    if has_mask is None:
+        has_mask = np.full(count, mask is not None, np.float32)
+    if has_mask.shape != (count,) or not np.isin(has_mask, (0, 1)).all():
+        raise BadRequestError(
+            f"has_mask_input has shape {list(has_mask.shape)}, expected [{count}], "
+            "0 or 1 for each prompt"
+        )
+    if mask is None:
+        if has_mask.any():
+            raise BadRequestError("has_mask_input is 1, expected a mask_input with it, got none")
+        return None, has_mask
+    if mask.shape != (count, 1, MASK_SIZE, MASK_SIZE):
+        raise BadRequestError(
+            f"mask_input has shape {list(mask.shape)}, expected "
+            f"[{count}, 1, {MASK_SIZE}, {MASK_SIZE}]: logits for each prompt"
+        )
+    if not np.isfinite(mask).all():
+        raise BadRequestError("mask_input has NaN or infinite logits, expected finite ones")
+    return mask, has_mask
+
+
+def _pair(point: NDArray[Any]) -> str:
+    return f"({point[0]:g}, {point[1]:g})"

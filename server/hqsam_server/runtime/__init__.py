@@ -1,0 +1,1 @@
+"""Runs ONNX files where Triton has no C++ backend for them."""

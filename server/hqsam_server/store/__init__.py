@@ -1,0 +1,1 @@
+"""The embedding store: a folder of files that processes share."""

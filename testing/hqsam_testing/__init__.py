@@ -1,0 +1,1 @@
+"""What tests and benchmarks share. It is not part of the installed package."""

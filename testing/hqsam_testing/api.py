@@ -1,0 +1,109 @@
+"""The server's models as functions of arrays, with nothing in between but tritonclient."""
+
+from __future__ import annotations
+
+import itertools
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+from hqsam_server import TritonServer, Tuning
+from numpy.typing import NDArray
+from tritonclient.utils import np_to_triton_dtype
+
+from hqsam_testing import image_files
+
+_MARKS = itertools.count()
+
+
+def serve(repository: Path, store: Path, options: Mapping[str, str]) -> TritonServer:
+    """Return a server in fp32, not yet started, with a store in `store`."""
+    environment = {"HQSAM_STORE_FOLDER": str(store), **options}
+    return TritonServer(repository, tuning=Tuning(precision="fp32"), environment=environment)
+
+
+def new_png() -> bytes:
+    """Return an image that no test has sent before."""
+    return image_files.png(60, 40 + next(_MARKS))
+
+
+class Api:
+    """Calls to a running server; errors are `tritonclient`'s."""
+
+    def __init__(self, server: TritonServer) -> None:
+        self.client = triton.InferenceServerClient(server.grpc_url)
+        self._metrics_url = f"http://{server.metrics_url}/metrics"
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.client.close()
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str] = (),
+        timeout_s: float = 120,
+    ) -> dict[str, NDArray[Any]]:
+        """Run a model; without names of outputs, for all of them."""
+        tensors = []
+        for name, array in inputs.items():
+            tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
+        requested = [triton.InferRequestedOutput(name) for name in outputs]
+        result = self.client.infer(
+            model, tensors, outputs=requested or None, client_timeout=timeout_s
+        )
+        return {it.name: result.as_numpy(it.name) for it in result.get_response().outputs}
+
+    def embed(
+        self, encoded: bytes | None = None, image_id: str | None = None, timeout_s: float = 120
+    ) -> tuple[str, tuple[int, int], bool]:
+        """Return image_id, (height, width) and whether the image was stored."""
+        inputs: dict[str, NDArray[Any]] = {}
+        if encoded is not None:
+            inputs["encoded_image"] = np.frombuffer(encoded, np.uint8)
+        if image_id is not None:
+            inputs["image_id"] = np.array([image_id.encode()], np.object_)
+        outputs = self.infer("embed", inputs, timeout_s=timeout_s)
+        height, width = outputs["original_size"].tolist()
+        return outputs["image_id"][0].decode(), (height, width), bool(outputs["already_stored"][0])
+
+    def segment(
+        self,
+        image_id: str,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
+        outputs: Sequence[str] = (),
+    ) -> dict[str, NDArray[Any]]:
+        """Segment with the given prompts, or with one point in the middle."""
+        return self.infer(
+            "segment",
+            {"image_id": np.array([image_id.encode()], np.object_), **(inputs or point())},
+            outputs,
+        )
+
+    def metric(self, name: str) -> float:
+        """Return a metric of the project's own from the Prometheus endpoint."""
+        with urllib.request.urlopen(self._metrics_url) as page:  # noqa: S310 - http, as made above
+            lines = page.read().decode().splitlines()
+        return float(next(line for line in lines if line.startswith(f"hqsam_{name} ")).split()[1])
+
+
+def point(x: float = 512, y: float = 300) -> dict[str, NDArray[Any]]:
+    """Return one prompt of one point in the input frame."""
+    return {
+        "point_coords": np.array([[[x, y], [0, 0]]], np.float32),
+        "point_labels": np.array([[1, -1]], np.float32),
+    }

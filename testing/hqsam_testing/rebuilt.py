@@ -1,0 +1,26 @@
+"""Weights for tests: rebuilt ones of any size, meaningless but deterministic."""
+
+from __future__ import annotations
+
+import torch
+from hqsam_export.modeling import Architecture, HQSamModel
+from torch import Tensor
+
+from hqsam_testing.oracle import weights
+
+TINY = Architecture(vit_width=48, vit_depth=2, vit_heads=2, global_blocks=(1,))
+"""The smallest model that keeps the contract's shapes: seconds instead of minutes."""
+
+
+def state_dict(architecture: Architecture | None = None, seed: int = 0) -> dict[str, Tensor]:
+    """Return weights under the official names; of a full-size ViT-B unless told otherwise."""
+    if architecture is None:
+        return {name: torch.from_numpy(array) for name, array in weights.state_dict(seed).items()}
+    with torch.device("meta"):
+        shapes = {
+            name: tuple(tensor.shape)
+            for name, tensor in HQSamModel(architecture).state_dict().items()
+        }
+    return {
+        name: torch.from_numpy(weights.tensor(name, shape, seed)) for name, shape in shapes.items()
+    }

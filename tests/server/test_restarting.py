@@ -1,0 +1,139 @@
+"""A model's process, or all of Triton, dies: the server is back, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hqsam_server import TritonServer
+from hqsam_server.errors import StartError
+from hqsam_server.launcher.watch import MAX_RESTARTS, instances, watch
+from hqsam_testing.serve_process import PATIENCE_S, Serve, infer, works
+from tritonclient.utils import InferenceServerException
+
+Start = Callable[..., Serve]
+
+
+def restarts(server: Serve) -> float:
+    """Return the metric of that name."""
+    with urllib.request.urlopen(server.metrics_url, timeout=PATIENCE_S) as response:  # noqa: S310
+        lines = response.read().decode().splitlines()
+    (line,) = (line for line in lines if line.startswith("hqsam_restarts_total"))
+    return float(line.split()[-1])
+
+
+def test_a_model_whose_process_died_is_loaded_again(serve: Start) -> None:
+    server = serve()
+    memory = len(server.shared_memory())
+    assert restarts(server) == 0
+    for count in (1, 2):
+        os.kill(server.instances()["numbers_0_0"], signal.SIGKILL)
+        server.line("numbers is back", count)
+        server.line("successfully unloaded 'numbers'", count)  # what was left of the old one
+        for model in ("numbers", "pipeline", "caller"):
+            works(server.grpc_url, model)
+        assert restarts(server) == count
+    assert server.triton.is_running()
+    assert len(server.shared_memory()) <= memory
+    assert server.stop(signal.SIGTERM) == 0
+    assert server.left_behind() == []
+
+
+def test_a_model_that_dies_as_soon_as_the_server_is_ready_is_loaded_again(repository: Path) -> None:
+    def until_back(line: str) -> None:
+        if "is back" in line:
+            raise KeyboardInterrupt
+
+    with TritonServer(repository) as server:
+        found = instances(server.pid)
+        (process,) = (pid for pid, name in found.items() if name == "numbers_0_0")
+        os.kill(process, signal.SIGKILL)
+        with pytest.raises(KeyboardInterrupt):
+            watch(server, found.values(), until_back)
+        works(server.grpc_url, "numbers")
+
+
+def test_one_of_two_instances_that_died_is_replaced(serve: Start) -> None:
+    server = serve()
+    os.kill(server.instances()["caller_0_1"], signal.SIGKILL)
+    server.line("caller is back")
+    assert {"caller_0_0", "caller_0_1"} <= server.instances().keys()
+    for _ in range(4):
+        works(server.grpc_url, "caller")
+
+
+def test_several_models_that_died_at_once_are_loaded_again(serve: Start) -> None:
+    server = serve()
+    found = server.instances()
+    for name in ("numbers_0_0", "gate_0_0", "caller_0_0"):
+        os.kill(found[name], signal.SIGKILL)
+    for model in ("numbers", "gate", "caller"):
+        server.line(f"{model} is back")
+    for model in ("numbers", "pipeline", "caller"):
+        works(server.grpc_url, model)
+
+
+def test_a_request_that_its_process_died_with_ends_with_an_error(
+    serve: Start, tmp_path: Path
+) -> None:
+    server = serve()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    path = np.array([str(pipe).encode()], np.object_)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(infer, server.grpc_url, "gate", "path", path)
+        with pipe.open("wb"):  # opens once the model does: the request is under way
+            os.kill(server.instances()["gate_0_0"], signal.SIGKILL)
+        assert isinstance(answer.exception(), InferenceServerException)
+        server.line("gate is back")
+        answer = pool.submit(infer, server.grpc_url, "gate", "path", path)
+        pipe.write_bytes(b"again")
+        assert bytes(answer.result()["said"]) == b"again"
+
+
+def test_a_triton_that_died_is_started_again_on_the_same_ports(serve: Start) -> None:
+    server = serve()
+    server.triton.kill()
+    server.line("tritonserver was started again")
+    for model in ("numbers", "pipeline", "caller"):
+        works(server.grpc_url, model)
+    assert restarts(server) == 1
+    assert server.stop(signal.SIGTERM) == 0
+    assert server.left_behind() == []
+
+
+def test_a_model_that_cannot_be_loaded_again_has_the_whole_server_started_again(
+    serve: Start, repository: Path
+) -> None:
+    server = serve()
+    file = repository / "numbers" / "1" / "model.onnx"
+    hidden = file.with_suffix(".hidden")
+    file.rename(hidden)
+    try:
+        os.kill(server.instances()["numbers_0_0"], signal.SIGKILL)
+        server.line("numbers could not be loaded")
+    finally:
+        hidden.rename(file)
+    server.line("tritonserver was started again")
+    works(server.grpc_url, "numbers")
+
+
+def test_a_server_that_keeps_dying_is_given_up(repository: Path) -> None:
+    lines: list[str] = []
+    with TritonServer(repository) as server:
+
+        def kill(line: str) -> None:
+            lines.append(line)
+            if "was started again" in line:
+                os.kill(server.pid, signal.SIGKILL)
+
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(StartError, match=f"{MAX_RESTARTS} times in vain: it kept dying"):
+            watch(server, instances(server.pid).values(), kill)
+    assert sum("was started again" in line for line in lines) == MAX_RESTARTS
