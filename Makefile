@@ -28,6 +28,7 @@ check: $(VENV)/.dev ## Check format, lint and types, and the Dockerfile.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint docker/Dockerfile
 
 docs: $(VENV)/.dev ## Build the documentation into site/; a broken link is an error.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from hqsam_client.client import HQSam
 from hqsam_client.shared.base import DEFAULT_EMBED_TIMEOUT_S, DEFAULT_TIMEOUT_S, DEFAULT_URL
@@ -44,16 +45,21 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--client-key", type=Path, metavar="PEM", help="for mutual TLS")
 
 
+def client_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keyword arguments of `HQSam` and `AsyncHQSam`, but for `url` and `authority`."""
+    return {
+        "timeout_s": args.timeout,
+        "embed_timeout_s": args.embed_timeout,
+        "tls": args.tls,
+        "root_certificates": args.root_certificates,
+        "client_certificate": args.client_certificate,
+        "client_key": args.client_key,
+        "token": os.environ.get("HQSAM_TOKEN"),
+    }
+
+
 def connect(args: argparse.Namespace, replica: Replica | None = None) -> HQSam:
     """Return a client for the server that the options describe, or for one of its replicas."""
-    return HQSam(
-        args.url if replica is None else replica.address,
-        authority=None if replica is None else replica.authority,
-        timeout_s=args.timeout,
-        embed_timeout_s=args.embed_timeout,
-        tls=args.tls,
-        root_certificates=args.root_certificates,
-        client_certificate=args.client_certificate,
-        client_key=args.client_key,
-        token=os.environ.get("HQSAM_TOKEN"),
-    )
+    if replica is None:
+        return HQSam(args.url, **client_options(args))
+    return HQSam(replica.address, authority=replica.authority, **client_options(args))

@@ -130,7 +130,10 @@ def test_an_image_that_fails_does_not_stop_the_others(
         ("photo.png --prompts photo.png", "photo.png cannot be read"),
         ("photo.png --prompts empty.jsonl", "empty.jsonl is empty"),
         ("photo.png --prompts broken.jsonl", "broken.jsonl, line 1: not JSON"),
-        ("photo.png --prompts typo.jsonl", "line 1: expected an object with box, image, labels, points"),
+        (
+            "photo.png --prompts typo.jsonl",
+            "line 1: expected an object with box, image, labels, points",
+        ),
         ("--prompts numbered.jsonl", "line 1: image is 7, expected a path"),
         ("photo.png --prompts bare.jsonl", "line 1: expected points, a box, or both"),
         ("photo.png --prompts named.jsonl", "the image is named here or on the command line"),
