@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,14 +17,13 @@ import numpy as np
 import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer, Tuning
+from hqsam_testing import browser as browsers
 from hqsam_testing.oracle import images
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 PATIENCE_S = 120.0
 """For answers of a server that shares its processors with others."""
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 _SERIAL = itertools.count(1)
 
@@ -100,11 +97,10 @@ def photo() -> bytes:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """A browser of this machine; none is downloaded."""
-    named = os.environ.get("HQSAM_TEST_BROWSER")
-    executable = named or next(filter(None, map(shutil.which, BROWSERS)), None)
+    """A Chromium that is installed on this machine."""
+    executable = browsers.find()
     if executable is None:
-        pytest.skip("no Chromium here: apt-get install chromium, or set HQSAM_TEST_BROWSER")
+        pytest.skip(browsers.MISSING)
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(
             executable_path=executable,
