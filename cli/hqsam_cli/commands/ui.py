@@ -89,18 +89,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_with_server(args: argparse.Namespace, listener: socket.socket) -> None:
     """Serve the page on a server that is started, watched and stopped here."""
-    from hqsam_server import TritonServer
-    from hqsam_server.launcher.watch import instances, watch
+    from hqsam_server import TritonServer, supervise
 
     repository = None if args.small else args.model_repository or Path("model_repository")
     print("hqsam ui: starting the server", file=sys.stderr, flush=True)
     server: TritonServer = TritonServer(repository, log=sys.stderr)
     with server:
-        expected = instances(server.pid).values()
         args.url, args.tls = server.grpc_url, False
         args.root_certificates = args.client_certificate = args.client_key = None
         with _serving(args, listener):
-            watch(server, expected)
+            supervise(server)
 
 
 @contextmanager
