@@ -80,7 +80,7 @@ def address(server: TritonServer) -> Iterator[str]:
         yield where
 
 
-def picture(width: int, height: int, file_format: str = "PNG") -> bytes:
+def image_file(width: int, height: int, file_format: str = "PNG") -> bytes:
     """Return the file of a picture that no other test has sent."""
     array = images.draw(width, height)
     array[:8, :8] = (next(_SERIAL), 7, 7)
@@ -92,7 +92,7 @@ def picture(width: int, height: int, file_format: str = "PNG") -> bytes:
 @pytest.fixture
 def photo() -> bytes:
     """A new picture of 300 x 200 pixels as a PNG file."""
-    return picture(300, 200)
+    return image_file(300, 200)
 
 
 @pytest.fixture(scope="session")

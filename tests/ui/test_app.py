@@ -18,7 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from starlette.testclient import TestClient
 
-from tests.ui.conftest import PATIENCE_S, picture
+from tests.ui.conftest import PATIENCE_S, image_file
 
 POINTS = [[105.0, 90.0], [20.5, 180.25]]
 LABELS = [1, 0]
@@ -46,7 +46,7 @@ def client(start: Start) -> Iterator[TestClient]:
 
 
 def opened(client: TestClient, photo: bytes) -> dict[str, Any]:
-    answer = client.post("/api/pictures", content=photo)
+    answer = client.post("/api/images", content=photo)
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     return body
@@ -63,7 +63,7 @@ def code(answer: Any) -> tuple[int, str]:
 def test_a_mask_is_what_the_client_gets(client: TestClient, photo: bytes, sam: HQSam) -> None:
     image_id = opened(client, photo)["image_id"]
     first = client.post(
-        f"/api/pictures/{image_id}/mask", content=request({"points": POINTS, "labels": LABELS})
+        f"/api/images/{image_id}/mask", content=request({"points": POINTS, "labels": LABELS})
     )
     theirs = sam.open(photo)
     expected = theirs.segment([(105, 90), (20.5, 180.25)], LABELS)
@@ -74,7 +74,7 @@ def test_a_mask_is_what_the_client_gets(client: TestClient, photo: bytes, sam: H
 
     box = [20, 30, 200, 180]
     refined = client.post(
-        f"/api/pictures/{image_id}/mask",
+        f"/api/images/{image_id}/mask",
         content=request({"box": box, "mode": "best"}, first.content),
     )
     expected = theirs.segment(box=box, refine=expected, mode="best")
@@ -100,7 +100,7 @@ def test_downloads_are_of_the_exact_masks(client: TestClient, photo: bytes, sam:
         *(mask.low_res_logits.tobytes() for mask in masks),
     )
     got = {
-        name: client.post(f"/api/pictures/{image_id}/{name}", content=content)
+        name: client.post(f"/api/images/{image_id}/{name}", content=content)
         for name in ("mask.png", "overlay.png", "coco.json")
     }
     with Image.open(io.BytesIO(got["mask.png"].content)) as image:
@@ -122,29 +122,29 @@ def test_downloads_are_of_the_exact_masks(client: TestClient, photo: bytes, sam:
 def test_a_picture_that_made_room_is_asked_for_again(start: Start, photo: bytes) -> None:
     with start(kept_bytes=len(photo)) as client:
         image_id = opened(client, photo)["image_id"]
-        opened(client, picture(300, 200))
+        opened(client, image_file(300, 200))
         ask = request({"points": [[1, 1]]})
-        answer = client.post(f"/api/pictures/{image_id}/mask", content=ask)
-        assert code(answer) == (404, "unknown-picture")
+        answer = client.post(f"/api/images/{image_id}/mask", content=ask)
+        assert code(answer) == (404, "unknown-image")
         assert opened(client, photo)["known"] is True
-        assert client.post(f"/api/pictures/{image_id}/mask", content=ask).status_code == 200
+        assert client.post(f"/api/images/{image_id}/mask", content=ask).status_code == 200
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\xff\xd8\xff\xe0" + bytes(200)])
 def test_what_is_no_picture_is_refused(client: TestClient, content: bytes) -> None:
-    assert code(client.post("/api/pictures", content=content)) == (422, "picture")
+    assert code(client.post("/api/images", content=content)) == (422, "image")
 
 
 def test_a_truncated_picture_is_refused(client: TestClient, photo: bytes) -> None:
-    answer = client.post("/api/pictures", content=photo[: len(photo) // 2])
+    answer = client.post("/api/images", content=photo[: len(photo) // 2])
     assert code(answer) == (422, "refused")
 
 
 def test_a_file_over_the_limit_is_refused(start: Start, photo: bytes) -> None:
-    with start(max_picture_bytes=len(photo) - 1) as client:
-        assert code(client.post("/api/pictures", content=photo)) == (413, "too-large")
+    with start(max_image_bytes=len(photo) - 1) as client:
+        assert code(client.post("/api/images", content=photo)) == (413, "too-large")
         # Without a length, the body is read up to the limit.
-        answer = client.post("/api/pictures", content=iter([photo[:100], photo[100:]]))
+        answer = client.post("/api/images", content=iter([photo[:100], photo[100:]]))
         assert code(answer) == (413, "too-large")
         assert client.get("/api/status").json()["max_bytes"] == len(photo) - 1
 
@@ -180,7 +180,7 @@ def test_a_wrong_prompt_is_refused(
     client: TestClient, photo: bytes, content: bytes, expected: tuple[int, str]
 ) -> None:
     image_id = opened(client, photo)["image_id"]
-    assert code(client.post(f"/api/pictures/{image_id}/mask", content=content)) == expected
+    assert code(client.post(f"/api/images/{image_id}/mask", content=content)) == expected
 
 
 @pytest.mark.parametrize(
@@ -198,14 +198,14 @@ def test_a_wrong_download_is_refused(
     client: TestClient, photo: bytes, name: str, content: bytes, expected: tuple[int, str]
 ) -> None:
     image_id = opened(client, photo)["image_id"]
-    assert code(client.post(f"/api/pictures/{image_id}/{name}", content=content)) == expected
+    assert code(client.post(f"/api/images/{image_id}/{name}", content=content)) == expected
 
 
 def test_an_empty_mask_can_be_downloaded(client: TestClient, photo: bytes) -> None:
     image_id = opened(client, photo)["image_id"]
     nothing = np.full((256, 256), -1, np.float32)
     content = request({"objects": [{"color": [1, 2, 3]}]}, nothing.tobytes())
-    data = client.post(f"/api/pictures/{image_id}/coco.json", content=content).json()
+    data = client.post(f"/api/images/{image_id}/coco.json", content=content).json()
     assert data["annotations"][0]["bbox"] == [0, 0, 0, 0]
     assert data["annotations"][0]["segmentation"] == Mask(nothing, 0, (200, 300)).rle()
 
@@ -214,7 +214,7 @@ def test_without_a_server_the_page_says_so(start: Start, photo: bytes, nobody: s
     with start(url=nobody) as client:
         assert client.get("/").status_code == 200
         assert client.get("/api/status").json()["ready"] is False
-        assert code(client.post("/api/pictures", content=photo)) == (503, "unavailable")
+        assert code(client.post("/api/images", content=photo)) == (503, "unavailable")
 
 
 def test_everything_carries_the_security_headers(client: TestClient) -> None:
@@ -243,7 +243,7 @@ def test_its_own_names_are_accepted(client: TestClient, host: str) -> None:
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1"])
 def test_other_pages_are_refused(client: TestClient, photo: bytes, origin: str) -> None:
-    answer = client.post("/api/pictures", content=photo, headers={"origin": origin})
+    answer = client.post("/api/images", content=photo, headers={"origin": origin})
     assert code(answer) == (403, "origin")
 
 
@@ -268,7 +268,7 @@ def test_nothing_but_the_page_can_be_fetched(client: TestClient, path: str) -> N
 @pytest.mark.parametrize("image_id", [UNKNOWN, "..", "%2e%2e", "x" * 5000])
 def test_an_unknown_picture_has_no_masks(client: TestClient, image_id: str) -> None:
     ask = request({"points": [[1, 1]]})
-    answer = client.post(f"/api/pictures/{image_id}/mask", content=ask)
+    answer = client.post(f"/api/images/{image_id}/mask", content=ask)
     assert answer.status_code in (404, 405)
 
 
