@@ -159,9 +159,7 @@ class _Api:
         image = self._images.get(request.path_params["image_id"])
         refine = Mask(masks[0], 0.0, image.size) if masks else None
         start = time.perf_counter()
-        mask = await _while_connected(
-            request, image.segment(**wire.prompt(fields), refine=refine)
-        )
+        mask = await _while_connected(request, image.segment(**wire.prompt(fields), refine=refine))
         took_s = time.perf_counter() - start
         return Response(
             wire.write(mask.low_res_logits),

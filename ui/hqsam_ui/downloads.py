@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from hqsam_client import AsyncRemoteImage, Mask
+from hqsam_client.shared.upload import prepare
 from PIL import Image
 
 from hqsam_ui import wire
@@ -47,7 +48,7 @@ def _overlay(image: AsyncRemoteImage, fields: dict[str, Any], logits: list[Logit
     """Draw all masks on the image, each in its colour."""
     entries = wire.objects(fields, logits)
     colors = [wire.color(entry) for entry in entries]
-    drawing = image.full_image()
+    drawing = prepare(image.encoded).full_image()
     for mask, color in zip(_masks(image, entries, logits), colors, strict=True):
         drawing = mask.overlay(drawing, color)
     return _png(drawing)

@@ -146,7 +146,9 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(page: PageServer, url: str, options: dict[str, Any], ready: Callable[[str], None]) -> None:
+def serve(
+    page: PageServer, url: str, options: dict[str, Any], ready: Callable[[str], None]
+) -> None:
     """Serve the page for a running HQ-SAM server until the thread is interrupted.
 
     Args:
@@ -168,6 +170,7 @@ def serve_with_triton(
     model_repository: Path | None,
     options: dict[str, Any],
     ready: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
     """Start an HQ-SAM server on free ports and serve the page for it; see `serve`.
 
@@ -178,6 +181,7 @@ def serve_with_triton(
         model_repository: what the server serves; None for the small model.
         options: further arguments of `AsyncHQSam`.
         ready: called with the HQ-SAM server's address once the page answers.
+        report: called with a line for each event in the server's life.
 
     Raises:
         HQSamError: the server or the page cannot be started, or the server keeps dying.
@@ -189,8 +193,9 @@ def serve_with_triton(
         raise MissingPackageError(
             f"the package {error.name} is missing: pip install 'hqsam-triton[server,ui]'"
         ) from error
+    report("starting the HQ-SAM server")
     with TritonServer(model_repository, log=sys.stderr) as server:
         url = server.grpc_url
         page.start(lambda: AsyncHQSam(url, **options))
         ready(url)
-        supervise(server)
+        supervise(server, report)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import signal
 import sys
+import webbrowser
 from pathlib import Path
 from types import FrameType
 
@@ -74,21 +76,28 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, stop)
     try:
         with serving.PageServer(args.host, args.port, args.allow_host) as page:
-
-            def announce(url: str) -> None:
-                print(f"HQ-SAM page on {page.address} for {url}", flush=True)
-                if args.open:
-                    import webbrowser
-
-                    webbrowser.open(page.address)
-
+            announce = functools.partial(_announce, page.address, args.open)
             if args.serve or args.small or args.model_repository is not None:
-                repository = None if args.small else args.model_repository or "model_repository"
-                print("hqsam ui: starting the server", file=sys.stderr, flush=True)
-                timeouts = {"timeout_s": args.timeout, "embed_timeout_s": args.embed_timeout}
-                serving.serve_with_triton(page, repository and Path(repository), timeouts, announce)
+                folder = args.model_repository or Path("model_repository")
+                serving.serve_with_triton(
+                    page,
+                    None if args.small else folder,
+                    {"timeout_s": args.timeout, "embed_timeout_s": args.embed_timeout},
+                    announce,
+                    _report,
+                )
             else:
                 serving.serve(page, args.url, options.client_options(args), announce)
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def _announce(address: str, open_browser: bool, url: str) -> None:
+    print(f"HQ-SAM page on {address} for {url}", flush=True)
+    if open_browser:
+        webbrowser.open(address)
+
+
+def _report(line: str) -> None:
+    print(f"hqsam ui: {line}", file=sys.stderr, flush=True)
