@@ -1,4 +1,4 @@
-"""The page on a running server with a tiny random model, and a browser to look at it."""
+"""The page on a running server with a tiny random model, and a browser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 PATIENCE_S = 120.0
-"""For answers of a server that shares its processors with others."""
+"""Time limit of answers from servers that share the processors."""
 
 _SERIAL = itertools.count(1)
 
@@ -42,7 +42,7 @@ def sam(server: TritonServer) -> Iterator[HQSam]:
 
 
 @pytest.fixture
-def nobody() -> str:
+def unused_address() -> str:
     """An address where nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
@@ -50,7 +50,7 @@ def nobody() -> str:
 
 @contextmanager
 def hqsam_ui(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run `hqsam ui` on a free port; yields its address, and the process."""
+    """Run `hqsam ui` on a free port; yields its address and the process."""
     script = "import sys; from hqsam_cli.main import main; sys.exit(main())"
     process = subprocess.Popen(
         [sys.executable, "-c", script, "ui", "--port", "0", *arguments],
@@ -73,15 +73,8 @@ def _stream(stream: IO[str] | None) -> IO[str]:
     return stream
 
 
-@pytest.fixture(scope="package")
-def address(server: TritonServer) -> Iterator[str]:
-    """Where the page is."""
-    with hqsam_ui("--url", server.grpc_url) as (where, _):
-        yield where
-
-
 def image_file(width: int, height: int, file_format: str = "PNG") -> bytes:
-    """Return the file of a picture that no other test has sent."""
+    """Return an image file that no other test has sent."""
     array = images.draw(width, height)
     array[:8, :8] = (next(_SERIAL), 7, 7)
     buffer = io.BytesIO()
@@ -91,7 +84,7 @@ def image_file(width: int, height: int, file_format: str = "PNG") -> bytes:
 
 @pytest.fixture
 def photo() -> bytes:
-    """A new picture of 300 x 200 pixels as a PNG file."""
+    """A new image of 300 x 200 pixels as a PNG file."""
     return image_file(300, 200)
 
 
