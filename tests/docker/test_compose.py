@@ -115,7 +115,7 @@ def test_the_image_has_every_package_and_nothing_else(tmp_path: Path) -> None:
         for source in line.split()[:-1]
     }
     assert copied == allowed
-    # The wheel is built from links to exactly these files, so a folder that is not copied is missing.
+    # The wheel is built from links to exactly these files: a folder that is not copied is missing.
     context = tmp_path / "context"
     context.mkdir()
     for name in copied - {"model_repository"}:
