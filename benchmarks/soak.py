@@ -43,7 +43,7 @@ from hqsam_client import (
     SupersededError,
 )
 from hqsam_server import TritonServer
-from hqsam_server.launcher.watch import instances
+from hqsam_server.launcher.process import instances
 from hqsam_server.store.entry import max_file_bytes
 from hqsam_testing.image_files import encoded
 from hqsam_testing.oracle import images

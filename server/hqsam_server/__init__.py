@@ -8,14 +8,16 @@ if TYPE_CHECKING:
     from hqsam_server.launcher.endpoint import Endpoint
     from hqsam_server.launcher.triton_server import TritonServer
     from hqsam_server.launcher.tuning import Tuning
+    from hqsam_server.launcher.watch import supervise
 
-__all__ = ["Endpoint", "TritonServer", "Tuning"]
+__all__ = ["Endpoint", "TritonServer", "Tuning", "supervise"]
 
 # Imported at first use: the models, which share this package, need no gRPC.
 _LAZY = {
     "Endpoint": "launcher.endpoint",
     "TritonServer": "launcher.triton_server",
     "Tuning": "launcher.tuning",
+    "supervise": "launcher.watch",
 }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hqsam_client import contract
 from hqsam_server import TritonServer
-from hqsam_server.launcher.watch import instances
+from hqsam_server.launcher.process import instances
 from hqsam_server.models.preprocess import Limits, preprocess
 from hqsam_testing import image_files
 from hqsam_testing.api import Api, new_png, point, serve

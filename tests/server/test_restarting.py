@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from hqsam_server import TritonServer
 from hqsam_server.errors import StartError
-from hqsam_server.launcher.watch import MAX_RESTARTS, instances, watch
+from hqsam_server.launcher.process import instances
+from hqsam_server.launcher.watch import MAX_RESTARTS, supervise
 from hqsam_testing.serve_process import PATIENCE_S, Serve, infer, works
 from tritonclient.utils import InferenceServerException
 
@@ -55,7 +56,7 @@ def test_a_model_that_dies_as_soon_as_the_server_is_ready_is_loaded_again(reposi
         (process,) = (pid for pid, name in found.items() if name == "numbers_0_0")
         os.kill(process, signal.SIGKILL)
         with pytest.raises(KeyboardInterrupt):
-            watch(server, found.values(), until_back)
+            supervise(server, until_back)
         works(server.grpc_url, "numbers")
 
 
@@ -135,5 +136,5 @@ def test_a_server_that_keeps_dying_is_given_up(repository: Path) -> None:
 
         os.kill(server.pid, signal.SIGKILL)
         with pytest.raises(StartError, match=f"{MAX_RESTARTS} times in vain: it kept dying"):
-            watch(server, instances(server.pid).values(), kill)
+            supervise(server, kill)
     assert sum("was started again" in line for line in lines) == MAX_RESTARTS

@@ -10,7 +10,7 @@ import pytest
 from hqsam_cli import main
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
-from hqsam_server.launcher.watch import instances
+from hqsam_server.launcher.process import instances
 from hqsam_testing.api import new_png
 from hqsam_testing.serve_process import PATIENCE_S, Serve
 

@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     """Run `hqsam serve` until it is told to stop, and return the exit status."""
     from hqsam_server.launcher.endpoint import Endpoint
     from hqsam_server.launcher.triton_server import TritonServer
-    from hqsam_server.launcher.watch import instances, watch
+    from hqsam_server.launcher.watch import supervise
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -172,14 +172,13 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         with server:
-            expected = instances(server.pid).values()
             model = "the small model" if args.small else args.model_repository
             print(
                 f"serving {model} on grpc://{server.grpc_url} "
                 f"http://{server.http_url} metrics http://{server.metrics_url}/metrics",
                 flush=True,
             )
-            watch(server, expected)
+            supervise(server)
     except KeyboardInterrupt:
         pass
     return 0

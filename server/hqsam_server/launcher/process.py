@@ -13,6 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+import psutil
+
+from hqsam_server.launcher.distribution import STUB
+
 # A line of Triton's log: severity and time, process, place, message.
 _LOG_LINE = re.compile(r"^(?P<severity>[EWI])\d{4} \S+ \d+ \S+\] (?P<message>.*)$")
 
@@ -133,3 +137,28 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self._reader.join(_LAST_WORDS_S)  # the last holders of the pipe are gone
+
+
+def instances(server_pid: int) -> dict[int, str]:
+    """Return the living processes of a server's Python models as {process ID: instance}.
+
+    Instances have names such as ``prompt_decoder_0_1``: model, device, number.
+    """
+    return {pid: arguments[-2] for pid, arguments in stubs(server_pid).items()}
+
+
+def stubs(server_pid: int) -> dict[int, list[str]]:
+    """Return the command lines of the living processes of a server's Python models."""
+    found = {}
+    try:
+        children = psutil.Process(server_pid).children()
+    except psutil.NoSuchProcess:
+        return {}
+    for child in children:
+        try:
+            arguments = child.cmdline()
+        except psutil.Error:  # a zombie, or gone since
+            continue
+        if arguments and arguments[0].endswith(STUB):
+            found[child.pid] = arguments
+    return found

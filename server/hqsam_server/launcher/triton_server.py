@@ -19,7 +19,7 @@ from hqsam_server import small_model
 from hqsam_server.errors import StartError
 from hqsam_server.launcher import cleanup, distribution, workspace
 from hqsam_server.launcher.endpoint import Endpoint
-from hqsam_server.launcher.process import Process
+from hqsam_server.launcher.process import Process, instances
 from hqsam_server.launcher.tuning import Tuning
 
 # What only the process that started the server may do; the key is drawn anew for each
@@ -87,6 +87,7 @@ class TritonServer:
         self._janitor: subprocess.Popen[bytes] | None = None
         self._claim: int | None = None
         self._process: Process | None = None
+        self._expected: frozenset[str] = frozenset()
 
     @property
     def grpc_url(self) -> str:
@@ -109,6 +110,11 @@ class TritonServer:
         assert self._process is not None  # noqa: S101 - started
         return self._process.pid
 
+    @property
+    def expected(self) -> frozenset[str]:
+        """Names of the instances that lived when the server was ready."""
+        return self._expected
+
     def start(self) -> TritonServer:
         """Start the server and wait until it is ready.
 
@@ -118,6 +124,8 @@ class TritonServer:
         try:
             self._prepare()
             self._launch()
+            # Asked for later, one that died at once would be missing.
+            self._expected = frozenset(instances(self.pid).values())
         except BaseException:
             self.stop()
             raise

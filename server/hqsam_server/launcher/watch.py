@@ -10,12 +10,10 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection
-
-import psutil
+from collections.abc import Callable
 
 from hqsam_server.errors import StartError
-from hqsam_server.launcher.distribution import STUB
+from hqsam_server.launcher.process import instances, stubs
 from hqsam_server.launcher.triton_server import TritonServer
 
 INTERVAL_S = 0.5
@@ -31,20 +29,14 @@ before it is given up."""
 STEADY_S = 60.0
 
 
-def watch(
-    server: TritonServer,
-    expected: Collection[str],
-    report: Callable[[str], None] | None = None,
-) -> None:
-    """Look after a server until the calling thread is interrupted.
+def supervise(server: TritonServer, report: Callable[[str], None] | None = None) -> None:
+    """Look after a started server until the calling thread is interrupted.
 
     A model whose process died is loaded again; where that fails, or where the server
     itself died, the server is started again on the same ports.
 
     Args:
         server: a server that was started.
-        expected: names of the instances that have to live, as `instances` gave them when
-            the server was ready. Asked for later, one that died at once would be missing.
         report: called with a line for each event; by default it goes to standard error.
 
     Raises:
@@ -57,7 +49,7 @@ def watch(
         status = server.wait(INTERVAL_S)
         if status is None:
             # Not by process ID: a process that dies while its model is loaded would be missed.
-            dead = {_model(name) for name in set(expected) - set(instances(server.pid).values())}
+            dead = {_model(name) for name in server.expected - set(instances(server.pid).values())}
             if all(loads[it].spend() and _reload(server, it, say) for it in sorted(dead)):
                 continue
         else:
@@ -85,31 +77,6 @@ def _model(instance: str) -> str:
     return instance.rsplit("_", 2)[0]
 
 
-def instances(server_pid: int) -> dict[int, str]:
-    """Return the living processes of a server's Python models as {process ID: instance}.
-
-    Instances have names such as ``prompt_decoder_0_1``: model, device, number.
-    """
-    return {pid: arguments[-2] for pid, arguments in _stubs(server_pid).items()}
-
-
-def _stubs(server_pid: int) -> dict[int, list[str]]:
-    """Return the command lines of the living processes of a server's Python models."""
-    found = {}
-    try:
-        children = psutil.Process(server_pid).children()
-    except psutil.NoSuchProcess:
-        return {}
-    for child in children:
-        try:
-            arguments = child.cmdline()
-        except psutil.Error:  # a zombie, or gone since
-            continue
-        if arguments and arguments[0].endswith(STUB):
-            found[child.pid] = arguments
-    return found
-
-
 def _reload(server: TritonServer, model: str, say: Callable[[str], None]) -> bool:
     """Load a model again; tell whether that worked."""
     start = time.monotonic()
@@ -120,7 +87,7 @@ def _reload(server: TritonServer, model: str, say: Callable[[str], None]) -> boo
         say(str(error))
         return False
     # The second argument of a model's process; the dead one could not remove its own.
-    server.remove_shared_memory({arguments[2] for arguments in _stubs(server.pid).values()})
+    server.remove_shared_memory({arguments[2] for arguments in stubs(server.pid).values()})
     say(f"{model} is back after {time.monotonic() - start:.1f} s")
     return True
 
