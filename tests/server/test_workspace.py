@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 from hqsam_server import Tuning
-from hqsam_server.launcher.workspace import write_repository
+from hqsam_server.launcher.repository_view import write_repository
 from tritonclient.grpc import model_config_pb2
 
 ONNX_MODELS = ("decoder", "encoder", "features", "prompt_decoder")
