@@ -46,4 +46,4 @@ def test_an_image_without_python_is_named(
 ) -> None:
     shutil.rmtree(home / "backends" / "python")
     monkeypatch.setenv("HQSAM_TRITON_HOME", str(home))
-    assert "use its full image, *-py3" in said(temporary, f"--model-repository={repository}")
+    assert "use the full image, *-py3" in said(temporary, f"--model-repository={repository}")
