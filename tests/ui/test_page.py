@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hqsam_server import TritonServer
-from hqsam_server.launcher.endpoint import Endpoint
+from hqsam_server import Endpoint, TritonServer
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
