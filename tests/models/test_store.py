@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from tests.models.fakes import Metrics
 
-WEIGHTS = "a" * 64
+PRODUCER = "a" * 64
 ENTRY_BYTES = 4 * (256 * 64 * 64 + 32 * 256 * 256)
 
 
@@ -36,11 +36,11 @@ def embedding(value: float = 1.0, size: tuple[int, int] = (400, 600)) -> Embeddi
 
 def open_store(folder: Path, metrics: Metrics | None = None, **options: Any) -> EmbeddingStore:
     metrics = metrics or Metrics()
-    return EmbeddingStore(folder, options.pop("weights", WEIGHTS), metrics.metrics, **options)
+    return EmbeddingStore(folder, options.pop("producer", PRODUCER), metrics.metrics, **options)
 
 
 def entry_of(folder: Path, number: int) -> Path:
-    return folder / f"{WEIGHTS}-{image_id(number)}.safetensors"
+    return folder / f"{PRODUCER}-{image_id(number)}.safetensors"
 
 
 def test_an_entry_that_is_read_again_is_not_loaded_again_unless_it_changed(tmp_path: Path) -> None:
@@ -91,8 +91,8 @@ def test_an_entry_is_a_file_that_safetensors_reads(tmp_path: Path) -> None:
     words %= 2**64
     with safe_open(entry_of(tmp_path, 1), "np") as file:
         assert file.metadata() == {
-            "format": "hqsam-embedding-2",
-            "fingerprint": WEIGHTS,
+            "format": "hqsam-embedding-3",
+            "producer": PRODUCER,
             "image_id": image_id(1),
             "height": "30",
             "width": "40",
@@ -120,9 +120,9 @@ def test_half_precision_takes_half_the_space_and_is_read_by_any_store(tmp_path: 
     assert np.allclose(read.hq_features, -0.1, rtol=1e-3)
 
 
-def test_other_weights_never_see_an_entry(tmp_path: Path) -> None:
+def test_other_producers_never_see_an_entry(tmp_path: Path) -> None:
     open_store(tmp_path).put(image_id(1), embedding())
-    assert open_store(tmp_path, weights="b" * 64).get(image_id(1)) is None
+    assert open_store(tmp_path, producer="b" * 64).get(image_id(1)) is None
     assert open_store(tmp_path).get(image_id(1)) is not None
 
 
@@ -165,8 +165,8 @@ def test_asking_for_the_size_counts_as_use(tmp_path: Path) -> None:
     assert store.get(image_id(2)) is None
 
 
-def test_entries_of_other_weights_count_and_are_evicted(tmp_path: Path) -> None:
-    open_store(tmp_path, weights="b" * 64).put(image_id(1), embedding())
+def test_entries_of_other_producers_count_and_are_evicted(tmp_path: Path) -> None:
+    open_store(tmp_path, producer="b" * 64).put(image_id(1), embedding())
     open_store(tmp_path, max_bytes=ENTRY_BYTES + 4096).put(image_id(1), embedding())
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     assert open_store(tmp_path).get(image_id(1)) is not None
@@ -248,7 +248,7 @@ def of_another_image(entry: Path) -> None:
     entry_of(entry.parent, 9).replace(entry)
 
 
-def of_other_weights(entry: Path) -> None:
+def of_another_producer(entry: Path) -> None:
     other = EmbeddingStore(entry.parent, "b" * 64, Metrics().metrics)
     other.put(image_id(1), embedding())
     (entry.parent / f"{'b' * 64}-{image_id(1)}.safetensors").replace(entry)
@@ -260,13 +260,13 @@ def without_metadata(entry: Path) -> None:
 
 
 def of_other_shapes(entry: Path) -> None:
-    metadata = {"format": "hqsam-embedding-2", "fingerprint": WEIGHTS, "image_id": image_id(1)}
+    metadata = {"format": "hqsam-embedding-3", "producer": PRODUCER, "image_id": image_id(1)}
     tensors = {name: np.zeros((1, 2), np.float32) for name in ("image_embeddings", "hq_features")}
     save_file(tensors, entry, {**metadata, "height": "1", "width": "1"})
 
 
 def of_other_dtypes(entry: Path) -> None:
-    metadata = {"format": "hqsam-embedding-2", "fingerprint": WEIGHTS, "image_id": image_id(1)}
+    metadata = {"format": "hqsam-embedding-3", "producer": PRODUCER, "image_id": image_id(1)}
     names = ("image_embeddings", "hq_features")
     arrays = dict(zip(names, image_files.embedding_arrays(), strict=True))
     tensors = {name: array.astype(np.int32) for name, array in arrays.items()}
@@ -289,7 +289,7 @@ def of_other_dtypes(entry: Path) -> None:
         of_no_size,
         of_swapped_tensors,
         of_another_image,
-        of_other_weights,
+        of_another_producer,
         without_metadata,
         of_other_shapes,
         of_other_dtypes,
@@ -321,14 +321,14 @@ def test_files_that_are_nobodys_entries_are_left_alone(tmp_path: Path) -> None:
 
 def test_what_a_dead_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    left = tmp_path / f"{WEIGHTS}-{image_id(1)}.writing"
+    left = tmp_path / f"{PRODUCER}-{image_id(1)}.writing"
     left.write_bytes(bytes(1000))
     store.put(image_id(2), embedding())
     assert not left.exists()
 
 
 def test_what_a_dead_writer_left_is_removed_at_the_start(tmp_path: Path) -> None:
-    left = tmp_path / f"{WEIGHTS}-{image_id(1)}.writing"
+    left = tmp_path / f"{PRODUCER}-{image_id(1)}.writing"
     left.write_bytes(bytes(1000))
     open_store(tmp_path)
     assert not left.exists()

@@ -140,6 +140,7 @@ class TritonServer:
             source = self._folder / "small"
             small_model.write(source, link=True)
         workspace.write_repository(self._folder / "repository", source, self._tuning)
+        self._environment["HQSAM_COMPUTED_BY"] = workspace.computed_by(self._folder / "repository")
         self._environment[cleanup.MARK] = str(self._folder)
         (self._folder / "restarts").touch()
         self._environment["HQSAM_RESTARTS_FILE"] = str(self._folder / "restarts")
