@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -129,7 +130,7 @@ def test_other_producers_never_see_an_entry(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "\n", "a" * 65, "é" * 64]
 )
-def test_an_image_id_that_is_no_digest_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_image_id_that_is_not_a_digest_is_refused(tmp_path: Path, name: str) -> None:
     store = open_store(tmp_path)
     for use in (store.get, store.original_size, lambda it: store.put(it, embedding())):
         with pytest.raises(BadRequestError, match="expected 64 lower-case hex digits"):
@@ -311,7 +312,28 @@ def test_a_damaged_or_foreign_entry_is_a_miss_and_is_removed(tmp_path: Path, dam
     assert store.get(image_id(1)) is not None
 
 
-def test_files_that_are_nobodys_entries_are_left_alone(tmp_path: Path) -> None:
+def test_an_entry_outlives_a_moment_of_too_many_open_files(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.put(image_id(1), embedding())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for read in (store.get, store.original_size):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            with pytest.raises(StoreError, match="raise the limit on open files"):
+                read(image_id(1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert read(image_id(1)) is not None
+
+
+def test_an_entry_that_vanishes_while_entries_are_listed_is_left_out(tmp_path: Path) -> None:
+    # A link to nowhere is listed and cannot be measured, as a file that is evicted in between.
+    (tmp_path / "gone.safetensors").symlink_to("nowhere")
+    assert embedding_store.entries(tmp_path) == []
+    assert embedding_store.entries(tmp_path / "missing") == []
+
+
+def test_files_that_are_not_entries_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     store = open_store(tmp_path, max_bytes=ENTRY_BYTES + 4096)
     store.put(image_id(1), embedding())
@@ -319,7 +341,7 @@ def test_files_that_are_nobodys_entries_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_what_a_dead_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_a_writer_removes_the_temporary_file_of_a_dead_one(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     left = tmp_path / f"{PRODUCER}-{image_id(1)}.writing"
     left.write_bytes(bytes(1000))
@@ -327,7 +349,7 @@ def test_what_a_dead_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_what_a_dead_writer_left_is_removed_at_the_start(tmp_path: Path) -> None:
+def test_the_temporary_file_of_a_dead_writer_is_removed_at_the_start(tmp_path: Path) -> None:
     left = tmp_path / f"{PRODUCER}-{image_id(1)}.writing"
     left.write_bytes(bytes(1000))
     open_store(tmp_path)
@@ -389,7 +411,7 @@ def test_a_full_disk_evicts_before_it_fails(small_disk: Path) -> None:
     assert metrics["store_evictions_total"] == 1
 
 
-def test_a_disk_that_others_have_filled_fails_the_request_clearly(small_disk: Path) -> None:
+def test_a_disk_that_others_have_filled_fails_the_request_with_its_reason(small_disk: Path) -> None:
     store = open_store(small_disk)
     (small_disk / "others").write_bytes(bytes(2 * ENTRY_BYTES))
     with pytest.raises(StoreError, match=os.strerror(errno.ENOSPC)):
@@ -423,7 +445,7 @@ def test_several_processes_see_whole_entries_or_none_and_keep_the_bound(tmp_path
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert 1 <= len(list(tmp_path.glob("*.safetensors"))) <= 3
-    assert not list(tmp_path.glob(f"*{embedding_store._TEMPORARY}"))
+    assert not list(tmp_path.glob("*.writing"))
 
 
 def _hold(folder: Path, held: Any) -> None:

@@ -73,7 +73,7 @@ def open_store(parameters: Mapping[str, str], repository: Path, metrics: Metrics
     precision = text(parameters, "store_precision")
     if precision not in ("fp32", "fp16"):
         raise ServingError(f"the option store_precision is {precision!r}, expected fp32 or fp16")
-    folder = _store_folder(parameters)
+    folder = store_folder(parameters)
     if text(parameters, "store_bytes") == AUTO:
         max_bytes = _quarter_of_free(folder)
     else:
@@ -92,14 +92,19 @@ def open_store_to_read(
     parameters: Mapping[str, str], repository: Path, metrics: Metrics
 ) -> EmbeddingStore:
     """Open the same store for reading only; arguments and errors are those of `open_store`."""
-    return EmbeddingStore(_store_folder(parameters), _producer(parameters, repository), metrics)
+    return EmbeddingStore(store_folder(parameters), _producer(parameters, repository), metrics)
 
 
 def _producer(parameters: Mapping[str, str], repository: Path) -> str:
     return producer(repository, text(parameters, "computed_by"))
 
 
-def _store_folder(parameters: Mapping[str, str]) -> Path:
+def store_folder(parameters: Mapping[str, str]) -> Path:
+    """Return the folder of the embedding store.
+
+    Raises:
+        ServingError: the option is missing, or the default folder is another user's.
+    """
     option = text(parameters, "store_folder")
     if option != AUTO:
         return Path(option)
