@@ -60,6 +60,34 @@ def write_repository(folder: Path, source: Path, tuning: Tuning) -> list[str]:
     return [model.name for model in models]
 
 
+def computed_by(repository: Path) -> str:
+    """Return the backend and precision that compute embeddings, such as "openvino-bf16".
+
+    Args:
+        repository: the server's view, as `write_repository` wrote it.
+    """
+    runs = []
+    for name in (contract.ENCODER.name, contract.FEATURES.name):
+        file = repository / name / "config.pbtxt"
+        if file.exists():
+            text = file.read_text(encoding="utf-8")
+            runs.append(_run_by(text_format.Parse(text, model_config_pb2.ModelConfig())))
+    return " ".join(runs)
+
+
+def _run_by(config: Any) -> str:
+    accelerators = config.optimization.execution_accelerators
+    parts = [config.backend]
+    for accelerator in accelerators.cpu_execution_accelerator:
+        parts += [accelerator.name, accelerator.parameters.get("precision", "auto")]
+    for accelerator in accelerators.gpu_execution_accelerator:
+        parts += [accelerator.name, accelerator.parameters.get("precision_mode", "FP32")]
+    if not accelerators.ByteSize():
+        kinds = {group.Kind.Name(group.kind) for group in config.instance_group}
+        parts += sorted(kinds)
+    return "-".join(parts)
+
+
 def _write_model(folder: Path, source: Path, tuning: Tuning) -> None:
     folder.mkdir(parents=True)
     variant = source / "configs" / f"{tuning.model_config_name}.pbtxt"
@@ -101,3 +129,17 @@ def _tune(config: Any, tuning: Tuning) -> None:
             accelerator.parameters["cache_dir"] = str(tuning.cache_dir)
         if tuning.precision != "auto" and config.name != contract.DECODER.name:
             accelerator.parameters["precision"] = tuning.precision
+        if accelerator.name == "openvino":
+            # What "auto" means differs between machines, which may share a store.
+            precision = accelerator.parameters.get("precision", "auto")
+            accelerator.parameters["precision"] = _resolved_precision(precision)
+
+
+def _resolved_precision(precision: str) -> str:
+    try:
+        from hqsam_server.runtime.openvino import resolved_precision
+    except ImportError as error:
+        raise StartError(
+            "OpenVINO, which runs the models, is not installed: pip install 'hqsam-triton[cpu]'"
+        ) from error
+    return resolved_precision(precision)

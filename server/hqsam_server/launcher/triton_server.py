@@ -170,7 +170,9 @@ class TritonServer:
         if source is None:
             source = folder / "small"
             small_model.write(source, link=True)
-        repository_view.write_repository(folder / "repository", source, self._tuning)
+        repository = folder / "repository"
+        repository_view.write_repository(repository, source, self._tuning)
+        self._environment["HQSAM_COMPUTED_BY"] = repository_view.computed_by(repository)
 
     def _launch(self) -> None:
         for attempt in range(_PORT_ATTEMPTS):
