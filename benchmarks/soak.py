@@ -165,7 +165,7 @@ class Memory:
             resident += process.memory_full_info().pss
         shared = sum(
             path.stat().st_blocks * 512
-            for path in Path("/dev/shm").glob(f"{self._server._shared_memory_prefix}*")  # noqa: S108
+            for path in Path("/dev/shm").glob(f"{self._server.shared_memory_prefix}*")  # noqa: S108
             if path.is_file()
         )
         self._samples.append((resident, shared))
