@@ -11,7 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from hqsam_client.contract import INPUT_SIZE, PIXEL_MEAN, PIXEL_STD, resized_size
+from hqsam_client.contract import (
+    INPUT_SIZE,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_PIXELS,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    resized_size,
+)
 from hqsam_client.image_files import FORMATS, to_rgb, upright
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -34,8 +41,8 @@ class Limits:
             and up to 32 for 32-bit integers and floats.
     """
 
-    max_bytes: int = 64 * 2**20
-    max_pixels: int = 128 * 10**6
+    max_bytes: int = MAX_IMAGE_BYTES
+    max_pixels: int = MAX_IMAGE_PIXELS
 
 
 def preprocess(

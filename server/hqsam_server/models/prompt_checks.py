@@ -19,6 +19,8 @@ from hqsam_client.contract import (
     LABEL_FOREGROUND,
     LABEL_PADDING,
     MASK_SIZE,
+    MAX_POINTS,
+    MAX_PROMPTS,
 )
 from numpy.typing import NDArray
 
@@ -46,8 +48,8 @@ class PromptLimits:
         max_points: points of a prompt, including box corners and padding.
     """
 
-    max_prompts: int = 256
-    max_points: int = 128
+    max_prompts: int = MAX_PROMPTS
+    max_points: int = MAX_POINTS
 
 
 @dataclass(frozen=True)
