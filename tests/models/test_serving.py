@@ -18,7 +18,7 @@ import onnx
 import pytest
 from hqsam_client import contract
 from hqsam_server import TritonServer, Tuning
-from hqsam_server.launcher.watch import instances
+from hqsam_server.launcher.process import instances
 from hqsam_server.models.preprocess import Limits, preprocess
 from hqsam_testing import cheap_repository, image_files
 from hqsam_testing.api import Api, new_png, point, serve
