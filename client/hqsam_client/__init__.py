@@ -12,6 +12,7 @@ with HQSam("localhost:8001") as sam:
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from hqsam_client.errors import (
@@ -33,6 +34,7 @@ from hqsam_client.errors import (
 )
 
 if TYPE_CHECKING:
+    __version__: str
     from hqsam_client.async_client import AsyncHQSam, AsyncRemoteImage
     from hqsam_client.client import HQSam, RemoteImage
     from hqsam_client.mask import Mask
@@ -60,6 +62,7 @@ __all__ = [
     "SupersededError",
     "TooLargeError",
     "UnavailableError",
+    "__version__",
 ]
 
 # What needs gRPC is imported at first use: the server shares this package's contract,
@@ -76,6 +79,8 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use."""
+    if name == "__version__":
+        return importlib.metadata.version("hqsam-triton")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

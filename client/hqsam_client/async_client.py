@@ -9,6 +9,8 @@ from typing import Any, TypeVar, overload
 
 import grpc.aio
 from numpy.typing import NDArray
+from PIL import Image
+from tritonclient.grpc import service_pb2
 
 from hqsam_client.errors import HQSamError, SupersededError
 from hqsam_client.mask import Mask
@@ -93,6 +95,19 @@ class AsyncHQSam(BaseClient):
 
         return await asyncio.gather(*map(embed_one, images))
 
+    async def is_ready(self, timeout_s: float = 5.0) -> bool:
+        """Tell whether the server says in time that it is ready; see `HQSam.is_ready`."""
+        if self._closed:
+            return False
+        request = service_pb2.ServerReadyRequest()
+        try:
+            answer = await self._stub.ServerReady(
+                request, timeout=timeout_s, metadata=self._metadata
+            )
+        except grpc.RpcError:
+            return False
+        return bool(answer.ready)
+
     async def close(self) -> None:
         """Close the connections; calls that are under way are cancelled."""
         self._closed = True
@@ -153,6 +168,15 @@ class AsyncRemoteImage:
         if self._turns is not None:
             return self
         return AsyncRemoteImage(self._client, self._upload, _Turns())
+
+    @property
+    def encoded(self) -> bytes:
+        """The image file as it is sent to the server."""
+        return self._upload.encoded
+
+    async def full_image(self) -> Image.Image:
+        """Decode the upright image; see `RemoteImage.full_image`."""
+        return await asyncio.to_thread(self._upload.full_image)
 
     async def embed(self) -> bool:
         """Make sure that the server has the image; returns whether it had it before."""

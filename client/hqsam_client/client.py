@@ -11,6 +11,8 @@ from typing import Any, TypeVar, overload
 
 import grpc
 from numpy.typing import NDArray
+from PIL import Image
+from tritonclient.grpc import service_pb2
 
 from hqsam_client.errors import HQSamError, SupersededError, from_grpc
 from hqsam_client.mask import Mask
@@ -127,6 +129,24 @@ class HQSam(BaseClient):
         with ThreadPoolExecutor(concurrency, thread_name_prefix="hqsam-embed") as pool:
             return list(pool.map(embed_one, images))
 
+    def is_ready(self, timeout_s: float = 5.0) -> bool:
+        """Tell whether the server says in time that it and all its models are ready.
+
+        A server says so even when a process of one of its models is dead; `server_status.read`
+        with a probe notices.
+
+        Args:
+            timeout_s: seconds to wait.
+        """
+        if self._closed:
+            return False
+        request = service_pb2.ServerReadyRequest()
+        try:
+            answer = self._stub.ServerReady(request, timeout=timeout_s, metadata=self._metadata)
+        except grpc.RpcError:
+            return False
+        return bool(answer.ready)
+
     def close(self) -> None:
         """Close the connections; calls that are under way are cancelled."""
         self._closed = True
@@ -201,6 +221,15 @@ class RemoteImage:
         return (
             self if self._turns is not None else RemoteImage(self._client, self._upload, _Turns())
         )
+
+    @property
+    def encoded(self) -> bytes:
+        """The image file as it is sent to the server."""
+        return self._upload.encoded
+
+    def full_image(self) -> Image.Image:
+        """Decode the upright image, as a new Pillow image of mode RGB in original pixels."""
+        return self._upload.full_image()
 
     def embed(self) -> bool:
         """Make sure that the server has the image; returns whether it had it before."""

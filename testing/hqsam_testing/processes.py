@@ -7,8 +7,6 @@ from pathlib import Path
 import psutil
 from hqsam_server.launcher import cleanup
 
-_PREFIX_FLAG = "--backend-config=python,shm-region-prefix-name="
-
 
 def family(pid: int) -> list[psutil.Process]:
     """Return a process and all that it has started; none if it has ended."""
@@ -29,12 +27,6 @@ def memory_bytes(pid: int) -> int:
     return sum(process.memory_full_info().pss for process in family(pid))
 
 
-def shared_memory_prefix(triton_pid: int) -> str:
-    """Return what the names of a Triton's files in /dev/shm begin with."""
-    (flag,) = (it for it in psutil.Process(triton_pid).cmdline() if it.startswith(_PREFIX_FLAG))
-    return flag.removeprefix(_PREFIX_FLAG)
-
-
 def shared_memory(prefix: str) -> list[Path]:
-    """Return a Triton's files in /dev/shm."""
+    """Return the files of a Triton in /dev/shm, whose names begin with this."""
     return sorted(cleanup.SHARED_MEMORY.glob(f"{prefix}*"))

@@ -11,11 +11,11 @@ import numpy as np
 import psutil
 import tritonclient.grpc as triton
 from hqsam_server.launcher import cleanup
-from hqsam_server.launcher.watch import instances
+from hqsam_server.launcher.process import instances
 from numpy.typing import NDArray
 
 from hqsam_testing.command import Command, hqsam
-from hqsam_testing.processes import is_janitor, shared_memory, shared_memory_prefix
+from hqsam_testing.processes import is_janitor, shared_memory
 from hqsam_testing.waiting import TIMEOUT_S
 
 ANY_PORTS = ("--grpc-port=0", "--http-port=0", "--metrics-port=0")
@@ -57,7 +57,9 @@ class Serve(Command):
         self.family = psutil.Process(self.process.pid).children(recursive=True)
         self.triton = next(it for it in self.family if it.name() == "tritonserver")
         self.janitor = next(it for it in self.family if is_janitor(it))
-        self._prefix = shared_memory_prefix(self.triton.pid)
+        flag = "--backend-config=python,shm-region-prefix-name="
+        (prefix,) = (it for it in self.triton.cmdline() if it.startswith(flag))
+        self._prefix = prefix.removeprefix(flag)
 
     def instances(self) -> dict[str, int]:
         """Return the processes of the models as {instance: process ID}."""

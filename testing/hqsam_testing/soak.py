@@ -33,7 +33,7 @@ from hqsam_client import (
     SupersededError,
 )
 from hqsam_server import TritonServer
-from hqsam_server.launcher.watch import instances
+from hqsam_server.launcher.process import instances
 from hqsam_server.store.entry import max_file_bytes
 from PIL import Image
 
@@ -131,7 +131,7 @@ class Memory:
 
     def __init__(self, server: TritonServer) -> None:
         self._pid = server.pid
-        self._prefix = processes.shared_memory_prefix(server.pid)
+        self._prefix = server.shared_memory_prefix
         self._samples: list[tuple[int, int]] = []
         self._first: tuple[int, int] | None = None
 

@@ -11,8 +11,9 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
+from hqsam_client import image_files
 from hqsam_client.contract import INPUT_SIZE, resized_size
 from hqsam_client.errors import ImageError, OptionError
 from hqsam_client.shared.geometry import Size
@@ -22,9 +23,6 @@ ImageLike: TypeAlias = "str | PathLike[str] | bytes | BinaryIO | Image.Image | N
 uint8 [height, width, 3]."""
 
 UploadMode: TypeAlias = Literal["original", "resized"]
-
-# EXIF orientations that swap width and height.
-_SIDEWAYS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,8 @@ class Upload:
     def full_image(self) -> Image.Image:
         """Return the upright image in mode RGB, original pixels."""
         if self.source is not None:
-            return self.source.convert("RGB")
-        return _upright(_open(self.encoded)).convert("RGB")
+            return image_files.to_rgb(self.source)
+        return image_files.to_rgb(_upright(_open(self.encoded)))
 
 
 def prepare(image: ImageLike, upload: UploadMode = "original") -> Upload:
@@ -78,10 +76,7 @@ def prepare(image: ImageLike, upload: UploadMode = "original") -> Upload:
         resized = _from_image(_upright(image), "PNG")
         if len(resized.encoded) < len(encoded):
             return resized
-    height, width = image.height, image.width
-    if _orientation(image) in _SIDEWAYS:
-        height, width = width, height
-    return Upload(encoded, _digest(encoded), (height, width))
+    return Upload(encoded, _digest(encoded), image_files.upright_size(image))
 
 
 def _read(image: Any) -> bytes:
@@ -123,18 +118,9 @@ def _open(encoded: bytes) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
-    # A damaged EXIF block counts as none, here as on the server.
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
-        return 1
-
-
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        image.load()
-        return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+        return image_files.upright(image)
     except Exception as error:
         raise ImageError(
             f"the image is truncated or damaged: {' '.join(str(error).split())}"
