@@ -110,7 +110,7 @@ def service(server: TritonServer) -> Iterator[str]:
 @contextmanager
 def running(name: str, server: TritonServer, **environment: str) -> Iterator[str]:
     """Run a web service of the examples on a free port; yields its address."""
-    arguments = [
+    arguments: list[str | Path] = [
         sys.executable, ROOT / "examples" / name, "--port=0", f"--url={server.grpc_url}",
     ]  # fmt: skip
     with Command(arguments, env={**os.environ, **environment}) as example:

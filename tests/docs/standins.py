@@ -93,7 +93,9 @@ def _hqsam(arguments: list[str]) -> int:
 
 def _serve(arguments: list[str]) -> int:
     """Start `hqsam serve`, unless the same command has started with the same models before."""
-    ports = [f"--{service}-port=0" for service in ("grpc", "http", "metrics")]
+    common = [f"--{service}-port=0" for service in ("grpc", "http", "metrics")]
+    if not any(it.startswith("--precision") for it in arguments):
+        common.append("--precision=fp32")  # which the tests' own server has compiled already
     loopback = ["127.0.0.1" if it == "0.0.0.0" else it for it in arguments]  # noqa: S104
     manifest = Path("model_repository", "manifest.json")
     models = b"" if "--small" in arguments else manifest.read_bytes()
@@ -101,7 +103,7 @@ def _serve(arguments: list[str]) -> int:
     known = Path(os.environ["XDG_CACHE_HOME"], "starts", key)
     if known.exists():
         return 0
-    status = _start_and_stop(commands.hqsam("serve", *ports, *loopback), "serving ")
+    status = _start_and_stop(commands.hqsam("serve", *common, *loopback), "serving ")
     if status == 0:
         known.parent.mkdir(exist_ok=True)
         known.touch()
