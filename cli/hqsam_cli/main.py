@@ -69,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _attach_negative_numbers(list(sys.argv[1:] if argv is None else argv))
     name = next((argument for argument in arguments if argument in COMMANDS), "")
     try:
-        args = parser(name).parse_args(arguments)
+        args, unknown = parser(name).parse_known_args(arguments)
+        if unknown:
+            raise UsageError(f"unknown arguments: {' '.join(unknown)}; see hqsam {name} --help")
         status: int = importlib.import_module(COMMANDS[name].module).run(args)
         sys.stdout.flush()
         return status

@@ -131,7 +131,7 @@ def client_options(args: argparse.Namespace) -> dict[str, Any]:
 def print_failure(command: str, name: object, error: HQSamError) -> None:
     """Print that one of several inputs failed, and name it once."""
     message = str(error)
-    if not message.startswith(f"{name} "):
+    if str(name) not in message:
         message = f"{name}: {message}"
     print(f"hqsam {command}: {message}", file=sys.stderr)
 
