@@ -110,8 +110,13 @@ def parser(name: str = "") -> Parser:
     for known, command in COMMANDS.items():
         subparser = subparsers.add_parser(known, help=command.help, description=command.help)
         if known == name:
-            importlib.import_module(command.module).add_arguments(subparser)
+            add_arguments(name, subparser)
     return whole
+
+
+def add_arguments(name: str, parser: argparse.ArgumentParser) -> None:
+    """Add the options of the subcommand `name` to a parser."""
+    importlib.import_module(COMMANDS[name].module).add_arguments(parser)
 
 
 def _attach_negative_numbers(arguments: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from hqsam_client import image_files
@@ -144,7 +144,7 @@ def read_objects(path: Path, labels: bool) -> list[BoolMask]:
     return [mask]
 
 
-def _values(path: Path, labels: bool) -> tuple[NDArray[np.generic], int]:
+def _values(path: Path, labels: bool) -> tuple[NDArray[Any], int]:
     """Return a mask file's values [height, width], and what white is among them."""
     try:
         with Image.open(path) as file:
