@@ -20,6 +20,9 @@ MASK_SIZE = 256
 EMBEDDING_SIZE = 64
 """Side in tokens of the image embeddings, a sixteenth of the input frame."""
 
+MAX_PROMPTS = 256
+"""Prompts that a server takes in one request, unless its operator chose otherwise."""
+
 IMAGE_ID_LENGTH = 64
 """Hex digits of an `image_id`: the SHA-256 of the encoded bytes, in lower case."""
 

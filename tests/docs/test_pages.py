@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hqsam_cli.main import _COMMANDS
+from hqsam_cli.main import COMMANDS
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
 from hqsam_testing import command
@@ -67,7 +67,7 @@ def test_commands_in_sentences_have_the_options_that_they_name(page: str) -> Non
         if name in ("--help", "--version"):
             continue
         parser = argparse.ArgumentParser()
-        importlib.import_module(_COMMANDS[name].module).add_arguments(parser)
+        importlib.import_module(COMMANDS[name].module).add_arguments(parser)
         known = parser.format_help()
         for argument in arguments:
             known_option = not argument.startswith("-") or argument.split("=")[0] in known
