@@ -41,6 +41,12 @@ def blocks(page: str) -> list[Block]:
     ]
 
 
+def symptoms(page: str) -> list[str]:
+    """Return the code in the first column of a page's tables."""
+    columns = re.findall(r"^\| (.+?) \|", text(page), re.MULTILINE)
+    return [code for column in columns for code in re.findall(r"`([^`]+)`", column)]
+
+
 def commands(page: str) -> list[str]:
     """Return the `hqsam` commands in a page's sentences and tables."""
     prose = _FENCE.sub("", text(page))
