@@ -144,7 +144,10 @@ def label_studio(folder: Path) -> Iterator[str]:
 
 
 def keypoint(x: int, y: int, positive: bool) -> dict[str, Any]:
-    """Return a smart keypoint as Label Studio sends it: in percent of the image."""
+    """Return a smart keypoint as Label Studio sends it: in percent of the image.
+
+    The pointer is in the lower right half of the pixel (x, y).
+    """
     return {
         "type": "keypointlabels",
         "from_name": "click",
@@ -152,7 +155,12 @@ def keypoint(x: int, y: int, positive: bool) -> dict[str, Any]:
         "original_width": 384,
         "original_height": 303,
         "is_positive": positive,
-        "value": {"x": 100 * x / 384, "y": 100 * y / 303, "width": 1, "keypointlabels": ["coin"]},
+        "value": {
+            "x": 100 * (x + 0.75) / 384,
+            "y": 100 * (y + 0.75) / 303,
+            "width": 1,
+            "keypointlabels": ["coin"],
+        },
     }
 
 
@@ -187,6 +195,8 @@ def test_label_studio_gets_a_brush_mask_for_clicks_and_a_box(
         assert (region["original_width"], region["original_height"]) == (384, 303)
         assert region["value"]["brushlabels"] == ["coin"]
         assert agreement(decode(region["value"]["rle"], (303, 384)), expected.array) > 0.99
+        # The same bits, so the same prompt: a click is the pixel under the pointer.
+        assert prediction["score"] == expected.iou
     assert backend.predict(tasks, None) == []
 
 
