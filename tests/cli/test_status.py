@@ -48,7 +48,7 @@ def test_status_tells_replicas_apart_and_fails_if_one_is_down(
 ) -> None:
     assert hqsam("status", "--url", f"{url},{nobody}", "--metrics-port", "1") == 1
     printed = capsys.readouterr().out
-    assert f"{url}: ready" in printed
+    assert f"{url}: reports ready (--probe makes a real call), Triton " in printed
     assert "store   unknown" in printed
     assert f"{nobody}: failed: no answer" in printed
     assert hqsam("status", "--url", nobody, "--json") == 1

@@ -39,14 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="read the figures of the embedding store from this port of each replica's host "
         "(hqsam serve: 8002)",
     )
-    options.add_server_arguments(parser)
-    parser.set_defaults(timeout=10.0, embed_timeout=None)
+    # A probe is to fail in time: an encode gets no longer than any other answer.
+    options.add_server_arguments(parser, one_timeout_s=10.0)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the state of each replica; the status is 1 unless all are well."""
-    if args.embed_timeout is None:
-        args.embed_timeout = args.timeout
     replicas = channel.replicas(args.url)
     on_host = Counter(map(_host, replicas))
     well = True
