@@ -77,7 +77,9 @@ def _subfolder(folder: Path, name: str | None, usual: tuple[str, ...]) -> Path:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in image_files.IMAGE_ENDINGS)
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in image_files.IMAGE_ENDINGS
+    )
 
 
 def _by_name(files: list[Path], kind: str) -> dict[str, Path]:
