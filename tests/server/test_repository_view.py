@@ -9,6 +9,7 @@ import pytest
 from google.protobuf import text_format
 from hqsam_server import Tuning
 from hqsam_server.launcher.repository_view import write_repository
+from hqsam_server.runtime.openvino import resolved_precision
 from tritonclient.grpc import model_config_pb2
 
 ONNX_MODELS = ("decoder", "encoder", "features", "prompt_decoder")
@@ -39,12 +40,12 @@ def test_a_precision_reaches_all_models_but_the_contracts_decoder(
     assert found == dict.fromkeys(ONNX_MODELS, precision) | {"decoder": "fp32"}
 
 
-def test_without_options_only_the_decoder_has_a_fixed_precision(
+def test_without_options_the_processor_decides_on_the_precision_but_for_the_decoder(
     whole_repository: Path, tmp_path: Path
 ) -> None:
     configs = written(whole_repository, tmp_path, Tuning())
     found = {name: accelerator(configs[name])["precision"] for name in ONNX_MODELS}
-    assert found == dict.fromkeys(ONNX_MODELS, "auto") | {"decoder": "fp32"}
+    assert found == dict.fromkeys(ONNX_MODELS, resolved_precision("auto")) | {"decoder": "fp32"}
 
 
 def test_threads_instances_and_cache_reach_the_models(

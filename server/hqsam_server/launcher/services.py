@@ -14,7 +14,7 @@ from hqsam_server.launcher.options import Endpoint
 _ADMIN_PROTOCOLS = "model-repository,shared-memory,statistics,trace,logging"
 _ADMIN_HEADER = "hqsam-admin"
 
-_READY_TIMEOUT_S = 5.0
+_READY_TIMEOUT_S = 2.0
 
 
 class Services:

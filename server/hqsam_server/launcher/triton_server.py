@@ -213,7 +213,8 @@ class TritonServer:
         next_news_s = _FIRST_NEWS_S
         metrics = not any(argument.startswith("--allow-metrics") for argument in self._arguments)
         while not self._services.is_ready(metrics):
-            if not self._running.is_running():
+            # A start that failed unloads its models for seconds before the process ends.
+            if not self._running.is_running() or self._log.drained.is_set():
                 raise StartError(f"Triton ended while it started: {self._running.reason()}")
             waited_s = time.monotonic() - start
             if waited_s > self._start_timeout_s:
