@@ -39,7 +39,10 @@ def test_a_signal_while_a_model_loads_ends_it_at_once(
     with (hanging.parent / "pipe").open("w"):  # opens once the model does: it is being loaded
         family = process.children(recursive=True)
         process.send_signal(signum)
-        assert process.wait(PATIENCE_S) == 0
+        try:
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
     assert not psutil.wait_procs(family, PATIENCE_S)[1]
     assert list(temporary.iterdir()) == []
 
