@@ -1,4 +1,4 @@
-"""The server's view of a repository: what options change in it, and what they leave alone."""
+"""The server's view of a repository: what options change in it, and what they do not."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_precision_reaches_all_models_but_the_contracts_decoder(
     assert found == dict.fromkeys(ONNX_MODELS, precision) | {"decoder": "fp32"}
 
 
-def test_without_options_the_processor_decides_on_the_precision_but_for_the_decoder(
+def test_by_default_the_processor_sets_the_precision_of_all_models_but_the_decoder(
     whole_repository: Path, tmp_path: Path
 ) -> None:
     configs = written(whole_repository, tmp_path, Tuning())
@@ -80,7 +80,7 @@ def test_the_repository_itself_is_not_changed(whole_repository: Path, tmp_path: 
     assert content() == before != {}
 
 
-def test_on_tritons_own_backends_models_are_as_their_configs_say(
+def test_with_tritons_own_backends_the_configs_are_unchanged(
     whole_repository: Path, tmp_path: Path
 ) -> None:
     tuning = Tuning(threads=3, model_config_name="cuda", backend_directory=tmp_path)
