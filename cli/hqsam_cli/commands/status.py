@@ -17,9 +17,10 @@ from hqsam_client.shared.channel import Replica
 from hqsam_cli import options
 
 _EPILOG = """\
-Triton reports ready even if a process behind one of its models has died. --probe makes a real
-call and notices: use `hqsam status --probe --timeout 10` as a liveness probe. The exit status
-is 0 if every replica is ready and, with --probe, segmented the image; else 1.
+A replica is ready if Triton says so, and embed and segment answer: Triton alone says so even
+if a model's process has died. --probe also runs the encoder and the decoder; use
+`hqsam status --probe --timeout 10` as a liveness probe. The exit status is 0 if every replica
+is ready and, with --probe, segmented the image; else 1.
 """
 
 
@@ -85,9 +86,9 @@ def _print(address: str, status: ServerStatus, args: argparse.Namespace) -> None
         print(json.dumps({"replica": address, **dataclasses.asdict(status)}))
         return
     state = "ready" if status.ready else "not ready"
-    if status.ready and status.probe_s is None:
-        state = "reports ready (--probe makes a real call)"
     print(f"{address}: {state}, Triton {status.version}")
+    if status.problem is not None:
+        print(f"  problem {status.problem}")
     ready = [f"{model.name} {'+'.join(model.versions)}" for model in status.models if model.ready]
     print(f"  ready   {', '.join(ready) or 'no model'}")
     if missing := [model.name for model in status.models if not model.ready]:
