@@ -16,7 +16,8 @@ import transformers
 import tritonclient.grpc
 from hqsam_client import Mask, contract
 from hqsam_export.modeling import HQSamModel
-from hqsam_server.runtime.onnx_backend import Model, ModelFile, open_model
+from hqsam_server.runtime import open_model
+from hqsam_server.runtime.config import Model, ModelFile
 from hqsam_testing import configs
 from hqsam_testing.oracle import images
 from numpy.typing import NDArray

@@ -43,7 +43,7 @@ from hqsam_client import (
     SupersededError,
 )
 from hqsam_server import TritonServer
-from hqsam_server.launcher.watch import instances
+from hqsam_server.launcher.process import instances
 from hqsam_server.store.entry import max_file_bytes
 from hqsam_testing.image_files import encoded
 from hqsam_testing.oracle import images
@@ -165,7 +165,7 @@ class Memory:
             resident += process.memory_full_info().pss
         shared = sum(
             path.stat().st_blocks * 512
-            for path in Path("/dev/shm").glob(f"{self._server._shared_memory_prefix}*")  # noqa: S108
+            for path in Path("/dev/shm").glob(f"{self._server.shared_memory_prefix}*")  # noqa: S108
             if path.is_file()
         )
         self._samples.append((resident, shared))

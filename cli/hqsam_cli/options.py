@@ -1,19 +1,82 @@
-"""Options that every command which talks to a server takes."""
+"""What commands share: types of arguments, options of a server, a progress bar."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hqsam_client.client import HQSam
-from hqsam_client.shared.base import DEFAULT_EMBED_TIMEOUT_S, DEFAULT_TIMEOUT_S, DEFAULT_URL
-from hqsam_client.shared.channel import Replica
+from hqsam_client.errors import HQSamError, OptionError
+
+
+class UsageError(OptionError):
+    """The command line is wrong; the exit status is then 2."""
+
+
+def path(text: str) -> Path:
+    """Return an absolute path; a ``~`` that no shell expanded is the home folder, too.
+
+    Raises:
+        UsageError: it is empty, or nobody's home folder. As a type of argparse's it is a
+            ``ValueError``.
+    """
+    if not text:
+        raise UsageError("a path is empty")
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(f"{text} cannot be found: there is no such home folder") from error
+
+
+def positive(text: str) -> int:
+    """Return an integer of at least 1."""
+    return _at_least(1, text)
+
+
+def not_negative(text: str) -> int:
+    """Return an integer of at least 0."""
+    return _at_least(0, text)
+
+
+def port(text: str) -> int:
+    """Return the number of a TCP port, 1 to 65535."""
+    number = _at_least(1, text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, expected 1 to 65535")
+    return number
+
+
+def seconds(text: str) -> float:
+    """Return a time in seconds, more than 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time, expected seconds, such as 30")
+    return number
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected an integer of at least {least}")
+    return number
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the address, timeouts and credentials of a server."""
+    # gRPC is imported late: `hqsam --help` and `hqsam --version` do not need it.
+    from hqsam_client.shared.base import DEFAULT_EMBED_TIMEOUT_S, DEFAULT_TIMEOUT_S, DEFAULT_URL
+
     group = parser.add_argument_group("server")
     group.add_argument(
         "--url",
@@ -23,30 +86,37 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--timeout",
-        type=float,
+        type=seconds,
         default=DEFAULT_TIMEOUT_S,
         metavar="SECONDS",
-        help="for an answer without encoding (default: %(default)g)",
+        help="how long to wait for an answer that needs no encoding (default: %(default)g)",
     )
     group.add_argument(
         "--embed-timeout",
-        type=float,
+        type=seconds,
         default=DEFAULT_EMBED_TIMEOUT_S,
         metavar="SECONDS",
-        help="for an image to be encoded (default: %(default)g)",
+        help="how long to wait for an image to be encoded (default: %(default)s)",
     )
     group.add_argument(
         "--tls",
         action="store_true",
-        help="encrypt; a token is read from the environment variable HQSAM_TOKEN",
+        help="encrypt the connection; $HQSAM_TOKEN, if set, is sent as a bearer token",
     )
-    group.add_argument("--root-certificates", type=Path, metavar="PEM", help="implies --tls")
-    group.add_argument("--client-certificate", type=Path, metavar="PEM", help="for mutual TLS")
-    group.add_argument("--client-key", type=Path, metavar="PEM", help="for mutual TLS")
+    group.add_argument(
+        "--root-certificates",
+        type=path,
+        metavar="PEM",
+        help="check the server's certificate with these instead of the system's; implies --tls",
+    )
+    group.add_argument(
+        "--client-certificate", type=path, metavar="PEM", help="for mutual TLS; implies --tls"
+    )
+    group.add_argument("--client-key", type=path, metavar="PEM", help="its private key")
 
 
 def client_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the keyword arguments of `HQSam` and `AsyncHQSam`, but for `url` and `authority`."""
+    """Return the keyword arguments of `HQSam` and `AsyncHQSam`, without `url` and `authority`."""
     return {
         "timeout_s": args.timeout,
         "embed_timeout_s": args.embed_timeout,
@@ -58,8 +128,28 @@ def client_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def connect(args: argparse.Namespace, replica: Replica | None = None) -> HQSam:
-    """Return a client for the server that the options describe, or for one of its replicas."""
-    if replica is None:
-        return HQSam(args.url, **client_options(args))
-    return HQSam(replica.address, authority=replica.authority, **client_options(args))
+def print_failure(command: str, name: object, error: HQSamError) -> None:
+    """Print that one of several inputs failed, and name it once."""
+    message = str(error)
+    if not message.startswith(f"{name} "):
+        message = f"{name}: {message}"
+    print(f"hqsam {command}: {message}", file=sys.stderr)
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[], object]]:
+    """Show a progress bar if tqdm is installed and standard error is a terminal.
+
+    Args:
+        total: number of images.
+
+    Returns:
+        what to call after each image.
+    """
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda: None
+        return
+    with tqdm(total=total, unit="image", disable=None) as bar:
+        yield bar.update

@@ -12,12 +12,15 @@ from typing import Any
 
 from hqsam_client.errors import OptionError, PromptError
 
+from hqsam_cli import options
+from hqsam_cli.options import UsageError
+
 _PROMPT_KEYS = {"image", "points", "labels", "box"}
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one mask is asked for with, in original pixels."""
+    """The prompt for one mask, in original pixels."""
 
     points: list[Any] | None = None
     labels: list[Any] | None = None
@@ -26,14 +29,24 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Job:
-    """An image and the prompts for it."""
+    """An image and its prompts.
+
+    Attributes:
+        image: the file's name, as it was given.
+        prompts: one for each mask.
+    """
 
     image: str
     prompts: list[Prompt]
 
+    @property
+    def path(self) -> Path:
+        """The file, absolute."""
+        return options.path(self.image)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> Any:
-    """Add the prompts' options; returns their group."""
+    """Add the options of prompts, and return their group."""
     prompts = parser.add_argument_group("prompts")
     prompts.add_argument(
         "--point",
@@ -47,35 +60,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> Any:
         type=_numbers("X,Y", 2),
         action="append",
         metavar="X,Y",
-        help="a point beside the object; may be repeated",
+        help="a point outside the object; may be repeated",
     )
     prompts.add_argument(
         "--box",
         type=_numbers("X0,Y0,X1,Y1", 4),
         action="append",
         metavar="X0,Y0,X1,Y1",
-        help="a box around the object; each further one asks for another mask",
+        help="a box around the object; may be repeated, for a mask each",
     )
     prompts.add_argument(
         "--prompts",
         metavar="FILE",
-        help="JSON lines, one mask each, '-' for standard input: points, labels, box, and image "
-        "unless images are given above",
+        help="a file of JSON lines, '-' for standard input. Each line is one mask, with points, "
+        "labels, box, and image unless images are named on the command line",
     )
     return prompts
 
 
 def jobs(args: argparse.Namespace) -> list[Job]:
-    """Bring flags and prompt file together: for each image its prompts, in order."""
+    """Return the images and their prompts, from flags or from a prompt file, in order."""
     flags = _flag_prompts(args)
     if args.prompts is None:
         if not args.images:
-            raise OptionError("no image was given, expected one or more, or --prompts")
+            raise UsageError("no image was given, expected one or more, or --prompts")
         if not flags:
-            raise PromptError("no prompt was given, expected --point, --box or --prompts")
+            raise UsageError("no prompt was given, expected --point, --box or --prompts")
         return [Job(image, flags) for image in args.images]
     if flags:
-        raise OptionError("--prompts stands instead of --point, --background and --box")
+        raise UsageError(
+            "--prompts replaces --point, --background and --box: give one or the other"
+        )
     found: dict[str, list[Prompt]] = {image: [] for image in args.images}
     for number, line in enumerate(_lines(args.prompts), 1):
         if not line.strip():
@@ -83,7 +98,7 @@ def jobs(args: argparse.Namespace) -> list[Job]:
         where = f"{args.prompts}, line {number}"
         image, prompt = _parse(line, where)
         if (image is None) != bool(args.images):
-            raise OptionError(f"{where}: the image is named here or on the command line, once")
+            raise OptionError(f"{where}: name the image either here or on the command line")
         for name in args.images or [image]:
             found.setdefault(name, []).append(prompt)
     if not any(found.values()):
@@ -92,7 +107,7 @@ def jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def _numbers(form: str, count: int) -> Any:
-    """Return a parser of so many numbers between commas."""
+    """Return a parser of `count` numbers separated by commas."""
 
     def parse(text: str) -> tuple[float, ...]:
         try:
@@ -100,7 +115,7 @@ def _numbers(form: str, count: int) -> Any:
         except ValueError:
             numbers = ()
         if len(numbers) != count:
-            raise argparse.ArgumentTypeError(f"{text!r} is not of the form {form}")
+            raise argparse.ArgumentTypeError(f"{text!r}, expected numbers of the form {form}")
         return numbers
 
     return parse
@@ -112,7 +127,9 @@ def _flag_prompts(args: argparse.Namespace) -> list[Prompt]:
     points = [*foreground, *background] or None
     labels = [1] * len(foreground) + [0] * len(background) or None
     if len(boxes) > 1 and points:
-        raise OptionError("--point and --background go with one --box: use --prompts for more")
+        raise UsageError(
+            "--point and --background go with one --box, not with several: use --prompts"
+        )
     if not boxes:
         return [Prompt(points, labels)] if points else []
     return [Prompt(points, labels, box) for box in boxes]
@@ -122,9 +139,10 @@ def _lines(file: str) -> list[str]:
     if file == "-":
         return sys.stdin.read().split("\n")
     try:
-        return Path(file).read_text("utf-8").split("\n")
+        return options.path(file).read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{file} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise OptionError(f"{file} cannot be read: {reason}") from error
 
 
 def _parse(line: str, where: str) -> tuple[str | None, Prompt]:

@@ -1,1 +1,1 @@
-"""How good masks are, where the right ones are known."""
+"""Scores masks where the true ones are known: reading data sets, measures, protocol."""

@@ -1,7 +1,7 @@
 """Reads HQ-SAM checkpoints, strictly.
 
-Two formats are read: the official `.pth` file, and a folder as `transformers` saves
-it (`config.json` beside `*.safetensors`). Both end up under the official names.
+It reads the official `.pth` file, and a folder that `transformers` saved (`config.json` and
+`*.safetensors`), whose tensors it renames to the official names.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hqsam_export.errors import CheckpointError
@@ -83,7 +84,7 @@ def load_model(path: Path) -> HQSamModel:
 
 
 def build_model(tensors: Mapping[str, Tensor]) -> HQSamModel:
-    """Build the model that holds `tensors`, which carry the official names.
+    """Build the model with `tensors`, which have the official names.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or of a wrong shape.
@@ -120,7 +121,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> Architecture:
     """Read the architecture (ViT-B, ViT-L, ViT-H or another) off the tensors' shapes.
 
     Raises:
-        CheckpointError: the tensors that tell are not there.
+        CheckpointError: tensors that the architecture is read from are missing.
     """
     blocks = {
         int(match[1]): tensor
@@ -135,7 +136,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> Architecture:
         )
     width = position.shape[-1]
     global_blocks = sorted(i for i, table in blocks.items() if table.shape[0] == 2 * GRID - 1)
-    # The middle of the table's widths: one wrong tensor is then named, not taken for the rule.
+    # The median width: one wrong tensor is then reported, and not taken for the rule.
     head_width = sorted(table.shape[-1] for table in blocks.values())[len(blocks) // 2]
     mlp = tensors.get("mask_decoder.transformer.layers.0.mlp.lin1.weight")
     return Architecture(
@@ -152,7 +153,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a checkpoint's tensors under the official names.
 
     Raises:
-        CheckpointError: nothing there, or nothing that can be read safely.
+        CheckpointError: there is no file, or none that can be read safely.
     """
     if path.is_dir():
         return _read_folder(path)
@@ -168,7 +169,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is not a file of weights alone, and was not run: expected a PyTorch "
+            f"{path} holds code besides weights, which was not run: expected a PyTorch "
             "checkpoint such as sam_hq_vit_b.pth"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
@@ -178,7 +179,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise CheckpointError(f"{path} holds no state dict: expected tensors by name")
+        raise CheckpointError(f"{path} holds no state dict: expected a dictionary of tensors")
     return tensors
 
 
@@ -203,9 +204,8 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is damaged or not a safetensors file: {error}") from error
 
 

@@ -1,9 +1,11 @@
-"""Gets a checkpoint and makes sure that it is the one that was meant."""
+"""Downloads a checkpoint and checks its digest."""
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from hqsam_export.errors import FetchError
 
@@ -18,24 +20,37 @@ def fetch(source: str | None = None, md5: str | None = None, endpoint: str | Non
     Args:
         source: None for the published ViT-B in its Hugging Face repository, through the
             cache of `huggingface_hub`; or an http(s) URL, through the cache of `pooch`;
-            or a file.
-        md5: 32 hex digits that the file must have; known for the published ViT-B, which
-            is what None asks for when the file's name is that of ViT-B.
+            or a file, with ``~`` for the home folder.
+        md5: 32 hex digits that the file must have. None for the published ones if the file's
+            name is that of the published ViT-B; other files are then not checked.
         endpoint: address of a mirror of the Hugging Face hub.
 
+    Returns:
+        the absolute path of the file.
+
     Raises:
-        FetchError: it cannot be had, or has another digest. Nothing of the user's is
-            deleted then; a broken download is not kept.
+        FetchError: it cannot be downloaded, or has another digest. The user's own files are
+            left as they are; an incomplete download is not kept.
     """
+    if md5 is not None and not re.fullmatch("[0-9a-fA-F]{32}", md5):
+        raise FetchError(f"the MD5 is {md5!r}, expected 32 hex digits")
     if source is None:
         return _verified(_from_hub(endpoint), md5 or HUB_MD5)
-    if md5 is None and source.rsplit("/", 1)[-1] == HUB_FILE:
+    url = urlsplit(source)
+    path = Path(source).expanduser().absolute()
+    # A URL's query, such as ?download=true, is no part of the file's name.
+    name = unquote(PurePosixPath(url.path).name) if url.netloc else path.name
+    if md5 is None and name == HUB_FILE:
         md5 = HUB_MD5
-    if source.startswith(("http://", "https://")):
-        return _from_url(source, md5)
-    path = Path(source)
+    if url.netloc:
+        if url.scheme not in ("http", "https"):
+            raise FetchError(f"{source} cannot be downloaded: expected http:// or https://")
+        return _from_url(source, name, md5)
     if not path.is_file():
-        raise FetchError(f"no file at {path}: expected a checkpoint, a URL, or nothing at all")
+        raise FetchError(
+            f"there is no file {path}: expected a checkpoint, or a URL, or nothing, for the "
+            "published one"
+        )
     return _verified(path, md5) if md5 else path
 
 
@@ -56,29 +71,30 @@ def _from_hub(endpoint: str | None) -> Path:
             f"the Hugging Face hub refused {HUB_FILE}: {_first_line(error)}"
         ) from error
     except Exception as error:
-        # Each major version of huggingface_hub has another HTTP library, and lets its
-        # errors through; they share no base with each other.
+        # Each major version of huggingface_hub uses another HTTP library and lets its errors
+        # through; they have no common base.
         raise FetchError(
             f"the download of {HUB_FILE} failed: {_first_line(error)}. "
-            "Run it again: it goes on where it broke off"
+            "Run it again: it continues where it stopped"
         ) from error
 
 
-def _from_url(url: str, md5: str | None) -> Path:
+def _from_url(url: str, name: str, md5: str | None) -> Path:
     import pooch
     import requests
 
-    name = url.rsplit("/", 1)[-1].split("?", 1)[0]
-    known = f"md5:{md5}" if md5 else None
+    known = f"md5:{md5.lower()}" if md5 else None
     try:
-        path = pooch.retrieve(url, known, fname=name, progressbar=True)
+        path = pooch.retrieve(url, known, fname=name or None, progressbar=True)
     except requests.RequestException as error:
-        raise FetchError(f"cannot download {url}: {_first_line(error)}. Run it again") from error
+        raise FetchError(
+            f"{url} cannot be downloaded: {_first_line(error)}. Run it again"
+        ) from error
     except ValueError as error:
         # pooch's message names both digests.
-        raise FetchError(f"{url} is not the file that was meant: {error}") from error
+        raise FetchError(f"{url} is not the expected file: {error}") from error
     except OSError as error:
-        raise FetchError(f"cannot store {url}: {error}") from error
+        raise FetchError(f"{url} cannot be stored: {error}") from error
     return Path(path)
 
 
@@ -94,7 +110,7 @@ def _verified(path: Path, md5: str) -> Path:
     found = digest.hexdigest()
     if found != md5.lower():
         raise FetchError(
-            f"{path} is not the file that was meant: its MD5 is {found}, expected {md5}. "
-            "It was left where it is"
+            f"{path} is not the expected file: its MD5 is {found}, expected {md5}. It was not "
+            "changed"
         )
     return path

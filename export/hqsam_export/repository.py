@@ -19,6 +19,9 @@ MANIFEST = "manifest.json"
 VIT_B_WIDTH = 768
 """Last dimension of `interm_embeddings` in the template."""
 
+_EARLIER = "earlier"
+"""Inside the folder that is published: the files that it replaces, until all are."""
+
 _INTERM_DIMS = re.compile(r"(4,\s*1,\s*64,\s*64,\s*)\d+")
 
 
@@ -42,40 +45,105 @@ def template_files() -> list[Path]:
 def staging(output: Path) -> Iterator[Path]:
     """Give a folder to write into, and move what was written to `output` at the end.
 
-    Nothing under `output` changes before the block has ended without an error; then
-    each file replaces its predecessor in one step, the manifest last.
+    Nothing in `output` changes unless the block ends without an error. Then each new file
+    replaces the earlier one, the manifest last. If one of them cannot be replaced, those
+    that were are put back.
 
     Raises:
-        ExportError: a file cannot be written; `output` is as it was.
+        ExportError: a file cannot be written. The message says whether `output` is as it
+            was, or else which files are not and where the earlier ones are.
     """
-    created = not output.exists()
+    missing = [folder for folder in (output, *output.parents) if not folder.exists()]
+    folder = None
     try:
         output.mkdir(parents=True, exist_ok=True)
-        # Inside `output`, so that the moves are renames on one file system.
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as folder:
-            yield Path(folder)
-            _publish(Path(folder), output)
-        created = False
+        # Inside `output`, so that moving a file is a rename on one file system.
+        folder = Path(tempfile.mkdtemp(prefix=".export-", dir=output))
+        yield folder
+        _Publication(folder, output).run()
+        missing = []
+    except _RollbackError as error:
+        folder, missing = None, []
+        raise ExportError(str(error)) from error
     except OSError as error:
-        where = error.filename or output
         raise ExportError(
-            f"cannot write {where}: {error.strerror or error}. Nothing was changed"
+            f"cannot write {error.filename or output}: {error.strerror or error}. "
+            "Nothing was changed: mend that, then export again"
         ) from error
     finally:
-        if created:
-            shutil.rmtree(output, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if missing:
+            shutil.rmtree(missing[-1], ignore_errors=True)
 
 
-def _publish(folder: Path, output: Path) -> None:
-    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    files.sort(key=lambda path: path.name == MANIFEST)
-    # Weights beside a graph that the new model, a smaller one, does not have.
-    stale = _generated(output, "files").keys() - {str(path) for path in files}
-    for path in files:
-        (output / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).replace(output / path)
-    for name in stale:
-        (output / name).unlink(missing_ok=True)
+class _RollbackError(Exception):
+    """A repository is half new and half old."""
+
+
+class _Publication:
+    """Moves the files of a folder over those of a repository: all of them, or none."""
+
+    def __init__(self, folder: Path, output: Path) -> None:
+        self._folder = folder
+        self._output = output
+        self._earlier = folder / _EARLIER
+        self._touched: list[Path] = []
+
+    def run(self) -> None:
+        """Publish.
+
+        Raises:
+            OSError: a file cannot be replaced; the repository is as it was.
+            _RollbackError: nor could the earlier files be put back.
+        """
+        paths = [path for path in self._folder.rglob("*") if path.is_file()]
+        files = sorted(path.relative_to(self._folder) for path in paths)
+        files.sort(key=lambda path: path.name == MANIFEST)
+        # Weights beside a graph that the new model, a smaller one, does not have.
+        stale = _generated(self._output, "files").keys() - {str(path) for path in files}
+        try:
+            for name in stale:
+                self._set_aside(Path(name))
+                (self._output / name).unlink(missing_ok=True)
+            for path in files:
+                self._set_aside(path)
+                (self._folder / path).replace(self._output / path)
+        except BaseException as error:
+            self._roll_back(error)
+            raise
+
+    def _set_aside(self, path: Path) -> None:
+        """Keep the earlier file, and leave it in place where the file system can."""
+        source, kept = self._output / path, self._earlier / path
+        source.parent.mkdir(parents=True, exist_ok=True)
+        if source.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                kept.hardlink_to(source)
+            except OSError:
+                if not source.is_file():
+                    raise
+                source.rename(kept)
+        # From here on the earlier file is safe: rolling back may remove the new one.
+        self._touched.append(path)
+
+    def _roll_back(self, cause: BaseException) -> None:
+        left = []
+        for path in self._touched:
+            kept = self._earlier / path
+            try:
+                if kept.exists():
+                    kept.replace(self._output / path)
+                elif (self._output / path).is_file():
+                    (self._output / path).unlink()
+            except OSError:
+                left.append(str(path))
+        if left:
+            raise _RollbackError(
+                f"{self._output} is not usable: {cause}, and then {', '.join(left)} could not be "
+                f"put back. The earlier files are in {self._earlier}: copy them, or export again"
+            ) from cause
 
 
 def write_template(folder: Path, output: Path, interm_width: int) -> list[str]:
@@ -126,10 +194,23 @@ def clean(repository: Path) -> list[tuple[Path, bool]]:
         each generated file that was there and whether it was removed.
 
     Raises:
-        ExportError: there is no manifest, so nothing was generated.
+        ExportError: there is no manifest, so nothing was generated; or a file cannot be
+            removed. Cleaning again goes on from there.
     """
     manifest = read_manifest(repository)
-    generated = manifest["files"] | manifest.get("template_files", {})
+    try:
+        results = _remove(repository, manifest["files"] | manifest.get("template_files", {}))
+        _restore_width(repository)
+    except OSError as error:
+        raise ExportError(
+            f"cannot change {error.filename or repository}: {error.strerror or error}. "
+            "Make it writable, then clean again"
+        ) from error
+    return results
+
+
+def _remove(repository: Path, generated: dict[str, str]) -> list[tuple[Path, bool]]:
+    """Remove what is as it was generated, the manifest last, and folders that are then empty."""
     results = []
     for name, digest in generated.items():
         path = repository / name
@@ -140,16 +221,20 @@ def clean(repository: Path) -> list[tuple[Path, bool]]:
             results.append((path, unchanged))
     (repository / MANIFEST).unlink()
     results.append((repository / MANIFEST, True))
-    for path in template_files():
-        if (repository / path).is_file():
-            text = (repository / path).read_text(encoding="utf-8")
-            if text != (restored := _with_width(path, text, VIT_B_WIDTH)):
-                (repository / path).write_text(restored, encoding="utf-8")
     folders = {parent for name in generated for parent in (repository / name).parents}
     for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
         if folder.is_relative_to(repository) and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     return results
+
+
+def _restore_width(repository: Path) -> None:
+    """Give the configs that are left the width of ViT-B again."""
+    for path in template_files():
+        if (repository / path).is_file():
+            text = (repository / path).read_text(encoding="utf-8")
+            if text != (restored := _with_width(path, text, VIT_B_WIDTH)):
+                (repository / path).write_text(restored, encoding="utf-8")
 
 
 def file_digest(path: Path) -> str:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hqsam_server.launcher.endpoint import Endpoint
+    from hqsam_server.launcher.options import Endpoint, Tls, Tuning
     from hqsam_server.launcher.triton_server import TritonServer
-    from hqsam_server.launcher.tuning import Tuning
+    from hqsam_server.launcher.watch import supervise
 
-__all__ = ["Endpoint", "TritonServer", "Tuning"]
+__all__ = ["Endpoint", "Tls", "TritonServer", "Tuning", "supervise"]
 
 # Imported at first use: the models, which share this package, need no gRPC.
 _LAZY = {
-    "Endpoint": "launcher.endpoint",
+    "Endpoint": "launcher.options",
+    "Tls": "launcher.options",
     "TritonServer": "launcher.triton_server",
-    "Tuning": "launcher.tuning",
+    "Tuning": "launcher.options",
+    "supervise": "launcher.watch",
 }
 
 

@@ -2,17 +2,17 @@
 
 ```text
 HQSamError
-├── StartError                   the server cannot be started
-└── ServingError                 INTERNAL
-    ├── BadRequestError          INVALID_ARGUMENT: the request is at fault
+├── StartError                   the server, or a model, cannot be started
+└── ServingError                 INTERNAL: the request is not at fault
+    ├── BadRequestError          INVALID_ARGUMENT: the request can never succeed
     ├── UnknownImageError        NOT_FOUND: the image is not stored
-    ├── OverloadedError          UNAVAILABLE: too much is waiting
-    ├── ModelCallError           UNAVAILABLE: a model behind this one failed
-    ├── RequestCancelledError    CANCELLED: nobody waits for the answer
+    ├── OverloadedError          UNAVAILABLE: too many requests are waiting
+    ├── ModelUnavailableError    UNAVAILABLE: a model that this one calls is not available
+    ├── RequestCancelledError    CANCELLED: no one is waiting for the answer
     └── StoreError               INTERNAL: the store cannot be used
 ```
 
-The Triton models turn them into gRPC codes in one place, `hqsam_server.models.adapter`.
+`hqsam_server.models.adapter` turns them into status codes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from hqsam_client import HQSamError
 
 
 class StartError(HQSamError):
-    """The server, or a model of its repository, cannot be started as it was asked to."""
+    """The server, or a model of its repository, cannot be started."""
 
 
 class ServingError(HQSamError):
-    """Base of what a model of the repository answers instead of a result."""
+    """A model answers a request with an error; the subclasses say which."""
 
 
 class BadRequestError(ServingError):
@@ -33,23 +33,22 @@ class BadRequestError(ServingError):
 
 
 class UnknownImageError(ServingError):
-    """No embedding is stored under this `image_id`; `embed` the image and ask again."""
+    """No embedding is stored under this `image_id`: `embed` the image and ask again."""
 
 
 class OverloadedError(ServingError):
     """Too many requests are waiting; the same request may succeed later."""
 
 
-class ModelCallError(ServingError):
-    """Another model of this server, called with valid inputs, answered with an error.
+class ModelUnavailableError(ServingError):
+    """Another model of this server could not answer; the same request may succeed later.
 
-    Its queue may be full, or its process may have died and be on its way back. Triton
-    loses the code on the way, so that they cannot be told apart.
+    Its queue is full, or its process has died and is being restarted.
     """
 
 
 class RequestCancelledError(ServingError):
-    """The caller cancelled the request, or its deadline is over."""
+    """The caller cancelled the request, or its deadline has passed."""
 
 
 class StoreError(ServingError):

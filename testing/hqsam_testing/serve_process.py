@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import tritonclient.grpc as triton
 from hqsam_server.launcher import cleanup
-from hqsam_server.launcher.watch import instances
+from hqsam_server.launcher.process import instances
 from numpy.typing import NDArray
 
 RUN = "import sys; from hqsam_cli.main import main; sys.exit(main())"

@@ -1,4 +1,4 @@
-"""Image and compose files agree with each other, with the project and with the tools' rules."""
+"""The Dockerfile and the compose files agree with each other, the project and the tools' rules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMPOSE = sorted(DOCKER.glob("compose*.yaml"))
 
 
 def services(path: Path) -> dict[str, dict[str, Any]]:
-    """Return a file's services, each over the one that it extends."""
+    """Return a file's services, each merged with the one that it extends."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     found = {}
     for name, service in content["services"].items():
@@ -37,7 +37,7 @@ def services(path: Path) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
 def test_compose_files_keep_the_specification(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    # As compose does before it reads: variables get their defaults.
+    # Compose itself puts in the variables' defaults before it validates a file.
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
     text = re.sub(r"\$\{\w+:\?[^}]*\}", "./models", text)
     compose = PyCompose.from_yaml(yaml.safe_dump(yaml.safe_load(text)))
@@ -45,7 +45,7 @@ def test_compose_files_keep_the_specification(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
-def test_what_compose_files_mount_and_build_is_there(path: Path) -> None:
+def test_compose_files_mount_and_build_what_exists(path: Path) -> None:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     named = set(content.get("volumes", {}))
     for service in services(path).values():
@@ -69,7 +69,7 @@ def test_nothing_is_published_beyond_loopback(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
 @pytest.mark.parametrize("file", ["compose.yaml", "compose.cluster.yaml"])
-def test_the_server_has_no_rights_that_it_does_not_need(file: str, name: str) -> None:
+def test_the_server_runs_without_privileges(file: str, name: str) -> None:
     service = services(DOCKER / file)[name]
     assert service["read_only"] is True
     assert service["user"] == "1000:1000"
@@ -77,7 +77,7 @@ def test_the_server_has_no_rights_that_it_does_not_need(file: str, name: str) ->
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_envoy_and_prometheus_look_up_the_name_that_replicas_have() -> None:
+def test_envoy_and_prometheus_look_up_the_name_of_the_replicas() -> None:
     cluster = services(DOCKER / "compose.cluster.yaml")
     for name in ("cpu", "gpu"):
         assert cluster[name]["networks"]["default"]["aliases"] == ["hqsam-replicas"]
@@ -99,13 +99,13 @@ def test_the_images_start_hqsam_serve_with_options_that_it_has() -> None:
     assert len(served) == 2
     for command in served:
         args = parser.parse_args(command)
-        assert args.grpc_address == "0.0.0.0"  # noqa: S104 - inside of a container
+        assert args.grpc_address == "0.0.0.0"  # noqa: S104 - inside a container
         assert args.model_repository == Path("/models")
     assert parser.parse_args(served[1]).model_config_name == "cuda"
     assert (ROOT / "model_repository/encoder/configs/cuda.pbtxt").is_file()
 
 
-def test_the_image_is_built_from_no_more_than_the_context_holds(tmp_path: Path) -> None:
+def test_the_image_has_every_package_and_nothing_else(tmp_path: Path) -> None:
     kept = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     allowed = {line[1:] for line in kept if line.startswith("!")}
     stage = DOCKERFILE.split(" AS wheel\n")[1].split("\nFROM ")[0]
@@ -115,13 +115,13 @@ def test_the_image_is_built_from_no_more_than_the_context_holds(tmp_path: Path) 
         for source in line.split()[:-1]
     }
     assert copied == allowed
-    # And the wheel can be built from that: links, so that nothing else is there.
+    # The wheel is built from links to exactly these files: a folder that is not copied is missing.
     context = tmp_path / "context"
     context.mkdir()
     for name in copied - {"model_repository"}:
         (context / name).symlink_to(ROOT / name)
     repository = shutil.copytree(ROOT / "model_repository", context / "model_repository")
-    # Where somebody has exported to; what the image serves comes otherwise.
+    # An export that lies in the repository does not belong in the package.
     (repository / "encoder" / "1").mkdir(exist_ok=True)
     (repository / "encoder" / "1" / "model.onnx").touch()
     (repository / "manifest.json").touch()
@@ -135,6 +135,8 @@ def test_the_image_is_built_from_no_more_than_the_context_holds(tmp_path: Path) 
     (wheel,) = tmp_path.glob("hqsam_triton-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
+    packages = {path.parent.name for path in ROOT.glob("*/hqsam_*/__init__.py")}
+    assert {f"{package}/__init__.py" for package in packages - {"hqsam_testing"}} <= names
     assert "hqsam_server/small/encoder/1/model.onnx" in names
     ours = "hqsam_export/model_repository/"
     assert {f"{ours}segment/1/model.py", f"{ours}encode/1/.gitkeep"} <= names

@@ -1,4 +1,4 @@
-"""What dashboard and alerts ask Prometheus for exists, and is asked for in its language."""
+"""The queries of dashboard, alerts and autoscaler are valid PromQL over metrics that exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hqsam_testing.oracle import images
 
 DOCKER = Path(__file__).parents[2] / "docker"
 
-# Not on the server's own page: Prometheus' own, Envoy's, and what only a GPU or hqsam serve has.
+# Metrics of Prometheus, Envoy and GPUs, which the server's own metrics page does not have.
 ELSEWHERE = {
     "up",
     "envoy_cluster_membership_healthy",
@@ -61,6 +61,6 @@ def test_every_metric_is_one_that_the_server_has(tiny_repository: Path) -> None:
             page = response.read().decode()
     missing = {name for name in names - ELSEWHERE if not re.search(rf"^{name}[{{ ]", page, re.M)}
     assert missing == set()
-    # Quantiles and reasons that the queries pick out.
+    # The labels that the queries select.
     assert re.search(r'^nv_inference_request_summary_us\{.*quantile="0.99"', page, re.M)
     assert re.search(r'^nv_inference_request_failure\{.*reason="CANCELED"', page, re.M)

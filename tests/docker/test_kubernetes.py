@@ -1,4 +1,4 @@
-"""The manifests are valid, hold together, and agree with the files that compose uses."""
+"""The manifests are valid, refer to each other correctly, and agree with the compose files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KUBERNETES = ROOT / "kubernetes"
 VERSION = "1.34"
 
 CUSTOM = {"ServiceMonitor", "PrometheusRule", "InferenceService", "Kustomization", "Component"}
-"""Kinds that Kubernetes itself has no schema of."""
+"""Kinds without a schema in Kubernetes itself."""
 
 NOT_MANIFESTS = {"envoy-config.yaml", "prometheus-adapter.yaml"}
 
@@ -44,7 +44,7 @@ def name(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_each_resource_keeps_kubernetes_own_schema(path: Path) -> None:
+def test_each_resource_follows_kubernetes_schema(path: Path) -> None:
     for document in documents(path):
         assert document["apiVersion"]
         if document["kind"] in CUSTOM or path.parent.parent.name == "overlays":
@@ -55,7 +55,7 @@ def test_each_resource_keeps_kubernetes_own_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(KUBERNETES.rglob("kustomization.yaml")), ids=name)
-def test_kustomizations_name_what_is_there(path: Path) -> None:
+def test_kustomizations_name_what_exists(path: Path) -> None:
     (kustomization,) = documents(path)
     for key in ("resources", "components"):
         for entry in kustomization.get(key, []):
@@ -83,11 +83,11 @@ def _containers(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", sorted(KUBERNETES.glob("overlays/*")), ids=name)
-def test_overlays_put_what_components_add_into_the_namespace(path: Path) -> None:
+def test_overlays_put_the_components_into_the_namespace(path: Path) -> None:
     (kustomization,) = documents(path / "kustomization.yaml")
     (base,) = documents(KUBERNETES / "base" / "kustomization.yaml")
     assert kustomization["namespace"] == base["namespace"]
-    # The image that exports has a name of its own, or would get the tag of the server's.
+    # The export image has a separate name; otherwise it would get the server's tag.
     tags = {it["name"]: it.get("newTag") for it in kustomization["images"]}
     assert tags["hqsam-triton"] == path.name
     assert tags["hqsam-triton-export"] == "export"
@@ -109,7 +109,7 @@ def test_kubectl_builds_the_overlay_to_valid_resources(path: Path) -> None:
             kubernetes_validate.validate(resource, VERSION, strict=True)
 
 
-def test_what_a_pod_may_take_adds_up() -> None:
+def test_the_memory_of_a_pod_adds_up() -> None:
     (deployment, *_) = [
         it for it in documents(KUBERNETES / "base/replicas.yaml") if it["kind"] == "Deployment"
     ]
@@ -118,7 +118,7 @@ def test_what_a_pod_may_take_adds_up() -> None:
     volumes = {volume["name"]: volume for volume in replica["volumes"]}
     shared_gib = int(volumes["shm"]["emptyDir"]["sizeLimit"].removesuffix("Gi"))
     environment = {it["name"]: it["value"] for it in replica["containers"][0]["env"]}
-    # A GiB stays for what Triton's processes share.
+    # One GiB is left for the shared memory of Triton's processes.
     assert int(environment["HQSAM_STORE_BYTES"]) == (shared_gib - 1) * 2**30
     for path in KUBERNETES.glob("overlays/*/resources.yaml"):
         (patch,) = documents(path)
@@ -129,7 +129,7 @@ def test_what_a_pod_may_take_adds_up() -> None:
             assert f"--threads={container['resources']['limits']['cpu']}" in container["args"]
 
 
-def test_patches_of_an_overlay_change_containers_that_are_there() -> None:
+def test_patches_of_an_overlay_change_containers_that_exist() -> None:
     (deployment, *_) = [
         it for it in documents(KUBERNETES / "base" / "replicas.yaml") if it["kind"] == "Deployment"
     ]
@@ -141,7 +141,7 @@ def test_patches_of_an_overlay_change_containers_that_are_there() -> None:
         assert {container["name"] for container in specification["containers"]} <= names
 
 
-def test_no_container_may_do_more_than_it_has_to() -> None:
+def test_containers_run_without_privileges() -> None:
     seen = 0
     for document in everything():
         for container in _containers(document):
@@ -159,7 +159,7 @@ def test_no_container_may_do_more_than_it_has_to() -> None:
     assert seen == 5
 
 
-def test_a_replica_has_longer_to_end_than_it_needs() -> None:
+def test_a_replica_has_enough_time_to_end() -> None:
     for document in everything():
         specification = pod(document)
         if document["kind"] != "Deployment" or "securityContext" not in (specification or {}):
@@ -172,7 +172,7 @@ def test_a_replica_has_longer_to_end_than_it_needs() -> None:
         assert pause + exit_timeout < specification["terminationGracePeriodSeconds"]
 
 
-def test_services_and_budgets_select_pods_that_are_there() -> None:
+def test_services_and_budgets_select_pods_that_exist() -> None:
     pods = [
         it["spec"]["template"]["metadata"]["labels"].items()
         for it in everything()

@@ -1,14 +1,16 @@
-"""The documentation as a site. It is built here and not in `make check`: once is enough for CI."""
+"""The documentation as a site. Built here and not in `make check`, because CI needs it once."""
 
 from __future__ import annotations
 
 import html.parser
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import hqsam_client
+import hqsam_server
 import pytest
 
 from tests.docs.pages import ROOT
@@ -18,18 +20,22 @@ IMAGES_BYTES = 1_000_000
 
 
 class Page(html.parser.HTMLParser):
-    """What a page loads, and the places in it that can be linked."""
+    """What a page loads, the anchors in it, and its text."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
         self.loaded: list[str] = []
         self.anchors: list[str] = []
+        self.text = ""
         self.feed(file.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         self.loaded += [values.get(LOADING.get(tag, "")) or ""]
         self.anchors += [values.get("id") or ""]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +64,17 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
 
 def test_the_reference_has_every_public_name(site: Path) -> None:
     anchors = {anchor.rpartition(".")[2] for anchor in Page(site / "reference.html").anchors}
-    assert set(hqsam_client.__all__) <= anchors
+    public = {*hqsam_client.__all__, *hqsam_server.__all__} - {"__version__"}
+    assert public <= anchors
 
 
-def test_the_images_are_small() -> None:
+def test_the_reference_shows_real_defaults_and_no_private_names(site: Path) -> None:
+    text = Page(site / "reference.html").text
+    assert "url: str = 'localhost:8001'" in text.replace('"', "'")
+    assert re.findall(r"= (?:\w+\.)*_?[A-Z][A-Z_]{3,}\b", text) == []
+    assert re.findall(r"(?<![\w.])_[A-Za-z]\w*", text) == []
+
+
+def test_the_images_are_small_files() -> None:
     files = list((ROOT / "docs" / "images").iterdir())
     assert sum(file.stat().st_size for file in files) < IMAGES_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -105,6 +106,55 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, tiny_model: HQS
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ExportError, match="cannot write"):
         exporter.export(tiny_model, tmp_path / "file" / "repository")
+
+
+@pytest.fixture
+def instant_export(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `export` copy each graph from the tiny repository instead of tracing it again."""
+
+    def write(graph: object, spec: contract.ModelSpec, inputs: object, path: Path) -> None:
+        shutil.copyfile(tiny_repository / spec.name / "1" / "model.onnx", path)
+
+    monkeypatch.setattr(onnx_files, "write", write)
+
+
+@pytest.mark.usefixtures("instant_export")
+def test_a_file_that_cannot_be_replaced_leaves_an_earlier_export_as_it_was(
+    own_repository: Path, tiny_model: HQSamModel
+) -> None:
+    # `decoder` and `encoder` are replaced before `features`.
+    obstacle = own_repository / "features" / "1" / "model.onnx"
+    obstacle.unlink()
+    (obstacle / "mine").mkdir(parents=True)
+    (own_repository / "decoder" / "1" / "model.onnx").write_bytes(b"of an earlier export")
+    before = files(own_repository)
+    with pytest.raises(ExportError, match=r"features/1/model\.onnx.* Nothing was changed"):
+        exporter.export(tiny_model, own_repository)
+    assert files(own_repository) == before
+    assert (obstacle / "mine").is_dir()
+
+
+@pytest.mark.usefixtures("instant_export")
+def test_an_export_that_cannot_be_rolled_back_says_where_the_earlier_files_are(
+    own_repository: Path, tiny_model: HQSamModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = own_repository / "decoder" / "1" / "model.onnx"
+    decoder.write_bytes(b"of an earlier export")
+    replace = Path.replace
+
+    def replace_the_decoder_only(source: Path, target: Path) -> Path:
+        if target != decoder or "earlier" in source.parts:
+            raise OSError(errno.EIO, "Input/output error", str(target))
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", replace_the_decoder_only)
+    with pytest.raises(
+        ExportError, match=r"decoder/1/model\.onnx.* could not be put back"
+    ) as raised:
+        exporter.export(tiny_model, own_repository)
+    assert "Nothing was changed" not in str(raised.value)
+    folder = Path(str(raised.value).partition("The earlier files are in ")[2].partition(":")[0])
+    assert (folder / "decoder" / "1" / "model.onnx").read_bytes() == b"of an earlier export"
 
 
 def test_weights_over_the_limit_of_one_file_lie_beside_it(
@@ -248,9 +298,9 @@ def test_a_larger_model_exports_into_a_checkout_whose_configs_follow_its_width(
         shutil.copyfile(repository.template() / path, checkout / path)
     before = files(checkout)
 
-    # As wide as ViT-H, with two blocks instead of 32.
-    width = 1280
-    cut = Architecture(width, 2, 16, global_blocks=(1,))
+    # Wider than ViT-B, whose width the template has, but nowhere near as deep as ViT-L.
+    width = 784
+    cut = Architecture(width, 1, 1, global_blocks=(0,))
     tensors: dict[str, Tensor] = rebuilt.state_dict(cut)
     exporter.export(checkpoint.build_model(tensors), checkout)
     for name in ("encoder", "decoder", "features"):
@@ -263,17 +313,10 @@ def test_a_larger_model_exports_into_a_checkout_whose_configs_follow_its_width(
     assert files(checkout) == before
 
 
+@pytest.mark.usefixtures("instant_export")
 def test_the_next_export_keeps_what_its_user_changed_and_drops_what_is_no_longer_needed(
-    own_repository: Path,
-    tiny_repository: Path,
-    tiny_model: HQSamModel,
-    monkeypatch: pytest.MonkeyPatch,
+    own_repository: Path, tiny_model: HQSamModel
 ) -> None:
-    def write(graph: object, spec: contract.ModelSpec, inputs: object, path: Path) -> None:
-        """Write the file that another export of the same model wrote, in no time."""
-        shutil.copyfile(tiny_repository / spec.name / "1" / "model.onnx", path)
-
-    monkeypatch.setattr(onnx_files, "write", write)
     config = own_repository / "segment" / "config.pbtxt"
     config.write_text(config.read_text() + "# tuned\n")
     (own_repository / "embed" / "config.pbtxt").unlink()

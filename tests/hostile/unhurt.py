@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 from hqsam_server import TritonServer
-from hqsam_server.launcher.watch import instances
+from hqsam_server.launcher.process import instances
 from hqsam_testing import image_files
 from hqsam_testing.api import Api, point
 from numpy.typing import NDArray

@@ -14,14 +14,16 @@ from queue import Queue
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hqsam_client import contract
-from hqsam_server import TritonServer
-from hqsam_server.launcher.watch import instances
+from hqsam_server import TritonServer, Tuning
+from hqsam_server.launcher.process import instances
 from hqsam_server.models.preprocess import Limits, preprocess
-from hqsam_testing import image_files
+from hqsam_testing import cheap_repository, image_files
 from hqsam_testing.api import Api, new_png, point, serve
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
@@ -327,6 +329,49 @@ def test_a_dead_model_behind_is_unavailable_until_it_is_back(
     assert "prompt_decoder failed" in message
     server.reload("prompt_decoder", timeout_s=60)
     api.segment(image_id)
+
+
+def test_servers_of_different_precision_share_a_folder_and_no_embeddings(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    encoded = new_png()
+    for precision in ("bf16", "fp32"):
+        environment = {"HQSAM_STORE_FOLDER": str(tmp_path)}
+        tuning = Tuning(precision=precision)
+        with (
+            TritonServer(tiny_repository, tuning=tuning, environment=environment) as server,
+            Api(server) as api,
+        ):
+            image_id = hashlib.sha256(encoded).hexdigest()
+            assert fails(lambda: api.segment(image_id))[0] == "StatusCode.NOT_FOUND"  # noqa: B023
+            assert not api.embed(encoded)[2]
+            api.segment(image_id)
+    assert len(list(tmp_path.glob(f"*{image_id}*"))) == 2
+
+
+def test_a_model_behind_that_fails_for_good_is_internal(tmp_path: Path) -> None:
+    repository = cheap_repository.write(tmp_path / "repository")
+    path = repository / "prompt_decoder" / "1" / "model.onnx"
+    model = onnx.load(path)
+    # An index far beyond the labels: each run fails, in this model's own process.
+    index = helper.make_tensor("far", TensorProto.INT64, [1], [10**6])
+    model.graph.initializer.append(index)
+    model.graph.node.insert(0, helper.make_node("Gather", ["point_labels", "far"], ["taken"]))
+    for node in model.graph.node:
+        if node.op_type == "ReduceMean" and node.input[0] == "point_labels":
+            node.input[0] = "taken"
+    onnx.save(model, path)
+    # Without a config of that name: on ONNX Runtime.
+    tuning = Tuning(model_config_name="none")
+    environment = {"HQSAM_STORE_FOLDER": str(tmp_path / "store")}
+    with (
+        TritonServer(repository, tuning=tuning, environment=environment) as server,
+        Api(server) as api,
+    ):
+        image_id, _, _ = api.embed(new_png())
+        status, message = fails(lambda: api.segment(image_id))
+    assert status == "StatusCode.INTERNAL"
+    assert "prompt_decoder failed" in message
 
 
 def test_a_store_outlives_its_server(tiny_repository: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from hqsam_server.errors import ServingError, StoreError
 from hqsam_server.models import settings
 from hqsam_server.store.embedding_store import EmbeddingStore
 from hqsam_server.store.entry import Embedding
-from hqsam_server.store.fingerprint import fingerprint
+from hqsam_server.store.producer import producer
 from hqsam_testing import configs, image_files
 
 from tests.models.fakes import Metrics
@@ -18,8 +19,14 @@ from tests.models.fakes import Metrics
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    (tmp_path / "manifest.json").write_text(json.dumps({"fingerprint": "f" * 64}))
+    write_manifest(tmp_path)
     return tmp_path
+
+
+def write_manifest(folder: Path, **other_digests: str) -> None:
+    models = ("encoder", "features", "prompt_decoder")
+    files = {f"{name}/1/model.onnx": other_digests.get(name, "0" * 64) for name in models}
+    (folder / "manifest.json").write_text(json.dumps({"files": files}))
 
 
 def open_store(repository: Path, **options: str) -> EmbeddingStore:
@@ -86,36 +93,59 @@ def test_an_unknown_precision_is_refused(repository: Path) -> None:
 def test_the_default_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = {"store_folder": "auto"}
     user = os.getuid()
-    assert str(user) in settings._store_folder(parameters).name
+    assert str(user) in settings.store_folder(parameters).name
     monkeypatch.setattr(os, "getuid", lambda: user + 1)
-    folder = settings._store_folder(parameters)
+    folder = settings.store_folder(parameters)
     folder.mkdir()
     try:
         with pytest.raises(StoreError, match="belongs to another user"):
-            settings._store_folder(parameters)
+            settings.store_folder(parameters)
     finally:
         folder.rmdir()
 
 
-def test_the_fingerprint_is_the_manifests(repository: Path) -> None:
-    assert fingerprint(repository) == "f" * 64
+def test_a_store_that_changes_while_its_space_is_measured_can_be_opened(
+    repository: Path, tmp_path: Path
+) -> None:
+    # A link to nowhere is listed and cannot be measured, as a file that is evicted in between.
+    (tmp_path / "gone.safetensors").symlink_to("nowhere")
+    open_store(repository, store_folder=str(tmp_path))
 
 
-def test_without_a_manifest_the_onnx_files_are_the_fingerprint(tmp_path: Path) -> None:
+def test_other_weights_or_another_precision_are_another_producer(repository: Path) -> None:
+    first = producer(repository, "openvino-fp32")
+    assert producer(repository, "openvino-fp32") == first
+    assert producer(repository, "openvino-bf16") != first
     for name in ("encoder", "features"):
+        write_manifest(repository, **{name: "1" * 64})
+        assert producer(repository, "openvino-fp32") != first
+    # No embedding depends on the decoder.
+    write_manifest(repository, prompt_decoder="1" * 64)
+    assert producer(repository, "openvino-fp32") == first
+
+
+def test_the_onnx_files_are_the_same_producer_with_and_without_their_manifest(
+    tmp_path: Path,
+) -> None:
+    digests = {}
+    for name in ("encoder", "features"):
+        content = name.encode()
         (tmp_path / name / "1").mkdir(parents=True)
-        (tmp_path / name / "1" / "model.onnx").write_bytes(name.encode())
-    before = fingerprint(tmp_path)
+        (tmp_path / name / "1" / "model.onnx").write_bytes(content)
+        digests[name] = hashlib.sha256(content).hexdigest()
+    without = producer(tmp_path, "")
+    write_manifest(tmp_path, **digests)
+    assert producer(tmp_path, "") == without
+    (tmp_path / "manifest.json").unlink()
     (tmp_path / "features" / "1" / "model.onnx").write_bytes(b"other weights")
-    assert len(before) == len(fingerprint(tmp_path)) == 64
-    assert fingerprint(tmp_path) != before
+    assert producer(tmp_path, "") != without
 
 
-@pytest.mark.parametrize("manifest", [None, "{", "[]", "{}", '{"fingerprint": "../.."}'])
-def test_weights_that_cannot_be_told_apart_are_refused(
+@pytest.mark.parametrize("manifest", [None, "{", "[]", "{}", '{"files": {"a/1/model.onnx": ""}}'])
+def test_weights_that_cannot_be_identified_are_refused(
     tmp_path: Path, manifest: str | None
 ) -> None:
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(manifest)
-    with pytest.raises(StoreError, match=r"manifest"):
-        fingerprint(tmp_path)
+    with pytest.raises(StoreError, match=r"cannot be identified"):
+        producer(tmp_path, "")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from safetensors.numpy import save_file
 
 from tests.models.fakes import Metrics
 
-WEIGHTS = "a" * 64
+PRODUCER = "a" * 64
 ENTRY_BYTES = 4 * (256 * 64 * 64 + 32 * 256 * 256)
 
 
@@ -36,11 +37,11 @@ def embedding(value: float = 1.0, size: tuple[int, int] = (400, 600)) -> Embeddi
 
 def open_store(folder: Path, metrics: Metrics | None = None, **options: Any) -> EmbeddingStore:
     metrics = metrics or Metrics()
-    return EmbeddingStore(folder, options.pop("weights", WEIGHTS), metrics.metrics, **options)
+    return EmbeddingStore(folder, options.pop("producer", PRODUCER), metrics.metrics, **options)
 
 
 def entry_of(folder: Path, number: int) -> Path:
-    return folder / f"{WEIGHTS}-{image_id(number)}.safetensors"
+    return folder / f"{PRODUCER}-{image_id(number)}.safetensors"
 
 
 def test_an_entry_that_is_read_again_is_not_loaded_again_unless_it_changed(tmp_path: Path) -> None:
@@ -91,8 +92,8 @@ def test_an_entry_is_a_file_that_safetensors_reads(tmp_path: Path) -> None:
     words %= 2**64
     with safe_open(entry_of(tmp_path, 1), "np") as file:
         assert file.metadata() == {
-            "format": "hqsam-embedding-2",
-            "fingerprint": WEIGHTS,
+            "format": "hqsam-embedding-3",
+            "producer": PRODUCER,
             "image_id": image_id(1),
             "height": "30",
             "width": "40",
@@ -120,16 +121,16 @@ def test_half_precision_takes_half_the_space_and_is_read_by_any_store(tmp_path: 
     assert np.allclose(read.hq_features, -0.1, rtol=1e-3)
 
 
-def test_other_weights_never_see_an_entry(tmp_path: Path) -> None:
+def test_other_producers_never_see_an_entry(tmp_path: Path) -> None:
     open_store(tmp_path).put(image_id(1), embedding())
-    assert open_store(tmp_path, weights="b" * 64).get(image_id(1)) is None
+    assert open_store(tmp_path, producer="b" * 64).get(image_id(1)) is None
     assert open_store(tmp_path).get(image_id(1)) is not None
 
 
 @pytest.mark.parametrize(
     "name", ["", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "\n", "a" * 65, "é" * 64]
 )
-def test_an_image_id_that_is_no_digest_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_image_id_that_is_not_a_digest_is_refused(tmp_path: Path, name: str) -> None:
     store = open_store(tmp_path)
     for use in (store.get, store.original_size, lambda it: store.put(it, embedding())):
         with pytest.raises(BadRequestError, match="expected 64 lower-case hex digits"):
@@ -165,8 +166,8 @@ def test_asking_for_the_size_counts_as_use(tmp_path: Path) -> None:
     assert store.get(image_id(2)) is None
 
 
-def test_entries_of_other_weights_count_and_are_evicted(tmp_path: Path) -> None:
-    open_store(tmp_path, weights="b" * 64).put(image_id(1), embedding())
+def test_entries_of_other_producers_count_and_are_evicted(tmp_path: Path) -> None:
+    open_store(tmp_path, producer="b" * 64).put(image_id(1), embedding())
     open_store(tmp_path, max_bytes=ENTRY_BYTES + 4096).put(image_id(1), embedding())
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     assert open_store(tmp_path).get(image_id(1)) is not None
@@ -248,7 +249,7 @@ def of_another_image(entry: Path) -> None:
     entry_of(entry.parent, 9).replace(entry)
 
 
-def of_other_weights(entry: Path) -> None:
+def of_another_producer(entry: Path) -> None:
     other = EmbeddingStore(entry.parent, "b" * 64, Metrics().metrics)
     other.put(image_id(1), embedding())
     (entry.parent / f"{'b' * 64}-{image_id(1)}.safetensors").replace(entry)
@@ -260,13 +261,13 @@ def without_metadata(entry: Path) -> None:
 
 
 def of_other_shapes(entry: Path) -> None:
-    metadata = {"format": "hqsam-embedding-2", "fingerprint": WEIGHTS, "image_id": image_id(1)}
+    metadata = {"format": "hqsam-embedding-3", "producer": PRODUCER, "image_id": image_id(1)}
     tensors = {name: np.zeros((1, 2), np.float32) for name in ("image_embeddings", "hq_features")}
     save_file(tensors, entry, {**metadata, "height": "1", "width": "1"})
 
 
 def of_other_dtypes(entry: Path) -> None:
-    metadata = {"format": "hqsam-embedding-2", "fingerprint": WEIGHTS, "image_id": image_id(1)}
+    metadata = {"format": "hqsam-embedding-3", "producer": PRODUCER, "image_id": image_id(1)}
     names = ("image_embeddings", "hq_features")
     arrays = dict(zip(names, image_files.embedding_arrays(), strict=True))
     tensors = {name: array.astype(np.int32) for name, array in arrays.items()}
@@ -289,7 +290,7 @@ def of_other_dtypes(entry: Path) -> None:
         of_no_size,
         of_swapped_tensors,
         of_another_image,
-        of_other_weights,
+        of_another_producer,
         without_metadata,
         of_other_shapes,
         of_other_dtypes,
@@ -311,7 +312,28 @@ def test_a_damaged_or_foreign_entry_is_a_miss_and_is_removed(tmp_path: Path, dam
     assert store.get(image_id(1)) is not None
 
 
-def test_files_that_are_nobodys_entries_are_left_alone(tmp_path: Path) -> None:
+def test_an_entry_outlives_a_moment_of_too_many_open_files(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.put(image_id(1), embedding())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for read in (store.get, store.original_size):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            with pytest.raises(StoreError, match="raise the limit on open files"):
+                read(image_id(1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert read(image_id(1)) is not None
+
+
+def test_an_entry_that_vanishes_while_entries_are_listed_is_left_out(tmp_path: Path) -> None:
+    # A link to nowhere is listed and cannot be measured, as a file that is evicted in between.
+    (tmp_path / "gone.safetensors").symlink_to("nowhere")
+    assert embedding_store.entries(tmp_path) == []
+    assert embedding_store.entries(tmp_path / "missing") == []
+
+
+def test_files_that_are_not_entries_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     store = open_store(tmp_path, max_bytes=ENTRY_BYTES + 4096)
     store.put(image_id(1), embedding())
@@ -319,16 +341,16 @@ def test_files_that_are_nobodys_entries_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_what_a_dead_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_a_writer_removes_the_temporary_file_of_a_dead_one(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    left = tmp_path / f"{WEIGHTS}-{image_id(1)}.writing"
+    left = tmp_path / f"{PRODUCER}-{image_id(1)}.writing"
     left.write_bytes(bytes(1000))
     store.put(image_id(2), embedding())
     assert not left.exists()
 
 
-def test_what_a_dead_writer_left_is_removed_at_the_start(tmp_path: Path) -> None:
-    left = tmp_path / f"{WEIGHTS}-{image_id(1)}.writing"
+def test_the_temporary_file_of_a_dead_writer_is_removed_at_the_start(tmp_path: Path) -> None:
+    left = tmp_path / f"{PRODUCER}-{image_id(1)}.writing"
     left.write_bytes(bytes(1000))
     open_store(tmp_path)
     assert not left.exists()
@@ -389,7 +411,7 @@ def test_a_full_disk_evicts_before_it_fails(small_disk: Path) -> None:
     assert metrics["store_evictions_total"] == 1
 
 
-def test_a_disk_that_others_have_filled_fails_the_request_clearly(small_disk: Path) -> None:
+def test_a_disk_that_others_have_filled_fails_the_request_with_its_reason(small_disk: Path) -> None:
     store = open_store(small_disk)
     (small_disk / "others").write_bytes(bytes(2 * ENTRY_BYTES))
     with pytest.raises(StoreError, match=os.strerror(errno.ENOSPC)):
@@ -423,7 +445,7 @@ def test_several_processes_see_whole_entries_or_none_and_keep_the_bound(tmp_path
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert 1 <= len(list(tmp_path.glob("*.safetensors"))) <= 3
-    assert not list(tmp_path.glob(f"*{embedding_store._TEMPORARY}"))
+    assert not list(tmp_path.glob("*.writing"))
 
 
 def _hold(folder: Path, held: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hqsam_server import TritonServer
+from hqsam_testing import cheap_repository
 from hqsam_testing.serve_process import Serve
 
 from tests.server import standins
@@ -15,6 +16,12 @@ from tests.server import standins
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return standins.write(tmp_path_factory.mktemp("standins") / "model_repository")
+
+
+@pytest.fixture(scope="session")
+def whole_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of the real repository's models, with arithmetic in place of HQ-SAM."""
+    return cheap_repository.write(tmp_path_factory.mktemp("whole") / "model_repository")
 
 
 @pytest.fixture(scope="package")

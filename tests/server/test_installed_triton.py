@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hqsam_server.launcher import distribution, workspace
+from hqsam_server.launcher import distribution, repository_view
 from hqsam_testing.serve_process import Serve
 
 from tests.server.test_start_errors import said
@@ -19,7 +19,7 @@ def home(tmp_path: Path) -> Path:
     """A folder that looks like /opt/tritonserver."""
     carried = distribution.find()
     home = tmp_path / "tritonserver"
-    workspace.write_backends(home / "backends", carried)
+    repository_view.write_backends(home / "backends", carried)
     (home / "bin").mkdir()
     # The program finds its libraries beside itself.
     (home / "bin" / "tritonserver").symlink_to(carried.binary)
@@ -46,4 +46,4 @@ def test_an_image_without_python_is_named(
 ) -> None:
     shutil.rmtree(home / "backends" / "python")
     monkeypatch.setenv("HQSAM_TRITON_HOME", str(home))
-    assert "use its full image, *-py3" in said(temporary, f"--model-repository={repository}")
+    assert "use the full image, *-py3" in said(temporary, f"--model-repository={repository}")

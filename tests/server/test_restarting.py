@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from hqsam_server import TritonServer
 from hqsam_server.errors import StartError
-from hqsam_server.launcher.watch import MAX_RESTARTS, instances, watch
+from hqsam_server.launcher.process import instances
+from hqsam_server.launcher.watch import MAX_RESTARTS, supervise
 from hqsam_testing.serve_process import PATIENCE_S, Serve, infer, works
 from tritonclient.utils import InferenceServerException
 
@@ -29,7 +30,7 @@ def restarts(server: Serve) -> float:
 
 
 def test_a_model_whose_process_died_is_loaded_again(serve: Start) -> None:
-    server = serve()
+    server = serve("--", "--log-info=true")
     memory = len(server.shared_memory())
     assert restarts(server) == 0
     for count in (1, 2):
@@ -55,7 +56,7 @@ def test_a_model_that_dies_as_soon_as_the_server_is_ready_is_loaded_again(reposi
         (process,) = (pid for pid, name in found.items() if name == "numbers_0_0")
         os.kill(process, signal.SIGKILL)
         with pytest.raises(KeyboardInterrupt):
-            watch(server, found.values(), until_back)
+            supervise(server, until_back)
         works(server.grpc_url, "numbers")
 
 
@@ -100,7 +101,7 @@ def test_a_request_that_its_process_died_with_ends_with_an_error(
 def test_a_triton_that_died_is_started_again_on_the_same_ports(serve: Start) -> None:
     server = serve()
     server.triton.kill()
-    server.line("tritonserver was started again")
+    server.line("tritonserver was restarted")
     for model in ("numbers", "pipeline", "caller"):
         works(server.grpc_url, model)
     assert restarts(server) == 1
@@ -120,7 +121,7 @@ def test_a_model_that_cannot_be_loaded_again_has_the_whole_server_started_again(
         server.line("numbers could not be loaded")
     finally:
         hidden.rename(file)
-    server.line("tritonserver was started again")
+    server.line("tritonserver was restarted")
     works(server.grpc_url, "numbers")
 
 
@@ -130,10 +131,10 @@ def test_a_server_that_keeps_dying_is_given_up(repository: Path) -> None:
 
         def kill(line: str) -> None:
             lines.append(line)
-            if "was started again" in line:
+            if "was restarted" in line:
                 os.kill(server.pid, signal.SIGKILL)
 
         os.kill(server.pid, signal.SIGKILL)
         with pytest.raises(StartError, match=f"{MAX_RESTARTS} times in vain: it kept dying"):
-            watch(server, instances(server.pid).values(), kill)
-    assert sum("was started again" in line for line in lines) == MAX_RESTARTS
+            supervise(server, kill)
+    assert sum("was restarted" in line for line in lines) == MAX_RESTARTS

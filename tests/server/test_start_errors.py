@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hqsam_testing.serve_process import ANY_PORTS, command
+from packaging.requirements import Requirement
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_a_link_that_leads_nowhere(temporary: Path, tmp_path: Path) -> None:
 def test_a_repository_without_models(temporary: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     line = said(temporary, f"--model-repository={tmp_path / 'empty'}")
-    assert "holds no model: expected a folder with */config.pbtxt" in line
+    assert "contains no model: expected a folder with */config.pbtxt" in line
 
 
 def _no_onnx(copy: Path) -> None:
@@ -124,7 +126,7 @@ def test_a_port_that_is_taken(repository: Path, temporary: Path, taken: int, ser
 
 def test_a_port_that_is_none(repository: Path, temporary: Path) -> None:
     line = said(temporary, f"--model-repository={repository}", "--grpc-port=123456")
-    assert "123456 is no port" in line
+    assert "123456 is not a port" in line
 
 
 def test_an_address_of_another_machine(repository: Path, temporary: Path) -> None:
@@ -152,12 +154,51 @@ def test_an_argument_that_triton_does_not_know(
         (
             "import ctypes.util, sysconfig; sysconfig.get_config_vars()['LIBDIR'] = '/absent'; "
             "ctypes.util.find_library = lambda name: None; ",
-            ".so was not found, which Triton's Python backend needs",
+            ".so is missing, which Triton's Python backend needs",
         ),
         ("import sys; sys.modules['psutil'] = None; ", "the package psutil is missing"),
+        (
+            "import numpy; numpy.__version__ = '2.2.6'; ",
+            "NumPy 2.2.6 is installed, nvidia-pytriton needs NumPy 1: pip install 'numpy<2'",
+        ),
     ],
 )
 def test_a_part_that_is_not_installed(
     repository: Path, temporary: Path, prelude: str, expected: str
 ) -> None:
     assert expected in said(temporary, f"--model-repository={repository}", prelude=prelude)
+
+
+def test_a_disk_that_takes_no_more(repository: Path, temporary: Path) -> None:
+    prelude = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)); "
+    line = said(temporary, f"--model-repository={repository}", prelude=prelude)
+    assert "the server cannot be started: " in line
+    assert "File too large" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--grpc-server-cert=a.pem"], "--grpc-server-cert does nothing without TLS"),
+        (["--grpc-use-ssl"], "--grpc-use-ssl needs --grpc-server-cert"),
+        (
+            ["--grpc-use-ssl-mutual", "--grpc-server-cert=a.pem", "--grpc-server-key=a.pem"],
+            "--grpc-use-ssl-mutual needs --grpc-root-cert",
+        ),
+        (["--small"], "--small and --model-repository were both given"),
+    ],
+)
+def test_options_that_contradict_each_other(
+    repository: Path, temporary: Path, options: list[str], expected: str
+) -> None:
+    assert expected in said(temporary, f"--model-repository={repository}", *options)
+
+
+def test_no_extra_brings_an_opencv_that_replaces_numpy_1() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    found = [Requirement(it) for it in re.findall(r'"(opencv[^"]*)"', text)]
+    assert found
+    for requirement in found:
+        # Since 4.12 OpenCV needs NumPy 2, and pip replaces what a server needs.
+        assert requirement.specifier.contains("4.11.0.86")
+        assert not requirement.specifier.contains("4.12.0.88")

@@ -10,7 +10,7 @@ import pytest
 from hqsam_cli import main
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
-from hqsam_server.launcher.watch import instances
+from hqsam_server.launcher.process import instances
 from hqsam_testing.api import new_png
 from hqsam_testing.serve_process import PATIENCE_S, Serve
 
@@ -18,11 +18,11 @@ MODELS = ("decoder", "embed", "encoder", "features", "preprocess", "prompt_decod
 
 
 @pytest.fixture(scope="module")
-def restarted(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+def restarted(whole_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """A running `hqsam serve` on the whole repository."""
     temporary = tmp_path_factory.mktemp("whole") / "temporary"
     temporary.mkdir()
-    server = Serve(tiny_repository, temporary, options={})
+    server = Serve(whole_repository, temporary, options={})
     yield server
     server.process.kill()
     server.process.wait()
@@ -39,8 +39,8 @@ def test_the_whole_way_from_image_to_mask_works_after_each_process_died(
         assert sam.open(new_png()).segment(points=[(20, 20)]).array.shape[1] == 60
 
 
-def test_the_probe_notices_a_dead_process_where_nobody_restarts(tiny_repository: Path) -> None:
-    with TritonServer(tiny_repository) as server:
+def test_the_probe_notices_a_dead_process_where_nobody_restarts(whole_repository: Path) -> None:
+    with TritonServer(whole_repository) as server:
 
         def probe() -> int:
             port = server.metrics_url.rpartition(":")[2]

@@ -1,11 +1,9 @@
-"""The page on a running server with a tiny random model, and a browser to look at it."""
+"""The page on a running server with a tiny random model, and a browser."""
 
 from __future__ import annotations
 
 import io
 import itertools
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,14 +17,13 @@ import numpy as np
 import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer, Tuning
+from hqsam_testing import browser as browsers
 from hqsam_testing.oracle import images
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 PATIENCE_S = 120.0
-"""For answers of a server that shares its processors with others."""
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+"""Time limit of answers from servers that share the processors."""
 
 _SERIAL = itertools.count(1)
 
@@ -45,7 +42,7 @@ def sam(server: TritonServer) -> Iterator[HQSam]:
 
 
 @pytest.fixture
-def nobody() -> str:
+def unused_address() -> str:
     """An address where nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
@@ -53,7 +50,7 @@ def nobody() -> str:
 
 @contextmanager
 def hqsam_ui(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run `hqsam ui` on a free port; yields its address, and the process."""
+    """Run `hqsam ui` on a free port; yields its address and the process."""
     script = "import sys; from hqsam_cli.main import main; sys.exit(main())"
     process = subprocess.Popen(
         [sys.executable, "-c", script, "ui", "--port", "0", *arguments],
@@ -76,15 +73,8 @@ def _stream(stream: IO[str] | None) -> IO[str]:
     return stream
 
 
-@pytest.fixture(scope="package")
-def address(server: TritonServer) -> Iterator[str]:
-    """Where the page is."""
-    with hqsam_ui("--url", server.grpc_url) as (where, _):
-        yield where
-
-
-def picture(width: int, height: int, file_format: str = "PNG") -> bytes:
-    """Return the file of a picture that no other test has sent."""
+def image_file(width: int, height: int, file_format: str = "PNG") -> bytes:
+    """Return an image file that no other test has sent."""
     array = images.draw(width, height)
     array[:8, :8] = (next(_SERIAL), 7, 7)
     buffer = io.BytesIO()
@@ -94,17 +84,16 @@ def picture(width: int, height: int, file_format: str = "PNG") -> bytes:
 
 @pytest.fixture
 def photo() -> bytes:
-    """A new picture of 300 x 200 pixels as a PNG file."""
-    return picture(300, 200)
+    """A new image of 300 x 200 pixels as a PNG file."""
+    return image_file(300, 200)
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """A browser of this machine; none is downloaded."""
-    named = os.environ.get("HQSAM_TEST_BROWSER")
-    executable = named or next(filter(None, map(shutil.which, BROWSERS)), None)
+    """A Chromium that is installed on this machine."""
+    executable = browsers.find()
     if executable is None:
-        pytest.skip("no Chromium here: apt-get install chromium, or set HQSAM_TEST_BROWSER")
+        pytest.skip(browsers.MISSING)
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(
             executable_path=executable,

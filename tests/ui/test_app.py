@@ -1,24 +1,29 @@
-"""What the page's server answers, without a browser."""
+"""The page's server, without a browser."""
 
 from __future__ import annotations
 
+import gc
 import io
 import json
+import re
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import pytest
-from hqsam_client import AsyncHQSam, HQSam, Mask
+from hqsam_client import AsyncHQSam, HQSam, Mask, contract
+from hqsam_client.drawing import COLORS
 from hqsam_server import TritonServer
-from hqsam_ui.app import create_app
+from hqsam_server.models.preprocess import Limits
+from hqsam_ui.app import MAX_IMAGE_BYTES, create_app
 from hqsam_ui.guard import LOOPBACK
 from PIL import Image
 from pycocotools import mask as coco
 from starlette.testclient import TestClient
 
-from tests.ui.conftest import PATIENCE_S, picture
+from tests.ui.conftest import PATIENCE_S, image_file
 
 POINTS = [[105.0, 90.0], [20.5, 180.25]]
 LABELS = [1, 0]
@@ -46,7 +51,7 @@ def client(start: Start) -> Iterator[TestClient]:
 
 
 def opened(client: TestClient, photo: bytes) -> dict[str, Any]:
-    answer = client.post("/api/pictures", content=photo)
+    answer = client.post("/api/images", content=photo)
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     return body
@@ -63,7 +68,7 @@ def code(answer: Any) -> tuple[int, str]:
 def test_a_mask_is_what_the_client_gets(client: TestClient, photo: bytes, sam: HQSam) -> None:
     image_id = opened(client, photo)["image_id"]
     first = client.post(
-        f"/api/pictures/{image_id}/mask", content=request({"points": POINTS, "labels": LABELS})
+        f"/api/images/{image_id}/mask", content=request({"points": POINTS, "labels": LABELS})
     )
     theirs = sam.open(photo)
     expected = theirs.segment([(105, 90), (20.5, 180.25)], LABELS)
@@ -74,7 +79,7 @@ def test_a_mask_is_what_the_client_gets(client: TestClient, photo: bytes, sam: H
 
     box = [20, 30, 200, 180]
     refined = client.post(
-        f"/api/pictures/{image_id}/mask",
+        f"/api/images/{image_id}/mask",
         content=request({"box": box, "mode": "best"}, first.content),
     )
     expected = theirs.segment(box=box, refine=expected, mode="best")
@@ -83,14 +88,14 @@ def test_a_mask_is_what_the_client_gets(client: TestClient, photo: bytes, sam: H
     )
 
 
-def test_a_picture_is_encoded_once(client: TestClient, photo: bytes) -> None:
+def test_an_image_is_encoded_once(client: TestClient, photo: bytes) -> None:
     first, second = opened(client, photo), opened(client, photo)
     assert (first["width"], first["height"]) == (300, 200)
     assert (first["known"], second["known"]) == (False, True)
     assert first["image_id"] == second["image_id"]
 
 
-def test_downloads_are_of_the_exact_masks(client: TestClient, photo: bytes, sam: HQSam) -> None:
+def test_downloads_hold_the_exact_masks(client: TestClient, photo: bytes, sam: HQSam) -> None:
     image_id = opened(client, photo)["image_id"]
     masks = sam.open(photo).segment(boxes=[(20, 30, 200, 180), (100, 10, 290, 150)])
     colors = [[30, 144, 255], [255, 127, 14]]
@@ -100,7 +105,7 @@ def test_downloads_are_of_the_exact_masks(client: TestClient, photo: bytes, sam:
         *(mask.low_res_logits.tobytes() for mask in masks),
     )
     got = {
-        name: client.post(f"/api/pictures/{image_id}/{name}", content=content)
+        name: client.post(f"/api/images/{image_id}/{name}", content=content)
         for name in ("mask.png", "overlay.png", "coco.json")
     }
     with Image.open(io.BytesIO(got["mask.png"].content)) as image:
@@ -119,34 +124,34 @@ def test_downloads_are_of_the_exact_masks(client: TestClient, photo: bytes, sam:
         assert (x, y, x + width, y + height) == mask.box
 
 
-def test_a_picture_that_made_room_is_asked_for_again(start: Start, photo: bytes) -> None:
+def test_a_dropped_image_can_be_sent_again(start: Start, photo: bytes) -> None:
     with start(kept_bytes=len(photo)) as client:
         image_id = opened(client, photo)["image_id"]
-        opened(client, picture(300, 200))
+        opened(client, image_file(300, 200))
         ask = request({"points": [[1, 1]]})
-        answer = client.post(f"/api/pictures/{image_id}/mask", content=ask)
-        assert code(answer) == (404, "unknown-picture")
+        answer = client.post(f"/api/images/{image_id}/mask", content=ask)
+        assert code(answer) == (404, "unknown-image")
         assert opened(client, photo)["known"] is True
-        assert client.post(f"/api/pictures/{image_id}/mask", content=ask).status_code == 200
+        assert client.post(f"/api/images/{image_id}/mask", content=ask).status_code == 200
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\xff\xd8\xff\xe0" + bytes(200)])
-def test_what_is_no_picture_is_refused(client: TestClient, content: bytes) -> None:
-    assert code(client.post("/api/pictures", content=content)) == (422, "picture")
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0" + bytes(200)])
+def test_a_file_that_is_not_an_image_is_refused(client: TestClient, content: bytes) -> None:
+    assert code(client.post("/api/images", content=content)) == (422, "image")
 
 
-def test_a_truncated_picture_is_refused(client: TestClient, photo: bytes) -> None:
-    answer = client.post("/api/pictures", content=photo[: len(photo) // 2])
+def test_a_truncated_image_is_refused(client: TestClient, photo: bytes) -> None:
+    answer = client.post("/api/images", content=photo[: len(photo) // 2])
     assert code(answer) == (422, "refused")
 
 
 def test_a_file_over_the_limit_is_refused(start: Start, photo: bytes) -> None:
-    with start(max_picture_bytes=len(photo) - 1) as client:
-        assert code(client.post("/api/pictures", content=photo)) == (413, "too-large")
+    with start(max_image_bytes=len(photo) - 1) as client:
+        assert code(client.post("/api/images", content=photo)) == (413, "too-large")
         # Without a length, the body is read up to the limit.
-        answer = client.post("/api/pictures", content=iter([photo[:100], photo[100:]]))
+        answer = client.post("/api/images", content=iter([photo[:100], photo[100:]]))
         assert code(answer) == (413, "too-large")
-        assert client.get("/api/status").json()["max_bytes"] == len(photo) - 1
+        assert client.get("/api/status").json()["max_image_bytes"] == len(photo) - 1
 
 
 MASK = bytes(4 * 256 * 256)
@@ -180,7 +185,7 @@ def test_a_wrong_prompt_is_refused(
     client: TestClient, photo: bytes, content: bytes, expected: tuple[int, str]
 ) -> None:
     image_id = opened(client, photo)["image_id"]
-    assert code(client.post(f"/api/pictures/{image_id}/mask", content=content)) == expected
+    assert code(client.post(f"/api/images/{image_id}/mask", content=content)) == expected
 
 
 @pytest.mark.parametrize(
@@ -189,6 +194,7 @@ def test_a_wrong_prompt_is_refused(
         ("mask.png", request({}), (400, "request")),
         ("mask.png", request({"objects": []}), (400, "request")),
         ("mask.png", request({"objects": [{}, {}]}, MASK), (400, "request")),
+        ("coco.json", request({"objects": [{}] * 65}, MASK * 64), (413, "too-large")),
         ("overlay.png", request({"objects": [{"color": [1, 2]}]}, MASK), (400, "request")),
         ("overlay.png", request({"objects": [{"color": [1, 2, 256]}]}, MASK), (400, "request")),
         ("mask.tiff", request({"objects": [{}]}, MASK), (404, "request")),
@@ -198,23 +204,61 @@ def test_a_wrong_download_is_refused(
     client: TestClient, photo: bytes, name: str, content: bytes, expected: tuple[int, str]
 ) -> None:
     image_id = opened(client, photo)["image_id"]
-    assert code(client.post(f"/api/pictures/{image_id}/{name}", content=content)) == expected
+    assert code(client.post(f"/api/images/{image_id}/{name}", content=content)) == expected
 
 
 def test_an_empty_mask_can_be_downloaded(client: TestClient, photo: bytes) -> None:
     image_id = opened(client, photo)["image_id"]
     nothing = np.full((256, 256), -1, np.float32)
     content = request({"objects": [{"color": [1, 2, 3]}]}, nothing.tobytes())
-    data = client.post(f"/api/pictures/{image_id}/coco.json", content=content).json()
+    data = client.post(f"/api/images/{image_id}/coco.json", content=content).json()
     assert data["annotations"][0]["bbox"] == [0, 0, 0, 0]
     assert data["annotations"][0]["segmentation"] == Mask(nothing, 0, (200, 300)).rle()
 
 
-def test_without_a_server_the_page_says_so(start: Start, photo: bytes, nobody: str) -> None:
-    with start(url=nobody) as client:
+@pytest.mark.parametrize("name", ["overlay.png", "coco.json"])
+def test_a_download_takes_no_more_memory_for_more_objects(client: TestClient, name: str) -> None:
+    """Or 64 objects in 128 megapixels would take 8 GB."""
+    width, height = 2000, 1500
+    image_id = opened(client, image_file(width, height))["image_id"]
+
+    def peak_bytes(count: int) -> int:
+        content = request(
+            {"objects": [{"color": [1, 2, 3]}] * count},
+            np.full((256, 256), 1, np.float32).tobytes() * count,
+        )
+        gc.collect()
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        answer = client.post(f"/api/images/{image_id}/{name}", content=content)
+        assert answer.status_code == 200
+        return tracemalloc.get_traced_memory()[1] - before - 5 * len(content)
+
+    tracemalloc.start()
+    try:
+        peak_bytes(2)
+        few, many = peak_bytes(2), peak_bytes(12)
+    finally:
+        tracemalloc.stop()
+    mask_bytes = width * height
+    assert few > mask_bytes
+    assert many < few + 2 * mask_bytes
+
+
+def test_constants_agree(client: TestClient) -> None:
+    assert Limits().max_bytes == MAX_IMAGE_BYTES
+    script = client.get("/js/mask.js").text
+    assert f"const MASK_SIZE = {contract.MASK_SIZE};" in script
+    assert f"const INPUT_SIZE = {contract.INPUT_SIZE};" in script
+    colors = re.findall(r"^  \[(\d+), (\d+), (\d+)\],$", client.get("/js/state.js").text, re.M)
+    assert [tuple(map(int, color)) for color in colors] == list(COLORS)
+
+
+def test_without_a_server_the_page_says_so(start: Start, photo: bytes, unused_address: str) -> None:
+    with start(url=unused_address) as client:
         assert client.get("/").status_code == 200
         assert client.get("/api/status").json()["ready"] is False
-        assert code(client.post("/api/pictures", content=photo)) == (503, "unavailable")
+        assert code(client.post("/api/images", content=photo)) == (503, "unavailable")
 
 
 def test_everything_carries_the_security_headers(client: TestClient) -> None:
@@ -232,30 +276,30 @@ def test_everything_carries_the_security_headers(client: TestClient) -> None:
 @pytest.mark.parametrize(
     "host", ["evil.example", "localhost.evil.example:7860", "127.0.0.1.evil", "", "[::1", "a@b"]
 )
-def test_a_foreign_name_is_refused(client: TestClient, host: str) -> None:
+def test_another_host_name_is_refused(client: TestClient, host: str) -> None:
     assert code(client.get("/api/status", headers={"host": host})) == (421, "host")
 
 
 @pytest.mark.parametrize("host", ["localhost:7860", "127.0.0.1:1", "[::1]:7860", "LOCALHOST"])
-def test_its_own_names_are_accepted(client: TestClient, host: str) -> None:
+def test_its_own_host_names_are_accepted(client: TestClient, host: str) -> None:
     assert client.get("/api/status", headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1"])
 def test_other_pages_are_refused(client: TestClient, photo: bytes, origin: str) -> None:
-    answer = client.post("/api/pictures", content=photo, headers={"origin": origin})
+    answer = client.post("/api/images", content=photo, headers={"origin": origin})
     assert code(answer) == (403, "origin")
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        "/js/../_app.py",
-        "/js/%2e%2e/%2e%2e/_app.py",
-        "/..%2f_app.py",
+        "/js/../../app.py",
+        "/js/%2e%2e/%2e%2e/app.py",
+        "/..%2fapp.py",
         "//etc/passwd",
         "/js/",
-        "/_app.py",
+        "/app.py",
         "/js/main.js/..",
     ],
 )
@@ -266,14 +310,14 @@ def test_nothing_but_the_page_can_be_fetched(client: TestClient, path: str) -> N
 
 
 @pytest.mark.parametrize("image_id", [UNKNOWN, "..", "%2e%2e", "x" * 5000])
-def test_an_unknown_picture_has_no_masks(client: TestClient, image_id: str) -> None:
+def test_an_unknown_image_has_no_masks(client: TestClient, image_id: str) -> None:
     ask = request({"points": [[1, 1]]})
-    answer = client.post(f"/api/pictures/{image_id}/mask", content=ask)
+    answer = client.post(f"/api/images/{image_id}/mask", content=ask)
     assert answer.status_code in (404, 405)
 
 
-def test_the_page_names_nothing_foreign(client: TestClient) -> None:
-    """Machines without a network can use it, and nobody else learns that they do."""
+def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
+    """It works without a network, and no other site learns of its use."""
     paths = {route.path for route in client.app.routes}  # type: ignore[attr-defined]
     texts = {path: client.get(path).text for path in paths if path.endswith((".js", ".css", "/"))}
     assert {"/", "/style.css", "/js/main.js"} <= set(texts)

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hqsam_server import TritonServer
-from hqsam_server.launcher.endpoint import Endpoint
+from hqsam_server import Endpoint, TritonServer
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from pycocotools import mask as coco
 
-from tests.ui.conftest import PATIENCE_S, hqsam_ui, picture
+from tests.ui.conftest import PATIENCE_S, hqsam_ui, image_file
 
 REPOSITORY = Path(__file__).parents[2]
 COINS = REPOSITORY / "demo" / "coins.png"
@@ -78,7 +77,7 @@ def choose(page: Page, name: str, content: bytes) -> None:
 
 def open_coins(page: Page) -> None:
     choose(page, COINS.name, COINS.read_bytes())
-    expect(page.locator("#time-encode")).to_have_text(re.compile("encoded in|known already"))
+    expect(page.locator("#time-encode")).to_have_text(re.compile("encoded in|already encoded"))
     expect(page.locator("#frame")).to_be_visible()
 
 
@@ -172,7 +171,7 @@ def test_a_click_that_takes_away_changes_the_mask_there(visit: Visit) -> None:
     assert covered(found, coin_at(COIN)) > 0.6
     # The same by the button instead of a key.
     page.locator("#undo").click()
-    page.locator("#take").click()
+    page.locator("#remove").click()
     click(page, OTHER)
     np.testing.assert_array_equal(mask(page), found)
 
@@ -232,12 +231,12 @@ def test_refining_starts_from_the_mask_before(visit: Visit) -> None:
 
 def test_the_same_picture_is_not_encoded_again(visit: Visit) -> None:
     page = visit()
-    content = picture(320, 200)
+    content = image_file(320, 200)
     choose(page, "new.png", content)
     expect(page.locator("#time-encode")).to_have_text(re.compile("encoded in"))
     page.reload()
     choose(page, "new.png", content)
-    expect(page.locator("#time-encode")).to_have_text(re.compile("known already"))
+    expect(page.locator("#time-encode")).to_have_text(re.compile("already encoded"))
 
 
 def test_hovering_previews_the_mask(visit: Visit) -> None:
@@ -286,7 +285,7 @@ def test_a_broken_file_is_named_where_the_user_looks(visit: Visit) -> None:
     page = visit()
     choose(page, "broken.jpg", COINS.read_bytes()[:5000])
     expect(page.locator("#error")).to_be_visible()
-    expect(page.locator("#error-text")).to_have_text(re.compile("picture"))
+    expect(page.locator("#error-text")).to_have_text(re.compile("image"))
     open_coins(page)
     expect(page.locator("#error")).to_be_hidden()
     click(page, COIN)

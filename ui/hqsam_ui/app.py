@@ -1,12 +1,11 @@
-"""The page's server: the page itself, and a few calls of its script.
+"""The page's ASGI app: static files, and a small API for the page's script.
 
-The page is plain HTML and JavaScript over this thin ASGI app rather than Gradio: there, each
-click passes through a queue and is answered with a picture that was drawn on the server, and
-hovering, keys, touch and several objects would have to be fitted into its components. Here a
-click is one request, its answer is what the model said, and the browser draws it.
+The app is not built on Gradio: there, each click passes through a queue and is answered with
+an image that the server drew, and hovering, keys, touch and several objects do not fit its
+components. Here a click is one request, the answer is the model's logits, and the browser
+draws them.
 
-The app holds one client and a few pictures, and neither the browser nor a request can make
-it speak to another server than the one it was started for.
+The app holds one client and a few images. No request can make it call another server.
 """
 
 from __future__ import annotations
@@ -16,30 +15,28 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from importlib import resources
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-import grpc
-from hqsam_client import AsyncHQSam, HQSamError, Mask
-from hqsam_client.async_client import AsyncRemoteImage
+from hqsam_client import AsyncHQSam, AsyncRemoteImage, HQSamError, Mask
 from hqsam_client.shared.upload import prepare
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from tritonclient.grpc import service_pb2
 
 from hqsam_ui import wire
 from hqsam_ui.downloads import DOWNLOADS
-from hqsam_ui.errors import RefusedError, from_client
-from hqsam_ui.guard import Guard, body, to_response
-from hqsam_ui.images import Pictures
+from hqsam_ui.errors import PageError, from_client
+from hqsam_ui.guard import Guard
+from hqsam_ui.images import Images
 
-MAX_PICTURE_BYTES = 64 * 1024 * 1024
-"""As many as the models take."""
+MAX_IMAGE_BYTES = 64 * 2**20
+"""Size of an image file; the model server's own default limit."""
 
-KEPT_BYTES = 256 * 1024 * 1024
-"""Files of pictures that are kept at hand."""
+KEPT_BYTES = 256 * 2**20
+"""Total size of the image files that are kept in memory."""
 
 _STATUS_TIMEOUT_S = 2.0
 
@@ -58,40 +55,40 @@ def create_app(
     make_client: Callable[[], AsyncHQSam],
     hosts: Collection[str] | None = None,
     kept_bytes: int = KEPT_BYTES,
-    max_picture_bytes: int = MAX_PICTURE_BYTES,
+    max_image_bytes: int = MAX_IMAGE_BYTES,
 ) -> Starlette:
     """Return the ASGI app.
 
     Args:
-        make_client: makes the client, inside of the running event loop.
-        hosts: names that the page goes by in a browser; None for any.
+        make_client: makes the client; called in the running event loop when the app starts.
+        hosts: host names that the page is served as; None for any.
         kept_bytes: see `KEPT_BYTES`.
-        max_picture_bytes: see `MAX_PICTURE_BYTES`.
+        max_image_bytes: see `MAX_IMAGE_BYTES`.
     """
-    api = _Api(make_client, Pictures(kept_bytes), max_picture_bytes)
+    api = _Api(make_client, Images(kept_bytes), max_image_bytes)
     routes = [
         Route("/api/status", api.status),
-        Route("/api/pictures", api.open, methods=["POST"]),
-        Route("/api/pictures/{image_id}/mask", api.segment, methods=["POST"]),
-        Route("/api/pictures/{image_id}/{name}", api.download, methods=["POST"]),
-        *_page(),
+        Route("/api/images", api.open, methods=["POST"]),
+        Route("/api/images/{image_id}/mask", api.segment, methods=["POST"]),
+        Route("/api/images/{image_id}/{name}", api.download, methods=["POST"]),
+        *_static_files(),
     ]
     return Starlette(
         routes=routes,
         middleware=[Middleware(Guard, hosts=hosts)],
-        exception_handlers={RefusedError: _refused, HQSamError: _failed},
+        exception_handlers={PageError: _page_error, HQSamError: _client_error},
         lifespan=api.lifespan,
     )
 
 
-def _page() -> list[Route]:
-    """Return a route for each file of the page, read once: no request names a path."""
+def _static_files() -> list[Route]:
+    """Return a route for each file of the page. Files are read once; requests name no paths."""
     folder = resources.files("hqsam_ui") / "page"
     files = [("", entry) for entry in folder.iterdir()]
     files += [("js/", entry) for entry in (folder / "js").iterdir()]
     routes = []
     for prefix, entry in files:
-        media_type = _MEDIA_TYPES.get(entry.name[entry.name.rfind(".") :])
+        media_type = _MEDIA_TYPES.get(PurePosixPath(entry.name).suffix)
         if media_type is None or not entry.is_file():
             continue
         path = "/" if entry.name == "index.html" else f"/{prefix}{entry.name}"
@@ -107,52 +104,48 @@ def _file(content: bytes, media_type: str) -> Callable[[Request], Coroutine[Any,
 
 
 class _Api:
-    """What the script calls."""
+    """The calls of the page's script."""
 
     def __init__(
         self,
         make_client: Callable[[], AsyncHQSam],
-        pictures: Pictures,
-        max_picture_bytes: int,
+        images: Images,
+        max_image_bytes: int,
     ) -> None:
         self._make_client = make_client
-        self._pictures = pictures
-        self._max_picture_bytes = max_picture_bytes
+        self._images = images
+        self._max_image_bytes = max_image_bytes
+        self._download_lock = asyncio.Lock()
         self._sam: AsyncHQSam
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Hold the client for as long as the app runs."""
+        """Keep the client open while the app runs."""
         async with self._make_client() as self._sam:
             yield
 
     async def status(self, request: Request) -> Response:
-        """Say whether the HQ-SAM server answers, and how large a picture may be."""
-        try:
-            answer = await self._sam._stub.ServerReady(
-                service_pb2.ServerReadyRequest(),
-                timeout=_STATUS_TIMEOUT_S,
-                metadata=self._sam._metadata,
-            )
-            ready = bool(answer.ready)
-        except grpc.RpcError:
-            ready = False
+        """Tell whether the HQ-SAM server is ready, and the page's limits."""
         return JSONResponse(
-            {"ready": ready, "url": self._sam.url, "max_bytes": self._max_picture_bytes}
+            {
+                "ready": await self._sam.is_ready(_STATUS_TIMEOUT_S),
+                "url": self._sam.url,
+                "max_image_bytes": self._max_image_bytes,
+                "max_objects": wire.MAX_OBJECTS,
+            }
         )
 
     async def open(self, request: Request) -> Response:
-        """Take a picture's file and have it encoded, unless the server knows it."""
-        encoded = await body(request, self._max_picture_bytes)
+        """Take an image file and have it encoded, unless the server has its embedding."""
+        encoded = await wire.body(request, self._max_image_bytes)
         start = time.perf_counter()
-        upload = await asyncio.to_thread(prepare, encoded)
-        picture = AsyncRemoteImage(self._sam, upload)
-        known = await picture.embed()
-        self._pictures.add(picture)
-        height, width = picture.size
+        image = AsyncRemoteImage(self._sam, await asyncio.to_thread(prepare, encoded))
+        known = await image.embed()
+        self._images.add(image)
+        height, width = image.size
         return JSONResponse(
             {
-                "image_id": picture.image_id,
+                "image_id": image.image_id,
                 "width": width,
                 "height": height,
                 "known": known,
@@ -161,15 +154,12 @@ class _Api:
         )
 
     async def segment(self, request: Request) -> Response:
-        """Answer prompts with a mask's logits; what it says of itself is in headers."""
-        fields, masks = wire.read(await body(request, wire.MAX_JSON_BYTES + wire.MASK_BYTES))
-        picture = self._pictures.get(request.path_params["image_id"])
-        refine = Mask(masks[0], 0.0, picture.size) if masks else None
+        """Answer a prompt with a mask's logits, and its predicted IoU in a header."""
+        fields, masks = wire.read(await wire.body(request, wire.MAX_JSON_BYTES + wire.MASK_BYTES))
+        image = self._images.get(request.path_params["image_id"])
+        refine = Mask(masks[0], 0.0, image.size) if masks else None
         start = time.perf_counter()
-        mask = await _unless_gone(
-            request,
-            picture.segment(**wire.prompt(fields), refine=refine),
-        )
+        mask = await _while_connected(request, image.segment(**wire.prompt(fields), refine=refine))
         took_s = time.perf_counter() - start
         return Response(
             wire.write(mask.low_res_logits),
@@ -181,40 +171,42 @@ class _Api:
         )
 
     async def download(self, request: Request) -> Response:
-        """Answer masks that the page has with a file of them."""
-        way = DOWNLOADS.get(request.path_params["name"])
-        if way is None:
-            raise RefusedError(404, "request", "there is no such download")
+        """Answer masks, sent as logits, with a file of them in original pixels."""
+        download = DOWNLOADS.get(request.path_params["name"])
+        if download is None:
+            raise PageError(404, "request", f"expected one of {', '.join(DOWNLOADS)}")
         limit = wire.MAX_JSON_BYTES + wire.MAX_OBJECTS * wire.MASK_BYTES
-        fields, masks = wire.read(await body(request, limit))
-        picture = self._pictures.get(request.path_params["image_id"])
-        content = await asyncio.to_thread(way.write, picture._upload, fields, masks)
-        return Response(content, media_type=way.media_type)
+        fields, masks = wire.read(await wire.body(request, limit))
+        image = self._images.get(request.path_params["image_id"])
+        # One at a time: each holds a few full-size images.
+        async with self._download_lock:
+            content = await asyncio.to_thread(download.write, image, fields, masks)
+        return Response(content, media_type=download.media_type)
 
 
-async def _unless_gone(request: Request, call: Coroutine[Any, Any, T]) -> T:
-    """Return what a call returns; cancel it when the browser no longer waits for it.
+async def _while_connected(request: Request, call: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a call; cancel it if the browser disconnects.
 
-    So a click never stands behind previews of where the cursor was.
+    So abandoned previews never delay a click.
     """
     work = asyncio.ensure_future(call)
-    # The body has been read: what comes next is that the browser went away.
+    # The body has been read, so the next message is the disconnect.
     gone = asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             work.cancel()
-            raise RefusedError(499, "gone", "nobody waits for the answer")
+            raise PageError(499, "gone", "the browser disconnected")
         return work.result()
     finally:
         gone.cancel()
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RefusedError)  # noqa: S101 - as registered
-    return to_response(error)
+async def _page_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PageError)  # noqa: S101 - as registered
+    return error.response()
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _client_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HQSamError)  # noqa: S101 - as registered
-    return to_response(from_client(error))
+    return from_client(error).response()

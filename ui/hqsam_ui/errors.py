@@ -1,7 +1,4 @@
-"""What the page's server answers instead of a result: a status, a code and a sentence.
-
-The script in the browser decides by the code, and shows the sentence where the user looks.
-"""
+"""Errors of the page's server: an HTTP status, a code for the script and a message for the user."""
 
 from __future__ import annotations
 
@@ -15,14 +12,19 @@ from hqsam_client import (
     TooLargeError,
     UnavailableError,
 )
+from starlette.responses import JSONResponse
 
 
-class RefusedError(Exception):
-    """An answer that is no result.
+class PageStartError(HQSamError):
+    """The page cannot be served."""
+
+
+class PageError(Exception):
+    """The page's server answers a request with an error.
 
     Attributes:
-        status: of HTTP.
-        code: what the script goes by.
+        status: the HTTP status.
+        code: a word that the script decides by, such as "unknown-image".
     """
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -30,17 +32,14 @@ class RefusedError(Exception):
         self.status = status
         self.code = code
 
-
-class UnknownPictureError(RefusedError):
-    """The picture was not sent yet, or made room for others; the script sends it again."""
-
-    def __init__(self, image_id: str) -> None:
-        super().__init__(404, "unknown-picture", f"no picture {image_id[:12]}… here: send it again")
+    def response(self) -> JSONResponse:
+        """Return the HTTP response."""
+        return JSONResponse({"code": self.code, "message": str(self)}, self.status)
 
 
-# The first that fits.
+# The first class that matches decides.
 _TABLE: tuple[tuple[type[HQSamError], int, str], ...] = (
-    (ImageError, 422, "picture"),
+    (ImageError, 422, "image"),
     (PromptError, 422, "prompt"),
     (InvalidRequestError, 422, "refused"),
     (TooLargeError, 413, "too-large"),
@@ -50,9 +49,9 @@ _TABLE: tuple[tuple[type[HQSamError], int, str], ...] = (
 )
 
 
-def from_client(error: HQSamError) -> RefusedError:
+def from_client(error: HQSamError) -> PageError:
     """Return the answer for an error of the client."""
     for kind, status, code in _TABLE:
         if isinstance(error, kind):
-            return RefusedError(status, code, str(error))
-    return RefusedError(502, "failed", str(error))
+            return PageError(status, code, str(error))
+    return PageError(502, "failed", str(error))

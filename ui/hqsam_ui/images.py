@@ -1,52 +1,45 @@
-"""The pictures that the page's server has at hand: few, and any of them may go."""
+"""The images that the page's server holds in memory."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-from hqsam_client.async_client import AsyncRemoteImage
+from hqsam_client import AsyncRemoteImage
 
-from hqsam_ui.errors import UnknownPictureError
+from hqsam_ui.errors import PageError
 
 
-class Pictures:
-    """Opened pictures by `image_id`; the least recently used make room for others.
+class Images:
+    """A cache of opened images by `image_id`; the least recently used are dropped first.
 
-    Nothing is lost with them: the browser keeps the file and sends it again.
+    A dropped image is not lost: the browser keeps the file and sends it again.
 
     Args:
-        budget_bytes: what their files may take in all. The newest stays in any case.
+        budget_bytes: total size of the encoded files. The newest image always stays.
     """
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
         self._bytes = 0
-        self._pictures: OrderedDict[str, AsyncRemoteImage] = OrderedDict()
+        self._images: OrderedDict[str, AsyncRemoteImage] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def add(self, picture: AsyncRemoteImage) -> None:
-        """Keep a picture, as the newest."""
-        if picture.image_id not in self._pictures:
-            self._bytes += _size_bytes(picture)
-        self._pictures[picture.image_id] = picture
-        self._pictures.move_to_end(picture.image_id)
-        while self._bytes > self._budget_bytes and len(self._pictures) > 1:
-            _, evicted = self._pictures.popitem(last=False)
-            self._bytes -= _size_bytes(evicted)
+    def add(self, image: AsyncRemoteImage) -> None:
+        """Keep an image as the newest."""
+        if image.image_id not in self._images:
+            self._bytes += len(image.encoded)
+        self._images[image.image_id] = image
+        self._images.move_to_end(image.image_id)
+        while self._bytes > self._budget_bytes and len(self._images) > 1:
+            _, dropped = self._images.popitem(last=False)
+            self._bytes -= len(dropped.encoded)
 
     def get(self, image_id: str) -> AsyncRemoteImage:
-        """Return a picture.
+        """Return an image.
 
         Raises:
-            UnknownPictureError: it is not, or no longer, here.
+            PageError: "unknown-image": it was never sent, or has been dropped.
         """
-        if image_id not in self._pictures:
-            raise UnknownPictureError(image_id)
-        self._pictures.move_to_end(image_id)
-        return self._pictures[image_id]
-
-
-def _size_bytes(picture: AsyncRemoteImage) -> int:
-    return len(picture._upload.encoded)
+        if image_id not in self._images:
+            raise PageError(404, "unknown-image", f"image {image_id[:12]}… is not here: send it")
+        self._images.move_to_end(image_id)
+        return self._images[image_id]

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from hqsam_cli import options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `hqsam clean`."""
+    """Add the options of `hqsam clean`."""
     parser.add_argument(
         "folder",
-        type=Path,
+        type=options.path,
         nargs="?",
-        default=Path("model_repository"),
+        default="model_repository",
         metavar="FOLDER",
         help="the model repository (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `hqsam clean`."""
+    """Remove what `hqsam export` generated, and print what was removed and what was kept."""
     from hqsam_export import repository
 
     for path, removed in repository.clean(args.folder):
-        print(f"{'removed' if removed else 'kept, it was changed since:'} {path}")
+        print(f"{'removed' if removed else 'kept, changed since the export:'} {path}")
     return 0

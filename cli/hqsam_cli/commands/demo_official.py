@@ -15,9 +15,9 @@ from hqsam_client.shared.protocol import Mode
 from hqsam_cli import options
 
 _EPILOG = """\
-The images are example0.png to example7.png of demo/input_imgs in github.com/SysCV/sam-hq;
-clone it for them. Prompts and modes are those of demo/demo_hqsam.py there, so with the
-published weights the overlays are the ones of that demonstration.
+The images are example0.png to example7.png of demo/input_imgs in github.com/SysCV/sam-hq:
+clone that repository. Prompts and modes are those of its demo/demo_hqsam.py, so with the
+published weights the overlays look like those of that demonstration.
 """
 
 
@@ -45,13 +45,15 @@ _EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `hqsam demo-official`."""
     parser.epilog = _EPILOG
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the authors' input_imgs")
+    parser.add_argument(
+        "folder", type=options.path, metavar="FOLDER", help="the authors' input_imgs"
+    )
     parser.add_argument(
         "--output",
-        type=Path,
-        default=Path("demo-official"),
+        type=options.path,
+        default="demo-official",
         metavar="FOLDER",
-        help="where overlays and masks go (default: %(default)s)",
+        help="where to write overlays and masks (default: %(default)s)",
     )
     options.add_server_arguments(parser)
 
@@ -62,14 +64,14 @@ def run(args: argparse.Namespace) -> int:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise OptionError(
-            f"{args.folder} lacks {', '.join(missing)}: it has to be demo/input_imgs of "
+            f"{args.folder} lacks {', '.join(missing)}: expected demo/input_imgs of a clone of "
             "github.com/SysCV/sam-hq"
         )
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(f"{args.output} cannot be written: {error}") from error
-    with options.connect(args) as sam:
+        raise OptionError(f"{args.output} cannot be written: {error.strerror or error}") from error
+    with HQSam(args.url, **options.client_options(args)) as sam:
         for file, example in zip(files, _EXAMPLES, strict=True):
             _segment(sam, file, example, args.output)
     return 0

@@ -1,82 +1,66 @@
-"""`hqsam embed`: have images encoded ahead of time."""
+"""`hqsam embed`: encode images ahead of time."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from hqsam_client.client import HQSam
 from hqsam_client.errors import OptionError
-from hqsam_client.shared.base import EmbedResult
+from hqsam_client.image_files import IMAGE_ENDINGS
 
 from hqsam_cli import options
 
-_ENDINGS = frozenset(
-    [
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".jp2",
-        ".jpeg",
-        ".jpg",
-        ".mpo",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    ]
-)
-
 _EPILOG = """\
-Run it again after an interruption or a failure: the server is asked before anything is
-sent. Folders are searched for image files, their subfolders included. The exit status
-is 1 if any image failed. With tqdm (pip install 'hqsam-triton[progress]') there is a
-progress bar.
+Folders are searched for image files, subfolders too. Images that the server already has are
+not sent again, so after an interruption or a failure run the same command again. The exit
+status is 1 if any image failed. With tqdm (pip install 'hqsam-triton[progress]') a progress
+bar is shown.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `hqsam embed`."""
     parser.epilog = _EPILOG
-    parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER", help="folders or files")
+    parser.add_argument(
+        "paths", nargs="+", type=options.path, metavar="PATH", help="folders or image files"
+    )
     parser.add_argument(
         "--concurrency",
-        type=int,
+        type=options.positive,
         default=4,
         metavar="N",
-        help="images that are under way at once (default: %(default)s)",
+        help="images under way at once (default: %(default)s)",
     )
     parser.add_argument(
         "--upload",
         choices=("original", "resized"),
         default="original",
-        help="resized: shrink large images before they are sent; they are then known to "
-        "clients that do the same (default: %(default)s)",
+        help="resized: shrink large images before sending them; only clients that do the same "
+        "then find them (default: %(default)s)",
     )
     options.add_server_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Embed the images and print what became of them; returns 1 if any failed."""
+    """Embed the images and print how many were encoded, known and failed."""
     images = _images(args.paths)
-    with options.connect(args) as sam, _progress(len(images)) as report:
+    with (
+        HQSam(args.url, **options.client_options(args)) as sam,
+        options.progress(len(images)) as step,
+    ):
         results = sam.embed(
-            images, upload=args.upload, concurrency=args.concurrency, progress=report
+            images, upload=args.upload, concurrency=args.concurrency, progress=lambda _: step()
         )
     failed = 0
     for path, result in zip(images, results, strict=True):
         if result.error is not None:
             failed += 1
-            print(f"hqsam embed: {path}: {result.error}", file=sys.stderr)
+            options.print_failure("embed", path, result.error)
     known = sum(result.already_stored for result in results)
     print(
         f"{len(results)} images: {len(results) - known - failed} encoded, "
-        f"{known} known before, {failed} failed"
+        f"{known} already stored, {failed} failed"
     )
     return 1 if failed else 0
 
@@ -86,21 +70,11 @@ def _images(paths: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in _ENDINGS)
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
         else:
             found.append(path)
     if not found:
-        raise OptionError(f"no images in {', '.join(map(str, paths))}; check the path")
+        raise OptionError(
+            f"no images in {', '.join(map(str, paths))}: expected files such as .jpg or .png"
+        )
     return found
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[EmbedResult], object] | None]:
-    """Show a progress bar where tqdm is installed and somebody watches."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield None
-        return
-    with tqdm(total=total, unit="image", disable=None) as bar:
-        yield lambda _: bar.update()

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from hqsam_cli import options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `hqsam export`."""
+    """Add the options of `hqsam export`."""
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=options.path,
         required=True,
         metavar="FILE",
-        help="sam_hq_vit_b.pth (or _l, _h), or a folder of transformers with config.json",
+        help="sam_hq_vit_b.pth (or _l, _h), or a folder that transformers saved",
     )
     parser.add_argument(
         "--output",
-        type=Path,
-        default=Path("model_repository"),
+        type=options.path,
+        default="model_repository",
         metavar="FOLDER",
         help="the model repository to write into (default: %(default)s)",
     )
@@ -26,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("fp32", "fp16", "fp16-weights"),
         default="fp32",
-        help="fp16 and fp16-weights halve the files, whose inputs and outputs stay float32; "
-        "fp16 is for GPUs (default: %(default)s)",
+        help="fp16 and fp16-weights halve the files; inputs and outputs stay float32. fp16 is for "
+        "GPUs (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `hqsam export`."""
+    """Export, and print the fingerprint of the new files."""
     from hqsam_export import checkpoint, exporter
 
     model = checkpoint.load_model(args.checkpoint)

@@ -4,39 +4,42 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import get_args
 
 from hqsam_client import drawing
 from hqsam_client.client import HQSam
-from hqsam_client.errors import HQSamError, OptionError
+from hqsam_client.errors import HQSamError, ImageError, OptionError
 from hqsam_client.mask import Mask
 from hqsam_client.shared.protocol import Mode
 from PIL import Image
 
 from hqsam_cli import options, prompt_options
+from hqsam_cli.options import UsageError
 from hqsam_cli.prompt_options import Job
+
+_LOSSY = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".jp2", ".j2k"])
+
 
 _EXAMPLES = """\
 examples:
   One click, the mask and an image to look at:
     hqsam segment photo.jpg --point 420,310 --output mask.png --overlay overlay.png
 
-  A click on the object, one beside it, and a box around it:
+  A click on the object, one on the background, and a box around the object:
     hqsam segment photo.jpg --point 420,310 --background 90,40 --box 300,200,600,420 \\
         --output mask.png
 
-  Two objects, a mask each and one image of both:
+  Two objects: a mask for each, and one overlay of both:
     hqsam segment photo.jpg --box 10,10,200,300 --box 250,40,600,420 \\
         --output '{stem}-{index}.png' --overlay '{stem}-overlay.png'
 
-  Many images and objects, one a line, such as
+  Many images and objects, one on each line, such as
   {"image": "a.jpg", "points": [[420, 310], [90, 40]], "labels": [1, 0]}
   {"image": "b.jpg", "box": [10, 10, 200, 300]}
     hqsam segment --prompts prompts.jsonl --rle > masks.jsonl
 
-Coordinates are pixels of the upright image, from its top left corner.
+Coordinates are pixels of the upright image: 0,0 is the centre of the top left pixel.
 """
 
 
@@ -50,52 +53,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=get_args(Mode),
         default="hq",
-        help="hq: the HQ mask alone, for single objects; hq+sam: with SAM's mask, for images of "
-        "many objects; best: with the best of SAM's three, for ambiguous prompts "
+        help="hq: the HQ mask alone, for single objects; hq+sam: plus SAM's mask, for images of "
+        "many objects; best: plus the best of SAM's three masks, for ambiguous prompts "
         "(default: %(default)s)",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output",
         metavar="FILE",
-        help="the mask, white on black; {stem} stands for the image's name without its ending, "
-        "{index} for the mask's number from 0",
+        help="write the mask, white on black; {stem} becomes the image's name without its ending, "
+        "{index} the mask's number, from 0",
     )
     output.add_argument(
         "--overlay",
         metavar="FILE",
-        help="the mask drawn on its image; without {index} all masks of an image in one",
+        help="draw the mask on its image; without {index}, all masks of an image on one",
     )
+    output.add_argument("--json", action="store_true", help="print a JSON object for each mask")
     output.add_argument(
-        "--json", action="store_true", help="print a JSON object a mask on standard output"
-    )
-    output.add_argument(
-        "--rle", action="store_true", help="as --json, with the mask in COCO's run-length encoding"
+        "--rle",
+        action="store_true",
+        help="like --json, with the mask in COCO's run-length encoding",
     )
     options.add_server_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Segment what the command line asks for; returns 1 if any image failed."""
+    """Segment, write and print the masks; the status is 1 if any image failed."""
     jobs = prompt_options.jobs(args)
     _check_names(args.output, args.overlay, jobs)
     failed = 0
-    with options.connect(args) as sam:
+    with HQSam(args.url, **options.client_options(args)) as sam:
         for job in jobs:
             try:
                 _segment(sam, job, args)
             except HQSamError as error:
                 failed += 1
-                print(f"hqsam segment: {job.image}: {error}", file=sys.stderr)
+                options.print_failure("segment", job.image, error)
     return 1 if failed else 0
 
 
 def _name(template: str, image: str, index: int) -> Path:
-    return Path(template.replace("{stem}", Path(image).stem).replace("{index}", str(index)))
+    name = template.replace("{stem}", Path(image).stem).replace("{index}", str(index))
+    return Path(name).expanduser()
 
 
 def _check_names(output: str | None, overlay: str | None, jobs: list[Job]) -> None:
-    """Refuse names that cannot be written or would be written twice, before anything is sent."""
+    """Refuse names of an unknown format, and names that would be written twice."""
     masks = [(job.image, index) for job in jobs for index in range(len(job.prompts))]
     images = [(job.image, 0) for job in jobs]
     per_mask = overlay is not None and "{index}" in overlay
@@ -106,15 +110,21 @@ def _check_names(output: str | None, overlay: str | None, jobs: list[Job]) -> No
         if template is None:
             continue
         if Path(template).suffix.lower() not in Image.registered_extensions():
-            raise OptionError(f"{flag} is {template!r}, expected an ending such as .png")
+            raise UsageError(f"{flag} is {template!r}, expected an ending such as .png")
+        if flag == "--output" and Path(template).suffix.lower() in _LOSSY:
+            raise UsageError(f"--output is {template!r}, which would blur the mask: use .png")
         if len({_name(template, *entry) for entry in targets}) < len(targets):
-            raise OptionError(
+            raise UsageError(
                 f"{flag} is {template!r} for {len(targets)} files: use {{stem}} and {{index}} in it"
             )
 
 
 def _segment(sam: HQSam, job: Job, args: argparse.Namespace) -> None:
-    image = sam.open(job.image)
+    if job.path.is_dir():
+        raise ImageError(
+            f"{job.image} is a folder, expected image files, such as {Path(job.image, '*.jpg')}"
+        )
+    image = sam.open(job.path)
     masks = image.segment(
         [prompt.points for prompt in job.prompts],
         [prompt.labels for prompt in job.prompts],
@@ -148,7 +158,7 @@ def _save(image: Image.Image, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
     except OSError as error:
-        raise OptionError(f"{path} cannot be written: {error}") from error
+        raise OptionError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _print(

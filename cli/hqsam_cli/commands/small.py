@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from hqsam_cli import options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `hqsam small`."""
+    """Add the options of `hqsam small`."""
     parser.epilog = (
-        "The small model is for trying and testing: it learned from drawn scenes. Photographs "
-        "deserve ViT-B; see hqsam fetch and hqsam export. To serve it: hqsam serve --small"
+        "The small model is for trying things out and for tests: it was trained on drawn scenes. "
+        "For photographs use ViT-B (hqsam fetch, hqsam export). hqsam serve --small serves the "
+        "small model without writing it."
     )
-    parser.add_argument("output", type=Path, metavar="FOLDER", help="where to write it")
+    parser.add_argument("output", type=options.path, metavar="FOLDER", help="where to write it")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `hqsam small` and return the exit status."""
+    """Write the small model."""
     from hqsam_server import small_model
 
     small_model.write(args.output)

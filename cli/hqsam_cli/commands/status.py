@@ -1,23 +1,25 @@
-"""`hqsam status`: what each replica says of itself."""
+"""`hqsam status`: the state of each replica of a server."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from hqsam_client import server_status
+from hqsam_client.client import HQSam
 from hqsam_client.errors import HQSamError
 from hqsam_client.server_status import ServerStatus
 from hqsam_client.shared import channel
+from hqsam_client.shared.channel import Replica
 
 from hqsam_cli import options
 
 _EPILOG = """\
-The exit status is 0 if every replica is ready (and, with --probe, answered), else 1: use
-`hqsam status --probe --timeout 10` as a liveness probe. Triton alone keeps saying that it
-is ready when a process behind one of its models has died; the probe's call notices.
+Triton reports ready even if a process behind one of its models has died. --probe makes a real
+call and notices: use `hqsam status --probe --timeout 10` as a liveness probe. The exit status
+is 0 if every replica is ready and, with --probe, segmented the image; else 1.
 """
 
 
@@ -27,37 +29,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probe",
         action="store_true",
-        help="also segment an image of one pixel; the first time, it is encoded",
+        help="also segment an image of one pixel, which the server encodes the first time",
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON object a replica")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each replica")
     parser.add_argument(
         "--metrics-port",
-        type=int,
-        default=8002,
+        type=options.port,
         metavar="PORT",
-        help="of the replicas' Prometheus endpoints, for the store's figures "
-        "(default: %(default)s)",
+        help="read the figures of the embedding store from this port of each replica's host "
+        "(hqsam serve: 8002)",
     )
     options.add_server_arguments(parser)
-    parser.set_defaults(timeout=5.0)
+    parser.set_defaults(timeout=10.0, embed_timeout=None)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the status of each replica; returns 1 unless all are well."""
+    """Print the state of each replica; the status is 1 unless all are well."""
+    if args.embed_timeout is None:
+        args.embed_timeout = args.timeout
+    replicas = channel.replicas(args.url)
+    on_host = Counter(map(_host, replicas))
     well = True
-    for replica in channel.replicas(args.url):
+    for replica in replicas:
         try:
-            with options.connect(args, replica) as sam:
-                status = server_status.read(sam, args.timeout, args.probe)
+            status = _read(replica, args)
         except HQSamError as error:
             well = False
             _print_failure(replica.address, error, args.json)
             continue
-        host = replica.address.rpartition(":")[0].strip("[]")
-        metrics = server_status.read_metrics(host, args.metrics_port, args.timeout)
         well = well and status.ready
-        _print(replica.address, dataclasses.replace(status, metrics=metrics), args.json)
+        # One port of a host says nothing about which of its replicas listens there.
+        if args.metrics_port is not None and on_host[_host(replica)] == 1:
+            metrics = server_status.read_metrics(_host(replica), args.metrics_port, args.timeout)
+            status = dataclasses.replace(status, metrics=metrics)
+        _print(replica.address, status, args)
     return 0 if well else 1
+
+
+def _read(replica: Replica, args: argparse.Namespace) -> ServerStatus:
+    with HQSam(replica.address, authority=replica.authority, **options.client_options(args)) as sam:
+        return server_status.read(sam, args.timeout, args.probe)
+
+
+def _host(replica: Replica) -> str:
+    return replica.address.rpartition(":")[0].strip("[]")
 
 
 def _print_failure(address: str, error: HQSamError, as_json: bool) -> None:
@@ -67,24 +82,27 @@ def _print_failure(address: str, error: HQSamError, as_json: bool) -> None:
         print(f"{address}: failed: {error}")
 
 
-def _print(address: str, status: ServerStatus, as_json: bool) -> None:
-    if as_json:
+def _print(address: str, status: ServerStatus, args: argparse.Namespace) -> None:
+    if args.json:
         print(json.dumps({"replica": address, **dataclasses.asdict(status)}))
         return
     state = "ready" if status.ready else "not ready"
+    if status.ready and status.probe_s is None:
+        state = "reports ready (--probe makes a real call)"
     print(f"{address}: {state}, Triton {status.version}")
     ready = [f"{model.name} {'+'.join(model.versions)}" for model in status.models if model.ready]
     print(f"  ready   {', '.join(ready) or 'no model'}")
     if missing := [model.name for model in status.models if not model.ready]:
         print(f"  missing {', '.join(missing)}")
-    print(f"  store   {_store(status.metrics)}")
+    if args.metrics_port is not None:
+        print(f"  store   {_store(status.metrics, args.metrics_port)}")
     if status.probe_s is not None:
         print(f"  probe   answered in {status.probe_s:.3f} s")
 
 
-def _store(metrics: dict[str, float]) -> str:
+def _store(metrics: dict[str, float], port: int) -> str:
     if not metrics:
-        return "unknown: no metrics at --metrics-port"
+        return f"unknown: port {port} of the host has no metrics of this replica alone"
     counts = defaultdict(float, metrics)
     return (
         "{store_entries:.0f} images, {store_bytes:.0f} bytes; {store_hits:.0f} hits, "

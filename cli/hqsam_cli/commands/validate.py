@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from hqsam_cli import options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `hqsam validate`."""
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the model repository")
+    """Add the options of `hqsam validate`."""
+    parser.add_argument("folder", type=options.path, metavar="FOLDER", help="the model repository")
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=options.path,
         metavar="FILE",
-        help="compare every file with PyTorch on these weights, too",
+        help="also compare each file with PyTorch on these weights",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `hqsam validate`."""
+    """Check the files, and print a line for each check that passes."""
     from hqsam_export import checkpoint, validate
 
     model = checkpoint.load_model(args.checkpoint) if args.checkpoint else None

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from hqsam_export.graphs.encoder import EncoderGraph, interm_width
 from hqsam_export.graphs.prompt_decoder import PromptDecoderGraph
-from hqsam_export.graphs.upscaling import Upscaling, channels_first, channels_last, to_pixels
+from hqsam_export.graphs.upscaling import Upscaling, channels_first, channels_last
 from hqsam_export.modeling import HQSamModel
 
 
@@ -29,7 +29,7 @@ class FeaturesGraph(nn.Module):
         """Shapes as in the contract's `features`."""
         interm = interm_embeddings[0, ..., : self.vit_width].flatten(1, 2)  # [1, 4096, width]
         image = channels_last(image_embeddings).flatten(1, 2)  # [1, 4096, C]
-        return channels_first(to_pixels(self.from_interm(interm) + self.from_image(image)))
+        return channels_first(self.from_interm(interm) + self.from_image(image))
 
 
 class DecoderGraph(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hqsam_export.graphs.upscaling import HQMask, Upscaling, channels_last, to_pixels
+from hqsam_export.graphs.upscaling import HQMask, Upscaling, channels_last
 from hqsam_export.modeling import HQSamModel
 from hqsam_export.modeling.mask_decoder import IGNORED, SAM_MASKS
 from hqsam_export.modeling.prompt_encoder import PromptEncoder
@@ -25,14 +25,13 @@ class PromptDecoderGraph(nn.Module):
         outputs = (decoder.iou_token, decoder.mask_tokens, decoder.hf_token)
         self.output_tokens = torch.cat([e.weight.detach() for e in outputs])[None]  # [1, 6, C]
         transformer = decoder.transformer
+        self.pe = model.prompt_encoder.grid_encoding().detach()  # [1, 4096, C]
         self.first, self.second = (_Layer(cast(TwoWayBlock, b)) for b in transformer.layers)
         self.no_mask = model.prompt_encoder.no_mask_embed.weight.detach()[None]  # [1, 1, C]
         self.dense = _DenseEmbedding(model.prompt_encoder)
-        self.first_dense_weight = self.dense.weight @ self.first.image.weight  # [17, 3 * C / 2]
-        self.final_image = _ImageProjections(key=transformer.final_attn_token_to_image)
-        self.final_attention = transformer.final_attn_token_to_image
+        self.final_attention = _TokenToImage(transformer.final_attn_token_to_image)
         self.final_norm = transformer.norm_final_attn
-        self.upscaling = Upscaling(decoder.output_upscaling)
+        self.upscaling = Upscaling(decoder.output_upscaling, gelu=True)
         self.hq_mask = HQMask(decoder.embedding_maskfeature)
         self.hypernetworks = decoder.output_hypernetworks_mlps
         self.hq_hypernetwork = decoder.hf_mlp
@@ -54,22 +53,15 @@ class PromptDecoderGraph(nn.Module):
         tokens = torch.cat([outputs, points], dim=1)  # [P, T, C]
         ignored = functional.pad(~counts, (outputs.shape[1], 0))
         bias = torch.where(ignored, IGNORED, 0.0)[:, None, None, :]  # [P, 1, 1, T]
-        bare = self.no_mask + channels_last(image_embeddings).flatten(1, 2)  # [1, 4096, C]
-        dense = self.dense(mask_input, has_mask_input)  # [P, 4096, 17]
+        image = self.no_mask + channels_last(image_embeddings).flatten(1, 2)  # [1, 4096, C]
+        image = image + self.dense(mask_input, has_mask_input) @ self.dense.weight  # [P, 4096, C]
 
-        pe = self.prompt_encoder.grid_encoding()  # [1, 4096, C]
-        queries, image = tokens, bare + dense @ self.dense.weight  # [P, 4096, C]
-        # The first layer sees the image as it is but for the masks: its projections are
-        # shared by all prompts, and those of the masks are 17 channels wide.
-        projected = self.first.image(bare, pe) + dense @ self.first_dense_weight
-        queries, image = self.first(queries, image, projected, tokens, bias)
-        queries, image = self.second(queries, image, self.second.image(image, pe), tokens, bias)
-        keys, values = map(_heads, self.final_image(image, pe).chunk(2, dim=-1))
-        q = _heads(self.final_attention.q_proj(queries + tokens))
-        attended = _attend(self.final_attention, q, keys, values)
+        queries, image = self.first(tokens, image, self.pe, tokens, bias)
+        queries, image = self.second(queries, image, self.pe, tokens, bias)
+        attended = self.final_attention(queries + tokens, image, image + self.pe)
         queries = self.final_norm(queries + attended)  # [P, T, C]
 
-        pixels = to_pixels(functional.gelu(self.upscaling(image)))  # [P, 256, 256, 32]
+        pixels = self.upscaling(image)  # [P, 256, 256, 32]
         sam_kernels = torch.stack(
             [mlp(queries[:, 1 + i]) for i, mlp in enumerate(self.hypernetworks)], dim=1
         )  # [P, 4, 32]
@@ -82,28 +74,91 @@ class PromptDecoderGraph(nn.Module):
         return hq_masks, iou[:, :1], sam_masks, iou
 
 
-class _ImageProjections(nn.Module):
-    """Projections of image tokens in one matrix product.
+class _TokenToImage(nn.Module):
+    """Attention of tokens to the image, with the image's projections folded into the tokens.
 
-    Keys and queries are projected with the position encoding added. Its own projection
-    is the same for every image: a constant that runtimes compute when they load.
+    The score of head h, token t and image token j is `q_ht . (Wk_h (x_j + p_j) + bk_h)`. The
+    bias is the same for all j, so the softmax drops it, and `q_ht Wk_h` is one row for each
+    head and token: fewer rows than the projection of every image token is wide. The values
+    follow the same way: `sum_j s_j (Wv_h x_j + bv_h) = Wv_h (sum_j s_j x_j) + bv_h`.
     """
 
-    def __init__(self, key: Attention, query: Attention | None = None) -> None:
+    def __init__(self, attention: Attention) -> None:
         super().__init__()
-        # What is projected, and whether with its position encoding.
-        self.projections = [(key.k_proj, True), (key.v_proj, False)]
-        if query is not None:
-            self.projections.append((query.q_proj, True))
-        self.weight = torch.cat([p.weight.detach() for p, _ in self.projections]).T.contiguous()
+        self.q_proj, self.out_proj = attention.q_proj, attention.out_proj
+        self.key_weight = _by_head(attention.k_proj) * _scale(attention)  # [heads, D, C]
+        self.value_weight = _by_head(attention.v_proj).transpose(1, 2)  # [heads, C, D]
+        self.value_bias = attention.v_proj.bias.detach().reshape(HEADS, 1, -1)  # [heads, 1, D]
 
-    def forward(self, image: Tensor, pe: Tensor) -> Tensor:
-        """Map [P, 4096, C] to keys, values and, if wanted, queries beside each other."""
-        constants = [
-            p(pe) if with_pe else p.bias.expand(*pe.shape[:2], -1)
-            for p, with_pe in self.projections
-        ]
-        return image @ self.weight + torch.cat(constants, dim=-1)
+    def forward(self, tokens: Tensor, image: Tensor, placed: Tensor) -> Tensor:
+        """Attend to the image.
+
+        Args:
+            tokens: [P, T, C], with their position encoding.
+            image: image tokens [P, 4096, C].
+            placed: `image` with its position encoding.
+
+        Returns:
+            [P, T, C].
+        """
+        rows = (_heads(self.q_proj(tokens)) @ self.key_weight).flatten(1, 2)  # [P, heads * T, C]
+        scores = rows @ placed.transpose(1, 2)  # [P, heads * T, 4096]
+        seen = _heads_apart(scores.softmax(dim=-1) @ image)  # [P, heads, T, C]
+        values = seen @ self.value_weight + self.value_bias  # [P, heads, T, D]
+        attended: Tensor = self.out_proj(values.transpose(1, 2).flatten(2))
+        return attended
+
+
+class _ImageToToken(nn.Module):
+    """Attention of the image to tokens, with the image's projections folded as well.
+
+    The output projection goes into the values of the tokens, and its bias is divided between
+    the heads, whose weights each add up to one.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.k_proj, self.v_proj = attention.k_proj, attention.v_proj
+        scale = _scale(attention)
+        self.query_weight = _by_head(attention.q_proj) * scale  # [heads, D, C]
+        self.query_bias = attention.q_proj.bias.detach().reshape(HEADS, -1, 1) * scale
+        out = attention.out_proj
+        self.out_weight = out.weight.detach().T.unflatten(0, (HEADS, -1))  # [heads, D, C]
+        self.out_bias = out.bias.detach() / HEADS
+
+    def forward(self, tokens: Tensor, token_pe: Tensor, placed: Tensor, bias: Tensor) -> Tensor:
+        """Attend to the tokens.
+
+        Args:
+            tokens: [P, T, C].
+            token_pe: their position encoding, [P, T, C].
+            placed: image tokens with their position encoding, [P, 4096, C].
+            bias: added to the attention that is paid to a token, [P, 1, T, 1].
+
+        Returns:
+            [P, 4096, C].
+        """
+        k, v = _heads(self.k_proj(tokens + token_pe)), _heads(self.v_proj(tokens))
+        rows = (k @ self.query_weight).flatten(1, 2)  # [P, heads * T, C]
+        scores = _heads_apart(rows @ placed.transpose(1, 2))  # [P, heads, T, 4096]
+        scores = scores + (k @ self.query_bias + bias)
+        weights = scores.softmax(dim=2).flatten(1, 2)  # [P, heads * T, 4096]
+        outputs = (v @ self.out_weight + self.out_bias).flatten(1, 2)  # [P, heads * T, C]
+        return weights.transpose(1, 2) @ outputs
+
+
+def _scale(attention: Attention) -> float:
+    return float((attention.q_proj.out_features // HEADS) ** -0.5)
+
+
+def _by_head(projection: nn.Linear) -> Tensor:
+    """Split a projection's weight [heads * D, C] into [heads, D, C]."""
+    return projection.weight.detach().unflatten(0, (HEADS, -1))
+
+
+def _heads_apart(x: Tensor) -> Tensor:
+    """Map [P, heads * T, L] to [P, heads, T, L]."""
+    return x.unflatten(1, (HEADS, -1))
 
 
 class _DenseEmbedding(nn.Module):
@@ -133,34 +188,25 @@ class _Layer(nn.Module):
     def __init__(self, block: TwoWayBlock) -> None:
         super().__init__()
         self.block = block
-        self.image = _ImageProjections(
-            key=block.cross_attn_token_to_image, query=block.cross_attn_image_to_token
-        )
+        self.token_to_image = _TokenToImage(block.cross_attn_token_to_image)
+        self.image_to_token = _ImageToToken(block.cross_attn_image_to_token)
 
     def forward(
-        self, queries: Tensor, image: Tensor, projected: Tensor, query_pe: Tensor, bias: Tensor
+        self, queries: Tensor, image: Tensor, image_pe: Tensor, query_pe: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the next `queries` [P, T, C] and `image` [P, 4096, C].
-
-        `projected` is what `self.image` makes of the image tokens.
-        """
+        """Return the next `queries` [P, T, C] and `image` [P, 4096, C]."""
         block = self.block
-        keys, values, image_queries = map(_heads, projected.chunk(3, dim=-1))
-
         attention = block.self_attn
         x = queries if block.first else queries + query_pe
         q, k = _heads(attention.q_proj(x)), _heads(attention.k_proj(x))
         attended = _attend(attention, q, k, _heads(attention.v_proj(queries)), bias)
         queries = block.norm1(attended if block.first else queries + attended)
 
-        attention = block.cross_attn_token_to_image
-        q = _heads(attention.q_proj(queries + query_pe))
-        queries = block.norm2(queries + _attend(attention, q, keys, values))
+        placed = image + image_pe
+        queries = block.norm2(queries + self.token_to_image(queries + query_pe, image, placed))
         queries = block.norm3(queries + block.mlp(queries))
-
-        attention = block.cross_attn_image_to_token
-        k, v = _heads(attention.k_proj(queries + query_pe)), _heads(attention.v_proj(queries))
-        image = block.norm4(image + _attend(attention, image_queries, k, v, bias))
+        attended = self.image_to_token(queries, query_pe, placed, bias.transpose(2, 3))
+        image = block.norm4(image + attended)
         return queries, image
 
 

@@ -15,10 +15,14 @@ from hqsam_export.modeling.layers import LayerNorm2d
 
 
 class Upscaling(nn.Module):
-    """Two transposed convolutions with norm and GELU between them: x 4 in height and width."""
+    """Two transposed convolutions with norm and GELU between them: x 4 in height and width.
 
-    def __init__(self, layers: nn.Sequential) -> None:
+    A second GELU follows where `gelu` is true.
+    """
+
+    def __init__(self, layers: nn.Sequential, gelu: bool = False) -> None:
         super().__init__()
+        self.gelu = gelu
         first, norm, _, second = list(layers)[:4]
         assert isinstance(first, nn.ConvTranspose2d)  # noqa: S101 - narrows the type
         assert isinstance(second, nn.ConvTranspose2d)  # noqa: S101
@@ -28,17 +32,24 @@ class Upscaling(nn.Module):
         self.norm = norm
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens [B, 4096, C] to squares of 4 x 4 pixels [B, 4096, 4, 4 * D].
+        """Map tokens [B, 4096, C] to pixels [B, 256, 256, D].
 
-        The third axis tells the pixel of the first convolution's 2 x 2, the fourth that
-        of the second's and the channel; `to_pixels` puts them in their places.
+        Rows are put in their places after each convolution, so that whole runs of memory move.
         """
-        x = tokens @ self.first_weight + self.first_bias  # [B, 4096, 4 * M]
-        x = x.unflatten(-1, (4, -1))  # [B, 4096, 4, M]
+        x = _widen(tokens @ self.first_weight + self.first_bias, 64)  # [B, 128, 128, M]
         norm = self.norm
         x = functional.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)
-        x = functional.gelu(x)
-        return x @ self.second_weight + self.second_bias  # [B, 4096, 4, 4 * D]
+        x = functional.gelu(x).flatten(1, 2)  # [B, 16384, M]
+        x = x @ self.second_weight + self.second_bias  # [B, 16384, 4 * D]
+        # Before the pixels move: runtimes fuse it into the product.
+        return _widen(functional.gelu(x) if self.gelu else x, 128)  # [B, 256, 256, D]
+
+
+def _widen(squares: Tensor, side: int) -> Tensor:
+    """Put squares of 2 x 2 pixels [B, side * side, 4 * D] in place: [B, 2 * side, 2 * side, D]."""
+    x = squares.reshape(-1, side, 2, squares.shape[-1] // 2)
+    x = x.transpose(1, 2)  # [B * side, 2, side, 2 * D]
+    return x.reshape(-1, 2 * side, 2 * side, squares.shape[-1] // 4)
 
 
 def _as_linear(convolution: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
@@ -47,17 +58,6 @@ def _as_linear(convolution: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
     bias = convolution.bias
     assert bias is not None  # noqa: S101
     return weight, bias.detach().repeat(4)
-
-
-def to_pixels(squares: Tensor) -> Tensor:
-    """Put squares [B, 4096, 4, 4 * D] in their places: [B, 256, 256, D].
-
-    Channels stay last: ONNX Runtime has fast paths for a transpose that leaves the last
-    axis in place and for one that moves a single axis, and none for both at once.
-    """
-    x = squares.reshape(-1, 64, 64, 2, 2, 2, 2, squares.shape[-1] // 4)
-    x = x.permute(0, 1, 3, 5, 2, 4, 6, 7)  # [B, 64, 2, 2, 64, 2, 2, D]
-    return x.reshape(-1, 256, 256, squares.shape[-1] // 4)
 
 
 def channels_first(x: Tensor) -> Tensor:
@@ -87,14 +87,7 @@ class HQMask(nn.Module):
         assert isinstance(norm, LayerNorm2d)  # noqa: S101
         assert first.bias is not None  # noqa: S101
         assert second.bias is not None  # noqa: S101
-        weight, bias = first.weight.detach(), first.bias.detach()
-        # The norm takes the mean over channels away: that is linear, so it goes in here.
-        self.first_weight = weight - weight.mean(dim=0, keepdim=True)
-        self.first_bias = bias - bias.mean()
-        channels = len(bias)
-        self.epsilon = norm.eps * channels
-        self.scale = (norm.weight.detach() * channels**0.5).reshape(1, -1, 1, 1)
-        self.shift = norm.bias.detach().reshape(1, -1, 1, 1)
+        self.first, self.norm = first, norm
         # [D, M, 3, 3] -> [D, 9 * M]
         self.second_weight = second.weight.detach().permute(0, 2, 3, 1).flatten(1)
         self.second_bias = second.bias.detach().reshape(-1, 1)  # [D, 1]
@@ -112,13 +105,13 @@ class HQMask(nn.Module):
         Returns:
             [P, 1, 256, 256].
         """
-        features = channels_first(pixels)  # [P, 32, 256, 256]
-        x = functional.conv2d(features, self.first_weight, self.first_bias, padding=1)
-        squares = (x * x).sum(dim=1, keepdim=True)  # [P, 1, 256, 256]
-        x = x / (squares + self.epsilon).sqrt() * self.scale + self.shift
-        x = functional.gelu(x)  # [P, 64, 256, 256]
-        taps = (kernels @ self.second_weight).reshape(-1, 9, x.shape[1])  # [P, 9, 64]
-        maps = (taps @ x.flatten(2)).unflatten(-1, (256, 256))  # [P, 9, 256, 256]
+        x = channels_last(self.first(channels_first(pixels))).flatten(1, 2)  # [P, 65536, M]
+        norm = self.norm
+        x = functional.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)
+        x = functional.gelu(x)
+        taps = (kernels @ self.second_weight).reshape(-1, 9, x.shape[-1])  # [P, 9, M]
+        maps = x @ taps.transpose(1, 2)  # [P, 65536, 9]
+        maps = channels_first(maps.unflatten(1, (256, 256)))  # [P, 9, 256, 256]
         logits = functional.conv2d(maps, self.sum_of_taps, padding=1)  # [P, 1, 256, 256]
         image = kernels @ hq_features.flatten(2) + kernels @ self.second_bias  # [P, 1, 65536]
         return logits + image.unflatten(-1, (256, 256))

@@ -1,4 +1,4 @@
-"""An image's bytes in, its image_id out: an adapter of `hqsam_server.models.embed`."""
+"""An image's bytes in, its image_id out: adapts `hqsam_server.models.embed`."""
 
 import numpy as np
 from hqsam_server.models import adapter, settings

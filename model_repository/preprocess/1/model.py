@@ -1,4 +1,4 @@
-"""Encoded bytes in, the encoder's input out: an adapter of `hqsam_server.models.preprocess`."""
+"""Encoded bytes in, the encoder's input out: adapts `hqsam_server.models.preprocess`."""
 
 import numpy as np
 from hqsam_server.models import adapter
@@ -12,7 +12,7 @@ class TritonPythonModel:
         self._limits = limits(adapter.parameters(args))
 
     def execute(self, requests):
-        return adapter.answer(requests, self._handle)
+        return adapter.answer(requests, self._handle, inner=True)
 
     def _handle(self, request):
         encoded = adapter.read(request, "encoded_image")

@@ -1,4 +1,4 @@
-"""An image_id and prompts in, masks out: an adapter of `hqsam_server.models.segment`."""
+"""An image_id and prompts in, masks out: adapts `hqsam_server.models.segment`."""
 
 from hqsam_server.models import adapter, settings
 from hqsam_server.models.segment import Segmenter

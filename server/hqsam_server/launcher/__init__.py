@@ -1,1 +1,1 @@
-"""Starts Triton, watches it, restarts what died and cleans up."""
+"""Starts Triton, watches it, restarts what dies and cleans up."""

@@ -10,24 +10,27 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from hqsam_server.errors import StartError
+from hqsam_server.launcher.options import absolute
 
 HOME = Path("/opt/tritonserver")
-"""Where Triton's image has it; the environment variable HQSAM_TRITON_HOME names another place."""
+"""Where Triton's image has it; the environment variable HQSAM_TRITON_HOME overrides this."""
 
 STUB = "triton_python_backend_stub"
-"""Name of the program that a Python model runs in."""
+"""Name of the program that runs a Python model."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Files of the server and of the Python that its models run in.
+    """Files of the server, and of the Python that runs its models.
 
     Attributes:
         binary: the `tritonserver` program.
         python_backend: folder of the Python backend.
         stub: the Python backend's program for this version of Python.
-        libraries: folders of the shared libraries that they need.
+        libraries: folders of the shared libraries that these need.
     """
 
     binary: Path
@@ -41,8 +44,8 @@ class Distribution:
         return {
             **os.environ,
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
-            # The models' interpreter ignores PYTHONPATH from Python 3.11 on; it finds its
-            # packages, a virtual environment's too, by the first python3 on the path.
+            # From Python 3.11 on, the models' interpreter ignores PYTHONPATH. It finds its
+            # packages, also in a virtual environment, through the first python3 on the path.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -50,21 +53,25 @@ class Distribution:
 
 
 def find() -> Distribution:
-    """Find the parts.
-
-    A Triton that is installed goes before the one of the package.
+    """Find the parts; an installed Triton takes precedence over that of nvidia-pytriton.
 
     Raises:
         StartError: one is missing; the message says what to install.
     """
-    home = Path(os.environ.get("HQSAM_TRITON_HOME", HOME))
+    home = absolute(os.environ.get("HQSAM_TRITON_HOME", HOME))
     if "HQSAM_TRITON_HOME" in os.environ or (home / "bin" / "tritonserver").exists():
         return _installed(home)
     package = importlib.util.find_spec("pytriton")
     if package is None or package.origin is None:
         raise StartError(
-            "nvidia-pytriton, which carries tritonserver, is not installed: "
+            "nvidia-pytriton, which contains tritonserver, is not installed: "
             "pip install 'hqsam-triton[server]' (Linux)"
+        )
+    if int(np.__version__.partition(".")[0]) > 1:
+        # It would start, and each call would end the process of its model.
+        raise StartError(
+            f"NumPy {np.__version__} is installed, nvidia-pytriton needs NumPy 1: "
+            "pip install 'numpy<2' 'opencv-python-headless<4.12'"
         )
     root = Path(package.origin).parent
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -89,12 +96,12 @@ def _installed(home: Path) -> Distribution:
     )
     for path in (found.binary, found.python_backend, found.stub):
         if not path.exists():
-            raise StartError(f"the Triton in {home} has no {path}: use its full image, *-py3")
+            raise StartError(f"the Triton in {home} has no {path}: use the full image, *-py3")
     return found
 
 
 def _python_library() -> list[Path]:
-    """Return the folder of libpython, or nothing where the system's loader finds it.
+    """Return the folder of libpython, or nothing if the system's loader finds it.
 
     Raises:
         StartError: this Python has no shared library.
@@ -109,7 +116,7 @@ def _python_library() -> list[Path]:
     if ctypes.util.find_library(f"python{version}"):
         return []
     raise StartError(
-        f"libpython{version}.so was not found, which Triton's Python backend needs: use a "
+        f"libpython{version}.so is missing, which Triton's Python backend needs: use a "
         f"Python with a shared library (Debian: apt install libpython{version}; pyenv: "
         "PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install)"
     )

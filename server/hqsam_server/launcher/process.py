@@ -1,49 +1,39 @@
-"""The `tritonserver` process: its log, and its end."""
+"""The `tritonserver` process, the processes of its models, and how they end."""
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
-# A line of Triton's log: severity and time, process, place, message.
-_LOG_LINE = re.compile(r"^(?P<severity>[EWI])\d{4} \S+ \d+ \S+\] (?P<message>.*)$")
+import psutil
 
-# What it says of an argument that it cannot use, among the usage of all the others.
-_BAD_OPTION = re.compile(r"(unrecognized|Bad) option")
+from hqsam_server.launcher.distribution import STUB
+from hqsam_server.launcher.log import Log
 
-# What it says, as errors, on every machine without a GPU.
-_NOISE = re.compile(r"CudaDriverHelper|unable to create stream .*CUDA driver version")
-
-# What it says where somebody else listens on one of its ports.
-_LOST_PORT = re.compile(r"failed to start \w+ service: .* already in use")
-
-# The line with which Triton says that every request has been answered.
-_DRAINED = "All models are stopped"
-
-# How long the last answers may take to reach the network after that. Triton would go on to
-# unload its models, for seconds, in which it answers NOT_FOUND to whoever comes.
+# How long the last answers may take to reach the network once every request is answered.
+# After that, Triton would unload its models for seconds and answer NOT_FOUND meanwhile.
 _FLUSH_S = 0.5
 
-_LAST_WORDS_S = 5.0
+_KILL_TIMEOUT_S = 10.0
+
+# Triton's Python backend always makes its folder for packed environments here.
+_TEMPORARY = Path("/tmp")  # noqa: S108
 
 
 class Process:
-    """A running `tritonserver` in a process group of its own, with its models' processes."""
+    """A running `tritonserver` in its own process group, with its models' processes."""
 
     def __init__(
         self,
         command: Sequence[str | Path],
         environment: Mapping[str, str],
         folder: Path,
-        log: TextIO | None,
+        log: Log,
     ) -> None:
         """Start it.
 
@@ -51,11 +41,11 @@ class Process:
             command: program and arguments.
             environment: all of its environment variables.
             folder: where it runs.
-            log: where its output goes; None for nowhere.
+            log: what reads its output.
         """
-        self._recent: collections.deque[str] = collections.deque(maxlen=1000)
-        self._log = log
-        self._drained = threading.Event()
+        self.log = log
+        self._foreign = _packed_environments()
+        self._is_environment_known = False
         self._process = subprocess.Popen(  # noqa: S603
             command,
             env=environment,
@@ -67,46 +57,43 @@ class Process:
             cwd=folder,
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     @property
     def pid(self) -> int:
-        """Its process ID, which is its group's, too."""
+        """Its process ID, which is also that of its group."""
         return self._process.pid
 
-    def _read_log(self) -> None:
+    def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101
         with self._process.stdout as lines:
-            for line in lines:
-                if _DRAINED in line:
-                    self._drained.set()
-                self._recent.append(line.rstrip("\n"))
-                if self._log is not None:
-                    # Nobody may read our output any more. Triton's has to be read all the
-                    # same, or it would stop at a full pipe.
-                    with contextlib.suppress(OSError, ValueError):
-                        print(line, end="", file=self._log, flush=True)
-        self._drained.set()
+            self.log.read(lines)
 
-    def reason(self) -> str:
-        """Return what the log says went wrong, in one line."""
-        if not self.is_running():
-            self._reader.join(_LAST_WORDS_S)  # its last words may still be on their way
-        errors = [
-            match["message"]
-            for line in list(self._recent)
-            if (match := _LOG_LINE.match(line)) and match["severity"] == "E"
-        ]
-        errors = [message for message in errors if not _NOISE.search(message)]
-        errors.sort(key=lambda message: "failed to " not in message)
-        errors += filter(_BAD_OPTION.search, self._recent)
-        errors += filter(None, reversed(self._recent))
-        return next(iter(errors), "it said nothing")
+    def new_environment(self) -> Path | None:
+        """Return, once, the folder for packed Python environments that this Triton has made.
 
-    def lost_a_port(self) -> bool:
-        """Tell whether it ended because somebody else listened on one of its ports."""
-        return any(map(_LOST_PORT.search, list(self._recent)))
+        Triton makes an empty folder in /tmp when it loads its Python backend, and leaves it there
+        when it is killed. No name leads from the one to the other. So look often while it starts:
+        a folder that appears between the loading of the backend and the first process of a
+        model is this Triton's, if it is the only one. If another Triton starts at the same
+        moment, nobody can tell, and the result is None.
+        """
+        if self._is_environment_known:
+            return None
+        new = _packed_environments() - self._foreign
+        if instances(self.pid):
+            self._is_environment_known = True
+            return new.pop() if len(new) == 1 else None
+        if not self._has_python_backend():
+            self._foreign |= new
+        return None
+
+    def _has_python_backend(self) -> bool:
+        try:
+            return "libtriton_python" in Path(f"/proc/{self.pid}/maps").read_text()
+        except OSError:  # it has ended
+            return True
 
     def is_running(self) -> bool:
         """Tell whether it has not ended yet."""
@@ -119,17 +106,52 @@ class Process:
         except subprocess.TimeoutExpired:
             return None
 
+    def reason(self) -> str:
+        """Return in one line what its log says went wrong."""
+        if not self.is_running():
+            self._reader.join(_KILL_TIMEOUT_S)  # the last lines may still be in the pipe
+        return self.log.reason()
+
     def terminate(self, timeout_s: float) -> None:
-        """End it, once the requests under way are answered or the timeout is over."""
+        """End it once the requests under way are answered, or after the timeout."""
         if self.is_running():
             self._process.send_signal(signal.SIGTERM)
-            self._drained.wait(timeout_s)
+            self.log.drained.wait(timeout_s)
             self.wait(_FLUSH_S)
         self.kill()
 
     def kill(self) -> None:
-        """End it at once, and the models' processes, which outlive a server that died."""
+        """End it at once, with the models' processes, which would outlive it."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
-        self._reader.join(_LAST_WORDS_S)  # the last holders of the pipe are gone
+        self.wait(_KILL_TIMEOUT_S)
+        self._reader.join(_KILL_TIMEOUT_S)  # the pipe closes with its last writer
+
+
+def instances(server_pid: int) -> dict[int, str]:
+    """Return the living processes of a server's Python models as {process ID: instance}.
+
+    Instances have names such as ``prompt_decoder_0_1``: model, instance group, number.
+    """
+    return {pid: arguments[-2] for pid, arguments in stubs(server_pid).items()}
+
+
+def stubs(server_pid: int) -> dict[int, list[str]]:
+    """Return the command lines of the living processes of a server's Python models."""
+    found = {}
+    try:
+        children = psutil.Process(server_pid).children()
+    except psutil.NoSuchProcess:
+        return {}
+    for child in children:
+        try:
+            arguments = child.cmdline()
+        except psutil.Error:  # a zombie, or gone
+            continue
+        if arguments and arguments[0].endswith(STUB):
+            found[child.pid] = arguments
+    return found
+
+
+def _packed_environments() -> set[Path]:
+    return set(_TEMPORARY.glob("python_env_*"))

@@ -1,4 +1,4 @@
-"""A real Triton as a child process: started, waited for, and stopped without a trace."""
+"""A real Triton as a child process: started, waited for, restarted and stopped."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import http.client
 import json
 import os
 import secrets
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,13 +14,14 @@ from typing import TextIO
 
 from hqsam_server import small_model
 from hqsam_server.errors import StartError
-from hqsam_server.launcher import cleanup, distribution, workspace
-from hqsam_server.launcher.endpoint import Endpoint
-from hqsam_server.launcher.process import Process
-from hqsam_server.launcher.tuning import Tuning
+from hqsam_server.launcher import distribution, repository_view
+from hqsam_server.launcher.log import Log
+from hqsam_server.launcher.options import Endpoint, Tls, Tuning, absolute
+from hqsam_server.launcher.process import Process, instances
+from hqsam_server.launcher.workspace import Workspace
 
-# What only the process that started the server may do; the key is drawn anew for each
-# server. Metadata only tells what the contract tells.
+# What only the process that started the server may do; each server draws its own key.
+# Metadata is open to all: it tells no more than the contract does.
 _ADMIN_PROTOCOLS = "model-repository,shared-memory,statistics,trace,logging"
 _ADMIN_HEADER = "hqsam-admin"
 
@@ -32,6 +30,10 @@ _SERVICES = ("grpc", "http", "metrics")
 _PORT_ATTEMPTS = 3
 _POLL_S = 0.1
 _ANSWER_S = 5.0
+_FIRST_NEWS_S = 10.0
+
+_STORE = "HQSAM_STORE_FOLDER"
+_AUTO = "auto"
 
 
 class TritonServer:
@@ -50,7 +52,8 @@ class TritonServer:
         grpc: Endpoint = _FREE_PORT,
         http: Endpoint = _FREE_PORT,
         metrics: Endpoint = _FREE_PORT,
-        tuning: Tuning = Tuning(),  # noqa: B008
+        tls: Tls | None = None,
+        tuning: Tuning | None = None,
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
         start_timeout_s: float = 600.0,
@@ -59,34 +62,44 @@ class TritonServer:
     ) -> None:
         """Prepare a server; `start` starts it.
 
+        Paths may be relative to the current folder.
+
         Args:
-            model_repository: as `hqsam export` writes it; None for the small model.
-            grpc: where KServe v2 over gRPC is served.
-            http: where KServe v2 over HTTP is served.
+            model_repository: what `hqsam export` wrote; None for the small model.
+            grpc: where to serve KServe v2 over gRPC.
+            http: where to serve KServe v2 over HTTP.
             metrics: where Prometheus reads.
-            tuning: precision, threads and instances of the ONNX models.
+            tls: encrypts gRPC; None leaves it in the clear.
+            tuning: precision, threads and instances of the ONNX models; None for the defaults.
             environment: variables for the models, such as ``HQSAM_STORE_FOLDER``. Without
-                that one, embeddings are forgotten when the server stops.
-            arguments: further arguments for `tritonserver`.
-            start_timeout_s: how long loading the models may take.
-            exit_timeout_s: how long requests under way may take once the server stops.
+                that one, embeddings are lost when the server stops.
+            arguments: further arguments for `tritonserver`, which runs in another folder.
+                Any ``--log-…`` among them shows its whole log.
+            start_timeout_s: how long a start may take, loading of models included.
+            exit_timeout_s: how long requests under way may take when the server stops.
             log: where the server's log goes; None for nowhere.
         """
-        self._source = model_repository
+        self._source = None if model_repository is None else absolute(model_repository)
         self._wanted = {"grpc": grpc, "http": http, "metrics": metrics}
         self._endpoints = dict(self._wanted)
-        self._tuning = tuning
+        self._tls = tls
+        self._tuning = tuning or Tuning()
         self._environment = dict(environment or {})
+        store = self._environment.get(_STORE) or os.environ.get(_STORE)
+        self._store = store if store in (None, _AUTO) else str(absolute(store))
         self._arguments = list(arguments)
         self._start_timeout_s = start_timeout_s
         self._exit_timeout_s = exit_timeout_s
-        self._log = log
-        self._shared_memory_prefix = f"hqsam-{secrets.token_hex(8)}-"
+        self._log = Log(
+            log,
+            gpu=self._tuning.backend_directory is not None,
+            everything=any(argument.startswith("--log-") for argument in arguments),
+        )
         self._admin_key = secrets.token_urlsafe(24)
-        self._folder: Path | None = None
-        self._janitor: subprocess.Popen[bytes] | None = None
-        self._claim: int | None = None
+        self._workspace = Workspace()
         self._process: Process | None = None
+        self._is_up = False
+        self._expected: frozenset[str] = frozenset()
 
     @property
     def grpc_url(self) -> str:
@@ -106,8 +119,26 @@ class TritonServer:
     @property
     def pid(self) -> int:
         """Process ID of `tritonserver`."""
-        assert self._process is not None  # noqa: S101 - started
-        return self._process.pid
+        return self._running.pid
+
+    @property
+    def _running(self) -> Process:
+        assert self._process is not None, "the server was not started"  # noqa: S101
+        return self._process
+
+    @property
+    def expected(self) -> frozenset[str]:
+        """Names of the model instances that were alive when the server was ready."""
+        return self._expected
+
+    @property
+    def shared_memory_prefix(self) -> str:
+        """What the names of the server's files in /dev/shm start with."""
+        return self._workspace.shared_memory_prefix
+
+    def say(self, text: str) -> None:
+        """Write a line to the server's log."""
+        self._log.say(text)
 
     def start(self) -> TritonServer:
         """Start the server and wait until it is ready.
@@ -118,35 +149,30 @@ class TritonServer:
         try:
             self._prepare()
             self._launch()
+        except OSError as error:
+            self.stop()
+            raise StartError(f"the server cannot be started: {error}") from error
         except BaseException:
             self.stop()
             raise
+        # Later, an instance that died at once would be missing.
+        self._expected = frozenset(instances(self.pid).values())
         return self
 
     def _prepare(self) -> None:
         self._distribution = distribution.find()
-        self._folder = Path(tempfile.mkdtemp(prefix="hqsam-"))
-        cleanup.remove_abandoned()
-        self._claim = cleanup.claim(self._shared_memory_prefix)
-        self._janitor = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-IS", cleanup.__file__, self._folder, self._shared_memory_prefix],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._tls_arguments = self._tls.arguments() if self._tls else []
+        self._workspace.open()
+        folder = self._workspace.folder
         if self._tuning.backend_directory is None:
-            workspace.write_backends(self._folder / "backends", self._distribution)
+            repository_view.write_backends(folder / "backends", self._distribution)
         source = self._source
         if source is None:
-            source = self._folder / "small"
+            source = folder / "small"
             small_model.write(source, link=True)
-        workspace.write_repository(self._folder / "repository", source, self._tuning)
-        self._environment[cleanup.MARK] = str(self._folder)
-        (self._folder / "restarts").touch()
-        self._environment["HQSAM_RESTARTS_FILE"] = str(self._folder / "restarts")
-        # Private to this server, so gone with it; on tmpfs, which embeddings are read from.
-        if "HQSAM_STORE_FOLDER" not in self._environment | dict(os.environ):
-            store = cleanup.SHARED_MEMORY / f"{self._shared_memory_prefix}store"
-            self._environment["HQSAM_STORE_FOLDER"] = str(store)
+        repository = folder / "repository"
+        repository_view.write_repository(repository, source, self._tuning)
+        self._environment["HQSAM_COMPUTED_BY"] = repository_view.computed_by(repository)
 
     def _launch(self) -> None:
         for attempt in range(_PORT_ATTEMPTS):
@@ -155,112 +181,86 @@ class TritonServer:
             try:
                 self._wait_until_ready()
             except StartError:
-                assert self._process is not None  # noqa: S101 - spawned
-                # Between asking for a free port and taking it, somebody else may have.
-                if attempt + 1 == _PORT_ATTEMPTS or not self._process.lost_a_port():
+                # Another program may have taken a free port before Triton did.
+                if attempt + 1 == _PORT_ATTEMPTS or not self._log.lost_a_port():
                     raise
-                self._process.kill()
+                self._running.kill()
             else:
                 return
 
     def _spawn(self) -> None:
-        assert self._folder is not None  # noqa: S101 - prepared
+        self._is_up = False
+        # Unless the user wants a store, it ends with the server.
+        store = {_STORE: self._store or str(self._workspace.store)}
+        self._log.reset()
         self._process = Process(
-            [self._distribution.binary, *self._command_line(self._folder)],
-            self._distribution.environment() | self._environment,
-            self._folder,
+            [self._distribution.binary, *self._command_line()],
+            self._distribution.environment() | self._environment | store | self._workspace.marks,
+            self._workspace.folder,
             self._log,
         )
 
-    def restart(self) -> None:
-        """Start the process again, on the same ports and with the same store.
-
-        What is left of the old one is not waited for: its models may be past answering.
-
-        Raises:
-            StartError: it ended or was not ready in time.
-        """
-        if self._process is not None:
-            self._process.kill()
-        self.remove_shared_memory(set())
-        self._count_restart()
-        self._spawn()
-        self._wait_until_ready()
-
-    def reload(self, model: str, timeout_s: float) -> None:
-        """Load a model again; what still works of it answers until the new one is there.
-
-        Raises:
-            StartError: it could not be loaded in that time.
-        """
-        assert self._folder is not None  # noqa: S101 - prepared
-        self._count_restart()
-        # Triton loads no model again whose files have not changed.
-        (self._folder / "repository" / model / "generation").touch()
-        status, answer = self._ask("POST", f"/v2/repository/models/{model}/load", timeout_s)
-        if status != http.client.OK:
-            raise StartError(f"{model} could not be loaded: {answer}")
-
-    def remove_shared_memory(self, used: Collection[str]) -> None:
-        """Remove the server's shared memory, but not the parts with these names."""
-        kept = {*used, f"{self._shared_memory_prefix}{cleanup.LOCK}"}
-        for path in cleanup.SHARED_MEMORY.glob(f"{self._shared_memory_prefix}*"):
-            # The store is a folder, and stays.
-            if path.is_file() and path.name not in kept:
-                path.unlink(missing_ok=True)
-
-    def _count_restart(self) -> None:
-        """Count a model or server about to be started again; one byte each, a model reads it."""
-        assert self._folder is not None  # noqa: S101 - prepared
-        with (self._folder / "restarts").open("ab") as file:
-            file.write(b"+")
-
-    def _command_line(self, folder: Path) -> list[str]:
-        endpoints = [
-            argument
-            for name in _SERVICES
-            for argument in (
-                f"--{name}-port={self._endpoints[name].port}",
-                f"--{name}-address={self._endpoints[name].address}",
-            )
-        ]
+    def _command_line(self) -> list[str]:
+        folder = self._workspace.folder
+        own_backends = self._tuning.backend_directory is None
         return [
             f"--model-repository={folder / 'repository'}",
             f"--backend-directory={self._tuning.backend_directory or folder / 'backends'}",
-            f"--backend-config=python,shm-region-prefix-name={self._shared_memory_prefix}",
-            *endpoints,
+            f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
+            *(f"--{name}-port={self._endpoints[name].port}" for name in _SERVICES),
+            *(f"--{name}-address={self._endpoints[name].address}" for name in _SERVICES),
+            *self._tls_arguments,
             "--model-control-mode=explicit",
             "--load-model=*",
             f"--grpc-restricted-protocol={_ADMIN_PROTOCOLS}:{_ADMIN_HEADER}={self._admin_key}",
             f"--http-restricted-api={_ADMIN_PROTOCOLS}:{_ADMIN_HEADER}={self._admin_key}",
             f"--exit-timeout-secs={self._exit_timeout_s}",
-            # Quantiles beside sums: an average hides who waits.
+            # Quantiles as well as sums: an average hides slow requests.
             "--metrics-config=summary_latencies=true",
-            f"--allow-gpu-metrics={str(self._tuning.backend_directory is not None).lower()}",
+            f"--allow-gpu-metrics={str(not own_backends).lower()}",
             "--disable-auto-complete-config",
             *self._arguments,
         ]
 
     def _wait_until_ready(self) -> None:
-        assert self._process is not None  # noqa: S101 - spawned
-        deadline = time.monotonic() + self._start_timeout_s
+        start = time.monotonic()
+        next_news_s = _FIRST_NEWS_S
         while not self._is_ready():
-            if not self._process.is_running():
-                raise StartError(f"Triton ended while it started: {self._process.reason()}")
-            if time.monotonic() > deadline:
+            if not self._running.is_running():
+                raise StartError(f"Triton ended while it started: {self._running.reason()}")
+            waited_s = time.monotonic() - start
+            if waited_s > self._start_timeout_s:
                 raise StartError(
-                    f"Triton was not ready within {self._start_timeout_s:g} s: "
-                    f"{self._process.reason()}"
+                    f"Triton was not ready within {self._start_timeout_s:g} s; it was still "
+                    f"waiting for {self._awaited()}; for its whole log, start with "
+                    "-- --log-info=true"
                 )
+            if waited_s > next_news_s:
+                self.say(
+                    f"waiting for {self._awaited()} ({waited_s:.0f} s of "
+                    f"{self._start_timeout_s:g} s)"
+                )
+                next_news_s *= 2
+            self._note_environment()
             time.sleep(_POLL_S)
-        assert self._folder is not None  # noqa: S101 - prepared
-        (self._folder / cleanup.READY).touch()
+        self._note_environment()
+        self._is_up = True
+
+    def _awaited(self) -> str:
+        """Return what a start is waiting for."""
+        models = ", ".join(sorted(self._log.loading))
+        return f"the models {models}" if models else "the services of Triton"
+
+    def _note_environment(self) -> None:
+        environment = self._running.new_environment()
+        if environment is not None:
+            self._workspace.add_environment(environment)
 
     def _is_ready(self) -> bool:
-        """Ask the services that start after gRPC's and are never behind TLS."""
+        """Ask the services that start after gRPC, and are never behind TLS."""
         if self._ask("GET", "/v2/health/ready", _ANSWER_S)[0] != http.client.OK:
             return False
-        # The last one to start; Triton ends if it cannot.
+        # The last service to start; Triton ends if it cannot.
         if any(argument.startswith("--allow-metrics") for argument in self._arguments):
             return True
         return self._ask("GET", "/metrics", _ANSWER_S, "metrics")[0] == http.client.OK
@@ -268,7 +268,7 @@ class TritonServer:
     def _ask(
         self, method: str, path: str, timeout_s: float, service: str = "http"
     ) -> tuple[int, str]:
-        """Return status and message of a service's answer, status 0 without one."""
+        """Return status and message of a service's response, status 0 without a response."""
         endpoint = self._endpoints[service]
         connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=timeout_s)
         try:
@@ -284,33 +284,62 @@ class TritonServer:
         except (ValueError, KeyError):
             return response.status, text
 
+    def restart(self) -> None:
+        """Start the process again on the same ports, with the same store.
+
+        The old process is killed, not asked to end: its models may no longer answer.
+
+        Raises:
+            StartError: it ended, or was not ready in time.
+        """
+        if self._process is not None:
+            self._process.kill()
+        self._workspace.remove_shared_memory()
+        self._workspace.count_restart()
+        self._spawn()
+        self._wait_until_ready()
+
+    def reload(self, model: str, timeout_s: float) -> None:
+        """Load a model again; its living instances answer until the new ones are ready.
+
+        Raises:
+            StartError: it could not be loaded in that time.
+        """
+        self._workspace.count_restart()
+        # Triton reloads a model only if its files have changed.
+        (self._workspace.folder / "repository" / model / "generation").touch()
+        status, answer = self._ask("POST", f"/v2/repository/models/{model}/load", timeout_s)
+        if status != http.client.OK:
+            raise StartError(f"{model} could not be loaded: {answer}")
+
+    def remove_shared_memory(self, used: Collection[str]) -> None:
+        """Remove the server's shared memory, but not the parts with these names."""
+        self._workspace.remove_shared_memory(used)
+
     def is_running(self) -> bool:
-        """Tell whether the process is there."""
+        """Tell whether the process exists."""
         return self._process is not None and self._process.is_running()
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the process to end; return its exit status, or None after the timeout."""
-        assert self._process is not None  # noqa: S101 - started
-        return self._process.wait(timeout_s)
-
-    def terminate(self) -> None:
-        """End the process: requests under way are finished first, within the exit timeout."""
-        if self._process is not None:
-            self._process.terminate(self._exit_timeout_s)
+        return self._running.wait(timeout_s)
 
     def stop(self) -> None:
-        """End the server and remove all that it left behind."""
-        self.terminate()
-        if self._janitor is not None and self._janitor.stdin is not None:
-            self._janitor.stdin.close()
-            self._janitor.wait()
-            self._janitor = None
-        if self._claim is not None:
-            os.close(self._claim)
-            self._claim = None
+        """End the server and remove everything that it owns.
+
+        Requests under way are answered first, within the exit timeout. A server that is
+        still starting is killed.
+        """
+        if self._process is not None:
+            if self._is_up:
+                self._process.terminate(self._exit_timeout_s)
+            else:
+                self._process.kill()
+        self._is_up = False
+        self._workspace.close()
 
     def __enter__(self) -> TritonServer:
-        """Start the server unless it was started."""
+        """Start the server unless it runs already."""
         return self if self.is_running() else self.start()
 
     def __exit__(

@@ -1,63 +1,54 @@
-"""Restarts a running server.
+"""Restarts what dies of a running server.
 
-When the process of a Python model dies, Triton does not start another one: the model
-answers INTERNAL from then on, while Triton goes on saying that it is ready. Whoever
-started the server has to notice, and to load the model again.
+When the process of a Python model dies, Triton does not start another one: the model answers
+INTERNAL from then on, although Triton says that it is ready. So the program that started the
+server has to notice, and to load the model again.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection
-
-import psutil
+from collections.abc import Callable
 
 from hqsam_server.errors import StartError
-from hqsam_server.launcher.distribution import STUB
+from hqsam_server.launcher.process import instances, stubs
 from hqsam_server.launcher.triton_server import TritonServer
 
 INTERVAL_S = 0.5
-"""How often the processes are looked at."""
+"""How often to look at the processes."""
 
 LOAD_TIMEOUT_S = 120.0
-"""How long a model may take to load before the whole server is started again."""
+"""How long a model may take to load before the whole server is restarted."""
 
 MAX_RESTARTS = 5
-"""Restarts within `STEADY_S`: of one model, before the server is started again; of the server,
-before it is given up."""
+"""Restarts within `STEADY_S`: of one model, before the server is restarted; of the server,
+before supervision ends with an error."""
 
 STEADY_S = 60.0
 
 
-def watch(
-    server: TritonServer,
-    expected: Collection[str],
-    report: Callable[[str], None] | None = None,
-) -> None:
-    """Look after a server until the calling thread is interrupted.
+def supervise(server: TritonServer, report: Callable[[str], None] | None = None) -> None:
+    """Look after a started server until the calling thread is interrupted.
 
-    A model whose process died is loaded again; where that fails, or where the server
-    itself died, the server is started again on the same ports.
+    A model whose process died is loaded again. If that fails, or if the server itself died,
+    the server is restarted on the same ports.
 
     Args:
         server: a server that was started.
-        expected: names of the instances that have to live, as `instances` gave them when
-            the server was ready. Asked for later, one that died at once would be missing.
-        report: called with a line for each event; by default it goes to standard error.
+        report: called with a line for each event; None writes to the server's log.
 
     Raises:
         StartError: the server keeps dying.
     """
-    say = report or (lambda line: print(f"hqsam serve: {line}", file=sys.stderr, flush=True))
+    say = report or server.say
     loads: defaultdict[str, _Budget] = defaultdict(_Budget)
     restarts = _Budget()
     while True:
         status = server.wait(INTERVAL_S)
         if status is None:
-            # Not by process ID: a process that dies while its model is loaded would be missed.
-            dead = {_model(name) for name in set(expected) - set(instances(server.pid).values())}
+            # By name: a process ID would miss a process that dies while its model loads.
+            dead = {_model(name) for name in server.expected - {*instances(server.pid).values()}}
             if all(loads[it].spend() and _reload(server, it, say) for it in sorted(dead)):
                 continue
         else:
@@ -72,7 +63,7 @@ class _Budget:
         self._spent: deque[float] = deque(maxlen=MAX_RESTARTS)
 
     def spend(self) -> bool:
-        """Count one more; tell whether it was allowed."""
+        """Count one more; tell whether it is allowed."""
         now = time.monotonic()
         if len(self._spent) == MAX_RESTARTS and now - self._spent[0] < STEADY_S:
             return False
@@ -85,31 +76,6 @@ def _model(instance: str) -> str:
     return instance.rsplit("_", 2)[0]
 
 
-def instances(server_pid: int) -> dict[int, str]:
-    """Return the living processes of a server's Python models as {process ID: instance}.
-
-    Instances have names such as ``prompt_decoder_0_1``: model, device, number.
-    """
-    return {pid: arguments[-2] for pid, arguments in _stubs(server_pid).items()}
-
-
-def _stubs(server_pid: int) -> dict[int, list[str]]:
-    """Return the command lines of the living processes of a server's Python models."""
-    found = {}
-    try:
-        children = psutil.Process(server_pid).children()
-    except psutil.NoSuchProcess:
-        return {}
-    for child in children:
-        try:
-            arguments = child.cmdline()
-        except psutil.Error:  # a zombie, or gone since
-            continue
-        if arguments and arguments[0].endswith(STUB):
-            found[child.pid] = arguments
-    return found
-
-
 def _reload(server: TritonServer, model: str, say: Callable[[str], None]) -> bool:
     """Load a model again; tell whether that worked."""
     start = time.monotonic()
@@ -119,17 +85,18 @@ def _reload(server: TritonServer, model: str, say: Callable[[str], None]) -> boo
     except StartError as error:
         say(str(error))
         return False
-    # The second argument of a model's process; the dead one could not remove its own.
-    server.remove_shared_memory({arguments[2] for arguments in _stubs(server.pid).values()})
+    # A model's process names its shared memory in its third argument. The dead one could not
+    # remove its own.
+    server.remove_shared_memory({arguments[2] for arguments in stubs(server.pid).values()})
     say(f"{model} is back after {time.monotonic() - start:.1f} s")
     return True
 
 
 def _restart(server: TritonServer, budget: _Budget, say: Callable[[str], None]) -> None:
-    """Start the server again until it is there.
+    """Restart the server until it is ready.
 
     Raises:
-        StartError: not in as many attempts as the budget allows.
+        StartError: it was not, in as many attempts as the budget allows.
     """
     why = "it kept dying"
     while budget.spend():
@@ -140,6 +107,6 @@ def _restart(server: TritonServer, budget: _Budget, say: Callable[[str], None]) 
             why = str(error)
             say(why)
             continue
-        say(f"tritonserver was started again within {time.monotonic() - start:.1f} s")
+        say(f"tritonserver was restarted in {time.monotonic() - start:.1f} s")
         return
-    raise StartError(f"tritonserver was started again {MAX_RESTARTS} times in vain: {why}")
+    raise StartError(f"tritonserver was restarted {MAX_RESTARTS} times in vain: {why}")

@@ -1,100 +1,112 @@
-"""The folder that a server is started in: its backends, and its view of the repository."""
+"""What a server owns on this machine while it lives: a folder, shared memory, a janitor."""
 
 from __future__ import annotations
 
-import os
-import shutil
+import contextlib
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-from google.protobuf import text_format
-from hqsam_client import contract
-from tritonclient.grpc import model_config_pb2
+from filelock import FileLock, Timeout
 
-from hqsam_server.errors import StartError
-from hqsam_server.launcher.distribution import Distribution
-from hqsam_server.launcher.tuning import Tuning
+from hqsam_server.launcher import cleanup
 
-
-def write_backends(folder: Path, distribution: Distribution) -> None:
-    """Write the folder for ``--backend-directory``."""
-    python = folder / "python"
-    python.mkdir(parents=True)
-    # Copies: Triton refuses a backend that a link leads out of the folder.
-    for file in (*distribution.python_backend.iterdir(), distribution.stub):
-        if file.is_file():
-            shutil.copy(file, python)
-    source = Path(__file__).parents[1] / "runtime" / "backends" / "onnxruntime" / "model.py"
-    (folder / "onnxruntime").mkdir()
-    shutil.copy(source, folder / "onnxruntime")
+_LOCK = "lock"
+_PREFIX = "hqsam-"
+_JANITOR_TIMEOUT_S = 15.0
 
 
-def write_repository(folder: Path, source: Path, tuning: Tuning) -> list[str]:
-    """Write the server's view of a model repository: links, and configs as tuned.
+class Workspace:
+    """A folder and a prefix in shared memory; all of it is removed when the server ends.
 
-    Returns:
-        the names of its models.
-
-    Raises:
-        StartError: the repository cannot be read or holds no models.
+    Attributes:
+        folder: the folder that Triton runs in.
+        shared_memory_prefix: what the names of its shared memory start with.
+        marks: environment variables for its processes.
     """
-    try:
-        models = sorted(path.parent for path in source.glob("*/config.pbtxt"))
-        unreadable = not os.access(source, os.R_OK | os.X_OK)
-    except OSError as error:
-        raise StartError(f"cannot read {source}: {error.strerror}") from error
-    if not source.is_dir():
-        raise StartError(f"no model repository at {source}: expected a folder; see hqsam export")
-    if unreadable or not models:
-        raise StartError(
-            f"{source} {'cannot be read' if unreadable else 'holds no model'}: expected a "
-            "folder with */config.pbtxt, as hqsam export writes it"
+
+    def __init__(self) -> None:
+        """Choose names; `open` creates them."""
+        token = secrets.token_hex(8)
+        self.folder = Path(tempfile.gettempdir()).absolute() / f"{_PREFIX}{token}"
+        self.shared_memory_prefix = f"{_PREFIX}{token}-"
+        self._restarts = self.folder / "restarts"
+        self.marks = {cleanup.MARK: str(self.folder), "HQSAM_RESTARTS_FILE": str(self._restarts)}
+        self._janitor: subprocess.Popen[bytes] | None = None
+        self._claim: FileLock | None = None
+
+    @property
+    def store(self) -> Path:
+        """A folder for embeddings on tmpfs, which ends with the server."""
+        return cleanup.SHARED_MEMORY / f"{self.shared_memory_prefix}store"
+
+    def open(self) -> None:
+        """Create the folder, and start the process that removes everything in the end.
+
+        Raises:
+            OSError: there is no space, no memory or no permission.
+        """
+        _remove_abandoned()
+        # First of all: from here on nothing stays behind, whatever happens.
+        self._janitor = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-IS", cleanup.__file__, self.folder, self.shared_memory_prefix],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
-    for model in models:
-        _write_model(folder / model.name, model.resolve(), tuning)
-    if (source / "manifest.json").exists():
-        (folder / "manifest.json").symlink_to((source / "manifest.json").resolve())
-    return [model.name for model in models]
+        self._claim = _claim(self.shared_memory_prefix)
+        self.folder.mkdir(mode=0o700)
+        self._restarts.touch()
+
+    def close(self) -> None:
+        """End what is left of the server's processes and remove everything."""
+        if self._janitor is not None and self._janitor.stdin is not None:
+            self._janitor.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it goes on alone
+                self._janitor.wait(_JANITOR_TIMEOUT_S)
+            self._janitor = None
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+
+    def count_restart(self) -> None:
+        """Count a restart of a model or of the server: one byte each, which a model reads."""
+        with self._restarts.open("ab") as file:
+            file.write(b"+")
+
+    def add_environment(self, folder: Path) -> None:
+        """Have a folder for packed Python environments removed in the end, if it is empty."""
+        with (self.folder / cleanup.ENVIRONMENT).open("a", encoding="utf-8") as file:
+            file.write(f"{folder}\n")
+
+    def remove_shared_memory(self, used: Collection[str] = ()) -> None:
+        """Remove shared memory of processes that ended, but not the parts with these names."""
+        kept = {*used, f"{self.shared_memory_prefix}{_LOCK}"}
+        for path in cleanup.SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
+            # The store is a folder, and stays.
+            if path.is_file() and path.name not in kept:
+                path.unlink(missing_ok=True)
 
 
-def _write_model(folder: Path, source: Path, tuning: Tuning) -> None:
-    folder.mkdir(parents=True)
-    variant = source / "configs" / f"{tuning.model_config_name}.pbtxt"
-    config_file = variant if variant.exists() else source / "config.pbtxt"
-    try:
-        text = config_file.read_text(encoding="utf-8")
-        config = text_format.Parse(text, model_config_pb2.ModelConfig())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise StartError(f"cannot read {config_file}: {error}") from error
-    if config.backend == "onnxruntime":
-        if not any(source.glob("[0-9]*/model.onnx")):
-            raise StartError(
-                f"{source} has no model.onnx: run hqsam export --output {source.parent}"
-            )
-        if tuning.backend_directory is None:
-            _tune(config, tuning)
-    (folder / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
-    for version in source.glob("[0-9]*"):
-        if config.backend == "python":
-            # A copy: Python leaves compiled modules beside the ones that it runs.
-            shutil.copytree(version, folder / version.name)
-        else:
-            (folder / version.name).symlink_to(version)
+def _claim(shared_memory_prefix: str) -> FileLock:
+    """Lock a file in shared memory while the server lives."""
+    path = cleanup.SHARED_MEMORY / f"{shared_memory_prefix}{_LOCK}"
+    new = path.with_suffix(".new")
+    # Another thread may stop the server.
+    lock = FileLock(new, mode=0o600, thread_local=False)
+    lock.acquire()
+    new.rename(path)  # only now do other servers see it, already locked
+    return lock
 
 
-def _tune(config: Any, tuning: Tuning) -> None:
-    processors = len(os.sched_getaffinity(0))
-    instances = 1
-    if config.name == contract.PROMPT_DECODER.name:
-        instances = tuning.instances or max(1, processors // 8)
-        for group in config.instance_group:
-            group.count = instances
-    threads = tuning.threads or max(1, processors // instances)
-    if "intra_op_thread_count" not in config.parameters:
-        config.parameters["intra_op_thread_count"].string_value = str(threads)
-    accelerators = config.optimization.execution_accelerators.cpu_execution_accelerator
-    for accelerator in accelerators:
-        if tuning.cache_dir is not None:
-            accelerator.parameters["cache_dir"] = str(tuning.cache_dir)
-        if tuning.precision != "auto" and config.name != contract.DECODER.name:
-            accelerator.parameters["precision"] = tuning.precision
+def _remove_abandoned() -> None:
+    """Remove the shared memory of servers that were killed together with their janitor."""
+    for path in cleanup.SHARED_MEMORY.glob(f"{_PREFIX}*-{_LOCK}"):
+        try:
+            with FileLock(path, blocking=False):
+                prefix = path.name.removesuffix(_LOCK)
+                cleanup.remove(*cleanup.SHARED_MEMORY.glob(f"{prefix}*"))
+        except (Timeout, OSError):  # its server lives, or belongs to another user
+            continue

@@ -1,12 +1,19 @@
-"""Between Triton's Python backend and the plain functions that do the work.
+"""Connects Triton's Python backend with the plain functions that do the work.
 
-Only importable inside a Python model of Triton, which brings `triton_python_backend_utils`.
+It can be imported only inside a Python model: Triton provides `triton_python_backend_utils`.
+
+This is the one place where errors become status codes. When one model calls another, Triton
+replaces every code with INTERNAL and keeps the message. So models that others call (*inner*
+models) write their code in front of the message, as in ``[INVALID_ARG] the image has …``, and
+`call` reads it back. A message without a code comes from Triton itself: the model's queue is full,
+or its process has died and is being restarted.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -18,7 +25,7 @@ from numpy.typing import NDArray
 
 from hqsam_server.errors import (
     BadRequestError,
-    ModelCallError,
+    ModelUnavailableError,
     OverloadedError,
     RequestCancelledError,
     ServingError,
@@ -26,17 +33,21 @@ from hqsam_server.errors import (
 )
 from hqsam_server.models.metrics import Metrics, build
 
-# Triton drops the metrics of a family that nobody refers to.
+# Triton drops the metrics of a family that nothing refers to.
 _families: list[Any] = []
 
-# By name: the codes are not there yet when a model.py is imported.
+# By name: the codes do not exist yet when a model.py is imported. Other errors are INTERNAL.
 _CODES: dict[type[Exception], str] = {
     BadRequestError: "INVALID_ARG",
     UnknownImageError: "NOT_FOUND",
     OverloadedError: "UNAVAILABLE",
-    ModelCallError: "UNAVAILABLE",
+    ModelUnavailableError: "UNAVAILABLE",
     RequestCancelledError: "CANCELLED",
 }
+_INTERNAL = "INTERNAL"
+
+# An inner model's error, behind what ensembles put in front of it.
+_CODED = re.compile(r"(?:in ensemble '[^']*', )*\[([A-Z_]+)\] (.*)", re.DOTALL)
 
 
 def parameters(args: Mapping[str, str]) -> dict[str, str]:
@@ -74,17 +85,23 @@ def _metric(name: str, description: str, kind: Any) -> Any:
     return family.Metric(labels={})
 
 
-def answer(requests: Iterable[Any], handle: Callable[[Any], dict[str, NDArray[Any]]]) -> list[Any]:
+def answer(
+    requests: Iterable[Any],
+    handle: Callable[[Any], Mapping[str, NDArray[Any]]],
+    *,
+    inner: bool = False,
+) -> list[Any]:
     """Handle each request by itself, so that a bad one never fails its neighbours.
 
     Args:
-        requests: what `execute` is given.
+        requests: the argument of `execute`.
         handle: maps a request to its outputs by name.
+        inner: whether other models call this one; its errors then carry their code.
 
     Returns:
-        One response for each request, an error with its code where `handle` raised.
+        One response for each request: an error with its code where `handle` raised.
     """
-    return [_answer_one(request, handle) for request in requests]
+    return [_answer_one(request, handle, inner) for request in requests]
 
 
 def send_later(request: Any) -> tuple[Callable[[Any], None], Callable[[], bool]]:
@@ -106,13 +123,15 @@ def send_later(request: Any) -> tuple[Callable[[Any], None], Callable[[], bool]]
     return send, sender.is_cancelled
 
 
-def _answer_one(request: Any, handle: Callable[[Any], dict[str, NDArray[Any]]]) -> Any:
+def _answer_one(
+    request: Any, handle: Callable[[Any], Mapping[str, NDArray[Any]]], inner: bool
+) -> Any:
     try:
         if request.is_cancelled():
-            raise RequestCancelledError("cancelled before the work had begun")
+            raise RequestCancelledError("cancelled before the work began")
         return response(handle(request))
     except Exception as error:
-        return error_response(error)
+        return error_response(error, inner=inner)
 
 
 def response(outputs: Mapping[str, NDArray[Any]]) -> Any:
@@ -120,13 +139,20 @@ def response(outputs: Mapping[str, NDArray[Any]]) -> Any:
     return pb_utils.InferenceResponse([pb_utils.Tensor(*item) for item in outputs.items()])
 
 
-def error_response(error: Exception) -> Any:
-    """Make a response that carries an error's message under its gRPC code."""
-    code = getattr(pb_utils.TritonError, _CODES.get(type(error), "INTERNAL"))
+def error_response(error: Exception, *, inner: bool = False) -> Any:
+    """Make a response that carries an error's message under its gRPC code.
+
+    An error that is not of this project's own classes is logged with its traceback.
+    """
+    code = _CODES.get(type(error), _INTERNAL)
     if not isinstance(error, ServingError):
         _log(error)
-    message = str(error) or type(error).__name__
-    return pb_utils.InferenceResponse([], pb_utils.TritonError(message, code))
+    message = " ".join(str(error).split()) or type(error).__name__
+    if inner:
+        message = f"[{code}] {message}"
+    return pb_utils.InferenceResponse(
+        [], pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+    )
 
 
 def read(request: Any, name: str) -> NDArray[Any] | None:
@@ -177,7 +203,9 @@ def call(
     `tensor` makes the inputs' tensors; Triton's own class by default.
 
     Raises:
-        ModelCallError: that model answered with an error.
+        BadRequestError: that model refused the inputs.
+        ModelUnavailableError: it could not be asked, or is overloaded.
+        ServingError: it failed.
     """
     result = pb_utils.InferenceRequest(
         model_name=model_name,
@@ -186,8 +214,17 @@ def call(
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
     ).exec()
     if result.has_error():
-        raise ModelCallError(f"the model {model_name} failed: {result.error().message()}")
+        raise _call_error(model_name, result.error().message())
     return {tensor.name(): np.asarray(tensor.as_numpy()) for tensor in result.output_tensors()}
+
+
+def _call_error(model_name: str, message: str) -> ServingError:
+    coded = _CODED.fullmatch(message)
+    code, text = coded.groups() if coded else ("UNAVAILABLE", message)
+    if code == "INVALID_ARG":
+        return BadRequestError(text)
+    text = f"the model {model_name} failed: {text}"
+    return ModelUnavailableError(text) if code == "UNAVAILABLE" else ServingError(text)
 
 
 def _log(error: Exception) -> None:

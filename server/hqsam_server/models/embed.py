@@ -16,12 +16,11 @@ from typing import NamedTuple
 
 from hqsam_server.errors import (
     BadRequestError,
-    ModelCallError,
     OverloadedError,
     RequestCancelledError,
 )
 from hqsam_server.models.metrics import Metrics
-from hqsam_server.models.preprocess import Limits, check_header, preprocess
+from hqsam_server.models.preprocess import Limits, check_header
 from hqsam_server.store.embedding_store import EmbeddingStore, checked_image_id
 from hqsam_server.store.entry import Embedding
 
@@ -170,18 +169,8 @@ class Embedder:
         with self._store.exclusive(image_id):
             size = self._store.original_size(image_id)  # another process may have been first
             if size is None:
-                embedding = self._encoded(encoded)
+                embedding = self._encode(encoded)
+                self._metrics.encodes.increment(1)
                 self._store.put(image_id, embedding)
                 size = embedding.original_size
         return Embedded(image_id, size, already_stored=False)
-
-    def _encoded(self, encoded: bytes) -> Embedding:
-        try:
-            embedding = self._encode(encoded)
-        except ModelCallError:
-            # Calls between models lose the error's code: find out whether the image is
-            # at fault, which costs a decode in this case only.
-            preprocess(encoded, self._limits)
-            raise
-        self._metrics.encodes.increment(1)
-        return embedding

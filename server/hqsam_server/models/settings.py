@@ -1,8 +1,8 @@
 """Options of the Python models, from their config.pbtxt and from the environment.
 
-Every option is a parameter in the config.pbtxt of the models that use it, where its
-default is documented. An environment variable of the same name in capitals behind
-``HQSAM_``, such as ``HQSAM_STORE_FOLDER``, wins over it and holds for all models.
+Every option is a parameter in the config.pbtxt of the models that use it, which documents its
+default. An environment variable overrides it in all models: ``HQSAM_`` and the name in capitals,
+such as ``HQSAM_STORE_FOLDER``.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from hqsam_server.errors import ServingError, StoreError
 from hqsam_server.models.metrics import Metrics
 from hqsam_server.models.preprocess import Limits
 from hqsam_server.models.prompt_checks import PromptLimits
-from hqsam_server.store.embedding_store import EmbeddingStore
-from hqsam_server.store.fingerprint import fingerprint
+from hqsam_server.store.embedding_store import EmbeddingStore, entries
+from hqsam_server.store.producer import producer
 
 AUTO = "auto"
-"""As `store_folder`: on tmpfs where there is one. As `store_bytes`: a quarter of the free space."""
+"""`store_folder`: on tmpfs if there is one. `store_bytes`: a quarter of the free space."""
 
 
 def text(parameters: Mapping[str, str], name: str) -> str:
-    """Return an option as it stands.
+    """Return an option as text.
 
     Raises:
-        ServingError: neither the environment nor the parameters have it.
+        ServingError: it is neither in the environment nor in the parameters.
     """
     value = os.environ.get(f"HQSAM_{name.upper()}", parameters.get(name))
     if value is None:
@@ -40,7 +41,7 @@ def number(parameters: Mapping[str, str], name: str) -> int:
     """Return an option that is a whole number above zero.
 
     Raises:
-        ServingError: it is missing, or no such number.
+        ServingError: it is missing, or not such a number.
     """
     value = text(parameters, name)
     if not (value.isascii() and value.isdigit() and int(value) > 0):
@@ -49,12 +50,12 @@ def number(parameters: Mapping[str, str], name: str) -> int:
 
 
 def limits(parameters: Mapping[str, str]) -> Limits:
-    """Return what an image may cost."""
+    """Return the limits on an image."""
     return Limits(number(parameters, "max_bytes"), number(parameters, "max_pixels"))
 
 
 def prompt_limits(parameters: Mapping[str, str]) -> PromptLimits:
-    """Return what a request to `segment` may ask for."""
+    """Return the limits on a request to `segment`."""
     return PromptLimits(number(parameters, "max_prompts"), number(parameters, "max_points"))
 
 
@@ -63,7 +64,7 @@ def open_store(parameters: Mapping[str, str], repository: Path, metrics: Metrics
 
     Args:
         parameters: those of the model's config.pbtxt.
-        repository: the model repository, for the fingerprint of its weights.
+        repository: the model repository, whose weights are part of each entry's key.
         metrics: where the store reports.
 
     Raises:
@@ -72,32 +73,45 @@ def open_store(parameters: Mapping[str, str], repository: Path, metrics: Metrics
     precision = text(parameters, "store_precision")
     if precision not in ("fp32", "fp16"):
         raise ServingError(f"the option store_precision is {precision!r}, expected fp32 or fp16")
-    folder = _store_folder(parameters)
+    folder = store_folder(parameters)
     if text(parameters, "store_bytes") == AUTO:
         max_bytes = _quarter_of_free(folder)
     else:
         max_bytes = number(parameters, "store_bytes")
     half = precision == "fp16"
     return EmbeddingStore(
-        folder, fingerprint(repository), metrics, max_bytes=max_bytes, half_precision=half
+        folder,
+        _producer(parameters, repository),
+        metrics,
+        max_bytes=max_bytes,
+        half_precision=half,
     )
 
 
 def open_store_to_read(
     parameters: Mapping[str, str], repository: Path, metrics: Metrics
 ) -> EmbeddingStore:
-    """Open the same store for reading only; arguments and errors as of `open_store`."""
-    return EmbeddingStore(_store_folder(parameters), fingerprint(repository), metrics)
+    """Open the same store for reading only; arguments and errors are those of `open_store`."""
+    return EmbeddingStore(store_folder(parameters), _producer(parameters, repository), metrics)
 
 
-def _store_folder(parameters: Mapping[str, str]) -> Path:
+def _producer(parameters: Mapping[str, str], repository: Path) -> str:
+    return producer(repository, text(parameters, "computed_by"))
+
+
+def store_folder(parameters: Mapping[str, str]) -> Path:
+    """Return the folder of the embedding store.
+
+    Raises:
+        ServingError: the option is missing, or the default folder is another user's.
+    """
     option = text(parameters, "store_folder")
     if option != AUTO:
         return Path(option)
     tmpfs = Path("/dev/shm")  # noqa: S108
     base = tmpfs if os.access(tmpfs, os.W_OK) else Path(tempfile.gettempdir())
     folder = base / f"hqsam-store-{os.getuid()}"
-    # Everybody may write to the folder that it is in, and could have made it first.
+    # Everybody may write to the folder above, so another user could have made this one.
     if folder.exists() and folder.stat().st_uid != os.getuid():
         raise StoreError(f"{folder} belongs to another user: set store_folder to another folder")
     return folder
@@ -105,8 +119,8 @@ def _store_folder(parameters: Mapping[str, str]) -> Path:
 
 def _quarter_of_free(folder: Path) -> int:
     """Return a quarter of the space that would be free without the entries in the folder."""
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
-    entries = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return (shutil.disk_usage(existing).free + entries) // 4
+    used = sum(entry.bytes for entry in entries(folder))
+    for existing in (folder, *folder.parents):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return (shutil.disk_usage(existing).free + used) // 4
+    raise StoreError(f"{folder} is on no file system: set store_folder to another folder")

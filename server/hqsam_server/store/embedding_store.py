@@ -1,41 +1,42 @@
 """The embedding store: a folder of files, one for each image, shared by processes.
 
-An entry is a file (`hqsam_server.store.entry`) named ``<fingerprint>-<image_id>.safetensors``:
-the fingerprint of the weights and the digest of the image, so that neither new weights
-nor another image are ever answered with old embeddings.
+An entry is a file (`hqsam_server.store.entry`) named ``<producer>-<image_id>.safetensors``: the
+digest of what computed it (`hqsam_server.store.producer`) and the digest of the image. So neither
+other weights, nor another precision, nor another image is ever answered with it.
 
-- Writers take turns (a lock on ``.write.lock``), write to a temporary name and rename,
-  so that readers, who need no lock, see whole entries or none. A temporary file that
-  a writer finds in its turn belongs to one that died, and is removed.
-- Reading an entry sets its modification time; the least recently read goes first. One from
-  the future, where the clock was set back, goes before them: it would stay for ever.
-- An entry that cannot be read or is not what its name says is a miss, and is removed.
+- Writers take turns (a lock on ``.write.lock``), write to a temporary name and rename. Readers need
+  no lock: they see whole entries or none. A writer removes temporary files that it finds in its
+  turn: their writer died.
+- Reading an entry sets its modification time; the least recently read entry is evicted first. An
+  entry from the future, after the clock was set back, is evicted before all others, as it would
+  otherwise stay for ever.
+- A damaged entry is a miss, and is removed. An entry that cannot be read for another reason, such
+  as too many open files, stays, and the request fails.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from hqsam_client.contract import IMAGE_ID_LENGTH
 
+from hqsam_server import file_lock
 from hqsam_server.errors import BadRequestError, StoreError
 from hqsam_server.models.metrics import Metrics
 from hqsam_server.store.entry import Embedding, dump, load, load_size, max_file_bytes
 
-# Changes whenever the same image and weights are to give other embeddings, or the file
-# another layout.
-_FORMAT = "hqsam-embedding-2"
+# Change it whenever the same image and producer give other embeddings, or files another layout.
+_FORMAT = "hqsam-embedding-3"
 _SUFFIX = ".safetensors"
 _TEMPORARY = ".writing"
-# How far the clocks of machines that share a folder may be apart.
+# How far apart the clocks of machines that share a folder may be.
 _SKEW_NS = 60 * 10**9
 _IMAGE_ID = re.compile(rf"[0-9a-f]{{{IMAGE_ID_LENGTH}}}")
 _T = TypeVar("_T")
@@ -45,7 +46,7 @@ def checked_image_id(image_id: str) -> str:
     """Return an `image_id` that is safe as a file name.
 
     Raises:
-        BadRequestError: it is anything but 64 lower-case hex digits.
+        BadRequestError: it is not 64 lower-case hex digits.
     """
     if not _IMAGE_ID.fullmatch(image_id):
         raise BadRequestError(
@@ -55,33 +56,55 @@ def checked_image_id(image_id: str) -> str:
     return image_id
 
 
+class Entry(NamedTuple):
+    """An entry's file, its size, and when it was last used (0 if that is in the future)."""
+
+    used_ns: int
+    bytes: int
+    path: Path
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Return the entries in a store's folder; other processes may remove some meanwhile."""
+    latest_ns = time.time_ns() + _SKEW_NS
+    found = []
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as files:
+        for file in files:
+            if file.name.endswith(_SUFFIX):
+                with suppress(FileNotFoundError):
+                    status = file.stat()
+                    used_ns = status.st_mtime_ns if status.st_mtime_ns <= latest_ns else 0
+                    found.append(Entry(used_ns, status.st_size, Path(file.path)))
+    return found
+
+
 class EmbeddingStore:
     """Embeddings in a folder, bounded in bytes."""
 
     def __init__(
         self,
         folder: Path,
-        fingerprint: str,
+        producer: str,
         metrics: Metrics,
         *,
         max_bytes: int | None = None,
         half_precision: bool = False,
     ) -> None:
-        """Open a store, making its folder where it is missing.
+        """Open a store, and make its folder if it is missing.
 
         Args:
             folder: where the entries are; other processes may use it at the same time.
-            fingerprint: of the weights that the embeddings are from.
+            producer: digest of what computes the embeddings, 64 hex digits.
             metrics: where evictions, bytes and entries are reported.
-            max_bytes: what all entries together may take, of whatever weights; None for
-                no bound, as fits a process that only reads.
+            max_bytes: bound on the size of all entries together, those of other producers
+                included; None for no bound, as in a process that only reads.
             half_precision: write entries in fp16; entries of both kinds are read.
 
         Raises:
-            StoreError: the folder cannot be used, or not one entry would fit.
+            StoreError: the folder cannot be used, or there is no room for a single entry.
         """
         self._folder = folder
-        self._fingerprint = fingerprint
+        self._producer = producer
         self._metrics = metrics
         self._max_bytes = max_bytes
         self._half_precision = half_precision
@@ -97,32 +120,30 @@ class EmbeddingStore:
                 self._remove_left()
                 self._report()
         except OSError as error:
-            raise self._unusable(error) from error
+            raise self._unusable("written", error) from error
 
     def get(self, image_id: str) -> Embedding | None:
-        """Return an entry, which thereby becomes the most recently used, or None.
+        """Return an entry, or None if it is not stored. It becomes the most recently used.
 
         Raises:
             BadRequestError: `image_id` is malformed.
+            StoreError: the entry exists and cannot be read; it stays.
         """
         return self._read(image_id, self._load)
 
     def original_size(self, image_id: str) -> tuple[int, int] | None:
-        """Return (height, width) of an entry's image, reading little more, or None.
+        """Return (height, width) of an entry's image, or None; reads only the entry's header.
 
-        The entry becomes the most recently used.
-
-        Raises:
-            BadRequestError: `image_id` is malformed.
+        The entry becomes the most recently used. Raises the errors of `get`.
         """
         return self._read(image_id, load_size)
 
     def put(self, image_id: str, embedding: Embedding) -> None:
-        """Write an entry, after removing the least recently used ones if it needs room.
+        """Write an entry; evicts the least recently used ones if it needs room.
 
         Raises:
             BadRequestError: `image_id` is malformed.
-            StoreError: it cannot be written, though all other entries were removed.
+            StoreError: it cannot be written, even after all other entries were evicted.
         """
         path = self._path(image_id)
         content = dump(embedding, self._key(image_id), self._half_precision)
@@ -131,13 +152,13 @@ class EmbeddingStore:
                 self._write(path, content)
                 self._report()
         except OSError as error:
-            raise self._unusable(error) from error
+            raise self._unusable("written", error) from error
 
     @contextmanager
     def exclusive(self, image_id: str) -> Iterator[None]:
-        """Hold the only right, among all processes, to encode this image.
+        """Hold the exclusive right, among all processes, to encode this image.
 
-        Some images share a lock, so that there is a bounded number of lock files.
+        Images share 256 locks, so that the number of lock files is bounded.
 
         Raises:
             StoreError: the lock cannot be taken.
@@ -146,28 +167,25 @@ class EmbeddingStore:
             try:
                 stack.enter_context(self._locked(f".key-{int(image_id[:2], 16)}.lock"))
             except OSError as error:
-                raise self._unusable(error) from error
+                raise self._unusable("written", error) from error
             yield
 
     def _path(self, image_id: str) -> Path:
-        name = f"{self._fingerprint}-{checked_image_id(image_id)}{_SUFFIX}"
+        name = f"{self._producer}-{checked_image_id(image_id)}{_SUFFIX}"
         return self._folder / name
 
-    @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        # The folder may have been removed under a running server.
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self._folder / name).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # released by closing, and by dying
-            yield
+    def _locked(self, name: str) -> AbstractContextManager[None]:
+        return file_lock.locked(self._folder / name)
 
     def _read(self, image_id: str, load: Callable[[Path, dict[str, str]], _T]) -> _T | None:
         path = self._path(image_id)
         try:
             found = load(path, self._key(image_id))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError):
+        except OSError as error:
+            raise self._unusable("read", error) from error
+        except ValueError:  # damaged
             with suppress(OSError):
                 path.unlink()
                 self._report()
@@ -177,7 +195,7 @@ class EmbeddingStore:
         return found
 
     def _load(self, path: Path, key: dict[str, str]) -> Embedding:
-        """Load an entry, or return it as it is if it is that of the last call."""
+        """Load an entry; keep the last one, and return it again while its file is the same."""
         status = path.stat()
         file = (path, status.st_ino, status.st_size)
         if self._last is None or self._last[0] != file:
@@ -185,7 +203,7 @@ class EmbeddingStore:
         return self._last[1]
 
     def _key(self, image_id: str) -> dict[str, str]:
-        return {"format": _FORMAT, "fingerprint": self._fingerprint, "image_id": image_id}
+        return {"format": _FORMAT, "producer": self._producer, "image_id": image_id}
 
     def _write(self, path: Path, content: bytes) -> None:
         """Write a file in one step; the caller holds the lock."""
@@ -198,7 +216,7 @@ class EmbeddingStore:
                 with temporary.open("wb") as file:
                     file.write(content)
                     file.flush()
-                    # Else a crash of the machine may leave a whole name on half a file.
+                    # Otherwise a crash of the machine may leave half a file under its final name.
                     os.fsync(file.fileno())
                 temporary.replace(path)
                 return
@@ -210,22 +228,13 @@ class EmbeddingStore:
                     raise
 
     def _remove_left(self) -> None:
-        """Remove what dead writers left; the caller holds the lock."""
+        """Remove the temporary files of dead writers; the caller holds the lock."""
         for left in self._folder.glob(f"*{_TEMPORARY}"):
             left.unlink(missing_ok=True)
 
-    def _entries(self) -> list[_Entry]:
-        """Return the entries of all weights, the least recently used first."""
-        latest_ns = time.time_ns() + _SKEW_NS
-        found = []
-        with os.scandir(self._folder) as files:
-            for file in files:
-                if file.name.endswith(_SUFFIX):
-                    with suppress(FileNotFoundError):
-                        status = file.stat()
-                        used_ns = status.st_mtime_ns if status.st_mtime_ns <= latest_ns else 0
-                        found.append(_Entry(used_ns, status.st_size, Path(file.path)))
-        return sorted(found, key=lambda entry: entry.used_ns)
+    def _entries(self) -> list[Entry]:
+        """Return the entries of all producers, the least recently used first."""
+        return sorted(entries(self._folder), key=lambda entry: entry.used_ns)
 
     def _evict(self, max_bytes: int, but: Path) -> int:
         """Remove the least recently used of the other entries until they fit; return how many."""
@@ -246,14 +255,13 @@ class EmbeddingStore:
         self._metrics.store_bytes.set(sum(entry.bytes for entry in entries))
         self._metrics.store_entries.set(len(entries))
 
-    def _unusable(self, error: OSError) -> StoreError:
+    def _unusable(self, done: str, error: OSError) -> StoreError:
+        advice = "free space there, or set store_folder and store_bytes"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            advice = "raise the limit on open files"
+        elif done == "read":
+            advice = "see to its files and permissions, or set store_folder"
         return StoreError(
-            f"the embedding store in {self._folder} cannot be written: "
-            f"{error.strerror or error}; free space there, or set store_folder and store_bytes"
+            f"the embedding store in {self._folder} cannot be {done}: "
+            f"{error.strerror or error}; {advice}"
         )
-
-
-class _Entry(NamedTuple):
-    used_ns: int
-    bytes: int
-    path: Path

@@ -1,20 +1,24 @@
-// The calls of the page's server.
+// Calls to the page's server.
 
-import { MASK_SIDE } from "./mask.js";
+import { MASK_SIZE } from "./mask.js";
+
+export const OFFLINE = "The page’s own server does not answer. Is hqsam ui still running?";
 
 /**
- * @typedef {object} Opened A picture that the server knows.
+ * @typedef {object} Opened An image that the server has encoded.
  * @property {string} image_id
- * @property {number} width original pixels of the upright picture
+ * @property {number} width original pixels of the upright image
  * @property {number} height
- * @property {boolean} known whether it had been encoded before
+ * @property {boolean} known whether it was encoded before
  * @property {number} seconds
+ *
+ * @typedef {{ready: boolean, url: string, max_image_bytes: number, max_objects: number}} Status
  */
 
-/** An answer that is no result, or none at all. */
+/** A call failed: the server answered with an error, or not at all. */
 export class CallError extends Error {
   /**
-   * @param {string} code what to go by, such as "unavailable"
+   * @param {string} code such as "unavailable"
    * @param {string} message for the user
    */
   constructor(code, message) {
@@ -22,8 +26,8 @@ export class CallError extends Error {
     this.code = code;
   }
 
-  /** Whether the same call may succeed later, by itself. */
-  get passing() {
+  /** Whether the same call may succeed later. */
+  get temporary() {
     return ["unavailable", "offline", "timeout"].includes(this.code);
   }
 }
@@ -39,19 +43,19 @@ async function call(path, options) {
     response = await fetch(path, { credentials: "omit", ...options });
   } catch (error) {
     if (options?.signal?.aborted) throw error;
-    throw new CallError("offline", "This page’s own server does not answer. Is hqsam ui still running?");
+    throw new CallError("offline", OFFLINE);
   }
   if (response.ok) return response;
   let answer = null;
   try {
     answer = await response.json();
   } catch {
-    // Whatever stands between did not answer in our words.
+    // Not the page's own server: a proxy, for example.
   }
   throw new CallError(answer?.code ?? "failed", answer?.message ?? `The server answered ${response.status}.`);
 }
 
-/** @returns {Promise<{ready: boolean, url: string, max_bytes: number}>} */
+/** @returns {Promise<Status>} */
 export async function status() {
   return (await call("/api/status")).json();
 }
@@ -64,13 +68,13 @@ export async function status() {
 export async function open(file, signal) {
   let body;
   try {
-    // Read first: a file that was deleted or changed meanwhile is not a server that is gone.
+    // Read it first: fetch would report a deleted or changed file like a missing server.
     body = await file.arrayBuffer();
   } catch {
-    throw new CallError("file", "The file cannot be read any more. Choose it again.");
+    throw new CallError("file", "The file can no longer be read. Choose it again.");
   }
   const headers = { "content-type": "application/octet-stream" };
-  return (await call("/api/pictures", { method: "POST", headers, body, signal })).json();
+  return (await call("/api/images", { method: "POST", headers, body, signal })).json();
 }
 
 /**
@@ -81,9 +85,9 @@ export async function open(file, signal) {
  * @returns {Promise<{logits: Float32Array, iou: number}>}
  */
 export async function segment(imageId, prompt, refine, signal) {
-  const response = await post(`/api/pictures/${imageId}/mask`, prompt, refine ? [refine] : [], signal);
+  const response = await post(`/api/images/${imageId}/mask`, prompt, refine ? [refine] : [], signal);
   const logits = new Float32Array(await response.arrayBuffer());
-  if (logits.length !== MASK_SIDE * MASK_SIDE) throw new CallError("failed", "The mask came back incomplete.");
+  if (logits.length !== MASK_SIZE * MASK_SIZE) throw new CallError("failed", "The server’s answer is incomplete.");
   return { logits, iou: Number(response.headers.get("x-mask-iou")) };
 }
 
@@ -95,11 +99,11 @@ export async function segment(imageId, prompt, refine, signal) {
  * @returns {Promise<Blob>}
  */
 export async function download(imageId, name, fields, masks) {
-  return (await post(`/api/pictures/${imageId}/${name}`, fields, masks)).blob();
+  return (await post(`/api/images/${imageId}/${name}`, fields, masks)).blob();
 }
 
 /**
- * A line of JSON, and behind it the masks as they are in memory.
+ * Send a line of JSON, followed by the masks' bytes.
  *
  * @param {string} path
  * @param {object} fields

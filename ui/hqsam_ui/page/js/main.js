@@ -1,6 +1,6 @@
-// Puts the page together.
+// Connects the parts of the page.
 
-import { CallError } from "./api.js";
+import { CallError, OFFLINE } from "./api.js";
 import { element, Panel } from "./panel.js";
 import { Session } from "./session.js";
 import { Stage } from "./stage.js";
@@ -9,14 +9,14 @@ import { colorOf } from "./state.js";
 const session = new Session();
 const panel = new Panel(session);
 const { history } = session;
-const image = /** @type {HTMLImageElement} */ (element("picture"));
+const photo = /** @type {HTMLImageElement} */ (element("image"));
 const chooser = /** @type {HTMLInputElement} */ (element("file"));
 const help = /** @type {HTMLDialogElement} */ (element("help"));
 const refine = /** @type {HTMLInputElement} */ (element("refine"));
 const hover = /** @type {HTMLInputElement} */ (element("hover"));
 const mode = /** @type {HTMLSelectElement} */ (element("mode"));
 
-/** What a plain click means. @type {0 | 1} */
+/** Label of a plain click: 1 adds, 0 removes. @type {0 | 1} */
 let label = 1;
 
 const stage = new Stage(
@@ -25,47 +25,47 @@ const stage = new Stage(
   /** @type {HTMLCanvasElement} */ (element("canvas")),
   {
     label: () => label,
-    onPoint: (x, y, meant) => canPrompt() && history.addPoint({ x, y, label: meant }),
+    onPoint: (x, y, pointLabel) => canPrompt() && history.addPoint({ x, y, label: pointLabel }),
     onBox: (box) => canPrompt() && history.setBox(box),
-    onHover: (at, meant) => session.preview(at, meant),
+    onHover: (at, pointLabel) => session.preview(at, pointLabel),
     onCross: (x, y) => session.preview({ x, y }, label),
   },
 );
 
-/** While a picture is being encoded, too: what was clicked is asked then. */
+/** Clicks made while the image is being encoded are answered afterwards. */
 const canPrompt = () => session.phase === "encoding" || session.phase === "ready";
 
 session.addEventListener("change", () => {
-  const { picture } = session;
-  // The server's word on the size counts; the browser's does until then.
-  if (picture && (picture.width !== stage.size.width || picture.height !== stage.size.height)) stage.setSize(picture);
+  const { image } = session;
+  // The size that the server reports replaces the one that the browser measured.
+  if (image && (image.width !== stage.size.width || image.height !== stage.size.height)) stage.setSize(image);
   stage.show(session.phase === "empty" ? null : history.state);
 });
 session.addEventListener("preview", (event) => stage.showPreview(/** @type {CustomEvent} */ (event).detail));
 
-/** Show a picture at once, and have it encoded meanwhile. @param {File} file */
+/** Show an image and send it to be encoded. @param {File} file */
 async function show(file) {
-  panel.calm();
-  URL.revokeObjectURL(image.src);
+  panel.hideError();
+  URL.revokeObjectURL(photo.src);
   element("frame").hidden = true;
-  image.src = URL.createObjectURL(file);
-  image.alt = file.name;
+  photo.src = URL.createObjectURL(file);
+  photo.alt = file.name;
   const opened = session.open(file);
-  const { src } = image;
+  const { src } = photo;
   try {
-    await image.decode();
+    await photo.decode();
   } catch {
-    if (image.src !== src) return;
+    if (photo.src !== src) return;
     await opened;
-    // Where the server could not read it either, it has said so.
+    // If the server could not read it either, its error is shown already.
     if (session.phase === "ready") {
-      panel.complain(new CallError("picture", "This browser cannot show this kind of picture. Try JPEG, PNG or WebP."));
+      panel.showError(new CallError("image", "Your browser cannot show this image format. Try JPEG, PNG or WebP."));
     }
     return;
   }
-  if (image.src !== src) return;
+  if (photo.src !== src) return;
   element("frame").hidden = false;
-  if (!session.picture) stage.setSize({ width: image.naturalWidth, height: image.naturalHeight });
+  if (!session.image) stage.setSize({ width: photo.naturalWidth, height: photo.naturalHeight });
   stage.fit();
 }
 
@@ -81,48 +81,48 @@ async function showSample() {
     const response = await fetch(`/${name}`);
     show(new File([await response.blob()], name, { type: "image/png" }));
   } catch {
-    panel.complain(new CallError("file", "This page’s own server does not answer. Is hqsam ui still running?"));
+    panel.showError(new CallError("file", OFFLINE));
   }
 }
 
-/** @param {0 | 1} meant */
-function setLabel(meant) {
-  label = meant;
-  element("add").setAttribute("aria-pressed", String(meant === 1));
-  element("take").setAttribute("aria-pressed", String(meant === 0));
+/** @param {0 | 1} newLabel */
+function setLabel(newLabel) {
+  label = newLabel;
+  element("add").setAttribute("aria-pressed", String(label === 1));
+  element("remove").setAttribute("aria-pressed", String(label === 0));
 }
 
 /**
- * @param {string} name as the server calls it
- * @param {string} ending of the file
+ * @param {string} name of the download, such as "mask.png"
+ * @param {string} suffix of the file's name
  */
-async function save(name, ending) {
-  const things = name === "mask.png" ? [history.selected] : [...history.state.things];
+async function save(name, suffix) {
+  const items = name === "mask.png" ? [history.selected] : [...history.state.items];
   const masks = [];
   const objects = [];
-  for (const thing of things) {
-    if (!thing.mask) continue;
-    masks.push(thing.mask.logits);
-    objects.push({ color: colorOf(thing), iou: thing.mask.iou });
+  for (const item of items) {
+    if (!item.mask) continue;
+    masks.push(item.mask.logits);
+    objects.push({ color: colorOf(item), iou: item.mask.iou });
   }
   if (!masks.length) return;
-  const stem = (session.file?.name ?? "picture").replace(/\.[^.]*$/, "");
+  const stem = (session.file?.name ?? "image").replace(/\.[^.]*$/, "");
   try {
     const blob = await session.download(name, { name: session.file?.name, objects }, masks);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
-    link.download = `${stem}-${ending}`;
+    link.download = `${stem}-${suffix}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   } catch (error) {
-    panel.complain(error);
+    panel.showError(error);
   }
 }
 
 /** @type {Record<string, () => void>} */
 const clicks = {
   add: () => setLabel(1),
-  take: () => setLabel(0),
+  remove: () => setLabel(0),
   undo: () => history.undo(),
   redo: () => history.redo(),
   clear: () => history.clear(),
@@ -140,13 +140,13 @@ for (const [id, act] of Object.entries(clicks)) element(id).addEventListener("cl
 
 chooser.addEventListener("change", () => {
   if (chooser.files?.[0]) show(chooser.files[0]);
-  // So that choosing the same file again is a change, too.
+  // Otherwise choosing the same file again would not be a change.
   chooser.value = "";
 });
 refine.addEventListener("change", () => (session.refine = refine.checked));
 hover.addEventListener("change", () => (session.hover = hover.checked));
 mode.addEventListener("change", () => session.setMode(mode.value));
-// A reloaded page may come with what was set before.
+// Browsers restore the options when the page is reloaded.
 session.refine = refine.checked;
 session.hover = hover.checked;
 session.mode = mode.value;
@@ -192,7 +192,7 @@ window.addEventListener("keydown", (event) => {
     else history.undo();
     return;
   }
-  const digit = /^[1-9]$/.test(event.key) ? history.state.things[Number(event.key) - 1] : undefined;
+  const digit = /^[1-9]$/.test(event.key) ? history.state.items[Number(event.key) - 1] : undefined;
   const act = digit ? () => history.select(digit.id) : (keys[event.key] ?? keys[event.key.toLowerCase()]);
   if (!act) return;
   event.preventDefault();

@@ -1,29 +1,30 @@
-// A mask's low-resolution logits, drawn at the size of the screen.
+// Draws a mask from its low-resolution logits at the screen's resolution.
 
-/** Side of the logits, which cover the whole input frame. */
-export const MASK_SIDE = 256;
+/** Side of the logits, which cover the whole input frame; as in the client's contract. */
+export const MASK_SIZE = 256;
 
-const INPUT_SIDE = 1024;
+/** Side of the input frame in pixels. */
+const INPUT_SIZE = 1024;
 
 /** @typedef {[number, number, number]} Rgb */
 
 /**
- * The picture's part of the frame, in logits.
+ * Return the part of the input frame that the image covers, in units of logits.
  *
- * @param {{width: number, height: number}} picture original pixels
+ * @param {{width: number, height: number}} size of the image, original pixels
  */
 function covered({ width, height }) {
-  const scale = INPUT_SIDE / Math.max(width, height);
+  const scale = INPUT_SIZE / Math.max(width, height);
   const side = (/** @type {number} */ length) =>
-    (Math.max(1, Math.floor(length * scale + 0.5)) * MASK_SIDE) / INPUT_SIDE;
+    (Math.max(1, Math.floor(length * scale + 0.5)) * MASK_SIZE) / INPUT_SIZE;
   return { width: side(width), height: side(height) };
 }
 
 /**
- * The two neighbours of each sample along an axis, and the second one's weight.
+ * Return each sample's two neighbours along an axis, and the weight of the second.
  *
- * @param {number} length samples
- * @param {number} span logits that they are spread over
+ * @param {number} length number of samples
+ * @param {number} span number of logits that the samples cover
  */
 function taps(length, span) {
   const low = new Uint16Array(length);
@@ -31,35 +32,35 @@ function taps(length, span) {
   const weight = new Float32Array(length);
   for (let i = 0; i < length; i++) {
     const at = Math.max(0, ((i + 0.5) * span) / length - 0.5);
-    low[i] = Math.min(Math.floor(at), MASK_SIDE - 1);
-    high[i] = Math.min(low[i] + 1, MASK_SIDE - 1);
+    low[i] = Math.min(Math.floor(at), MASK_SIZE - 1);
+    high[i] = Math.min(low[i] + 1, MASK_SIZE - 1);
     weight[i] = at - low[i];
   }
   return { low, high, weight };
 }
 
 /**
- * Draw a mask: tinted inside, its border a line with a light one outside of it.
+ * Draw a mask: tinted inside, with a contour and a thin light line around it.
  *
- * Logits over the length of their gradient are about the distance to the border in pixels,
- * which is all that smooth lines take.
+ * A logit divided by the length of its gradient is about the distance to the border in pixels;
+ * smooth lines are drawn from that.
  *
  * @param {Float32Array} logits [256, 256], rows first
- * @param {{width: number, height: number}} picture original pixels
+ * @param {{width: number, height: number}} size of the image, original pixels
  * @param {number} width of the canvas, pixels
  * @param {number} height
- * @param {{color: Rgb, tint: number, line: number}} style opacity inside, width of the line
+ * @param {{color: Rgb, tint: number, line: number}} style tint: opacity inside; line: width of the contour, pixels
  * @returns {HTMLCanvasElement}
  */
-export function draw(logits, picture, width, height, { color, tint, line }) {
+export function draw(logits, size, width, height, { color, tint, line }) {
   const canvas = document.createElement("canvas");
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d");
   if (!context) return canvas;
-  const image = context.createImageData(width, height);
-  const pixels = new Uint32Array(image.data.buffer);
-  const span = covered(picture);
+  const imageData = context.createImageData(width, height);
+  const pixels = new Uint32Array(imageData.data.buffer);
+  const span = covered(size);
   const columns = taps(width, span.width);
   const rows = taps(height, span.height);
   const wide = widen(logits, columns, width, rows.high[height - 1] + 1);
@@ -94,24 +95,24 @@ export function draw(logits, picture, width, height, { color, tint, line }) {
       }
     }
   }
-  context.putImageData(image, 0, 0);
+  context.putImageData(imageData, 0, 0);
   return canvas;
 }
 
 /**
- * Enlarge the first rows of logits along the other axis.
+ * Enlarge the first rows of the logits horizontally.
  *
  * @param {Float32Array} logits
  * @param {ReturnType<typeof taps>} columns
  * @param {number} width
- * @param {number} count rows
+ * @param {number} count number of rows
  */
 function widen(logits, columns, width, count) {
   const wide = new Float32Array(count * width);
   for (let row = 0; row < count; row++) {
     for (let x = 0; x < width; x++) {
-      const left = logits[row * MASK_SIDE + columns.low[x]];
-      const right = logits[row * MASK_SIDE + columns.high[x]];
+      const left = logits[row * MASK_SIZE + columns.low[x]];
+      const right = logits[row * MASK_SIZE + columns.high[x]];
       wide[row * width + x] = left + columns.weight[x] * (right - left);
     }
   }
@@ -119,15 +120,15 @@ function widen(logits, columns, width, count) {
 }
 
 /**
- * Whether there is anything of the object on the picture.
+ * Tell whether a mask has no pixel inside the image.
  *
  * @param {Float32Array} logits
- * @param {{width: number, height: number}} picture
+ * @param {{width: number, height: number}} size of the image, original pixels
  */
-export function isEmpty(logits, picture) {
-  const span = covered(picture);
+export function isEmpty(logits, size) {
+  const span = covered(size);
   for (let y = 0; y < span.height; y++) {
-    for (let x = 0; x < span.width; x++) if (logits[y * MASK_SIDE + x] > 0) return false;
+    for (let x = 0; x < span.width; x++) if (logits[y * MASK_SIZE + x] > 0) return false;
   }
   return true;
 }

@@ -1,11 +1,11 @@
-// What stands around the picture: objects, buttons, times, messages.
+// The panel around the image: objects, buttons, times and messages.
 
 import { CallError } from "./api.js";
 import { isEmpty } from "./mask.js";
-import { colorOf, isAsked } from "./state.js";
+import { colorOf, hasPrompts } from "./state.js";
 
 /** @typedef {import("./session.js").Session} Session */
-/** @typedef {import("./state.js").Thing} Thing */
+/** @typedef {import("./state.js").Item} Item */
 
 /** @param {string} id */
 export const element = (id) => {
@@ -20,7 +20,7 @@ const button = (id) => /** @type {HTMLButtonElement} */ (element(id));
 /** @param {string} id @param {string} text */
 function write(id, text) {
   const target = element(id);
-  // Written anew, the same text would be read out again.
+  // Screen readers would read an unchanged text again.
   if (target.textContent !== text) target.textContent = text;
 }
 
@@ -34,12 +34,12 @@ export class Panel {
   constructor(session) {
     this.session = session;
     session.addEventListener("change", () => this.update());
-    session.addEventListener("failed", (event) => this.complain(/** @type {CustomEvent} */ (event).detail));
-    session.addEventListener("recovered", () => this.calm());
-    session.addEventListener("masked", () => this.calm());
-    element("error-close").addEventListener("click", () => this.calm());
+    session.addEventListener("failed", (event) => this.showError(/** @type {CustomEvent} */ (event).detail));
+    session.addEventListener("recovered", () => this.hideError());
+    session.addEventListener("masked", () => this.hideError());
+    element("error-close").addEventListener("click", () => this.hideError());
     element("retry").addEventListener("click", () => {
-      this.calm();
+      this.hideError();
       session.retry();
     });
     this.update();
@@ -48,14 +48,14 @@ export class Panel {
   update() {
     const { session } = this;
     const { history, phase, server } = session;
-    const { things } = history.state;
-    const done = things.filter((thing) => thing.mask);
+    const { items } = history.state;
+    const done = items.filter((item) => item.mask);
     button("undo").disabled = !history.canUndo;
     button("redo").disabled = !history.canRedo;
-    button("clear").disabled = !isAsked(history.selected);
-    button("new").disabled = !isAsked(history.selected);
-    button("save-mask").disabled = !session.picture || !history.selected.mask;
-    button("save-overlay").disabled = button("save-coco").disabled = !session.picture || !done.length;
+    button("clear").disabled = !hasPrompts(history.selected);
+    button("new").disabled = !hasPrompts(history.selected);
+    button("save-mask").disabled = !session.image || !history.selected.mask;
+    button("save-overlay").disabled = button("save-coco").disabled = !session.image || !done.length;
     element("encoding").hidden = phase !== "encoding";
     element("stage").dataset.state = phase === "empty" ? "empty" : "ready";
     element("empty").hidden = phase !== "empty";
@@ -70,54 +70,54 @@ export class Panel {
   }
 
   #opened() {
-    const { openedMs, picture } = this.session;
-    if (openedMs === null || !picture) return "–";
-    return picture.known ? `known already, ${time(openedMs)}` : `encoded in ${time(openedMs)}`;
+    const { openedMs, image } = this.session;
+    if (openedMs === null || !image) return "–";
+    return image.known ? `already encoded, ${time(openedMs)}` : `encoded in ${time(openedMs)}`;
   }
 
   #state() {
     const { session } = this;
-    const { history, phase, picture, file } = session;
-    if (phase === "empty") return "No picture yet.";
-    if (phase === "encoding") return "The picture is being encoded. You can click already.";
-    if (phase === "failed" || !picture) return "The picture was not encoded.";
+    const { history, phase, image, file } = session;
+    if (phase === "empty") return "No image yet.";
+    if (phase === "encoding") return "The image is being encoded. You can already click.";
+    if (phase === "failed" || !image) return "The image could not be encoded.";
     if (session.isBusy) return "Segmenting…";
-    const thing = history.selected;
-    const name = `${file?.name ?? "The picture"}, ${picture.width} × ${picture.height}`;
-    if (!isAsked(thing)) return `${name}. Click on an object, or drag a box around it.`;
-    if (thing.mask && isEmpty(thing.mask.logits, picture)) return `Object ${thing.id}: nothing found there. Undo, or click elsewhere.`;
-    return `${name}. Object ${thing.id}: ${prompts(thing)}.`;
+    const item = history.selected;
+    const name = `${file?.name ?? "The image"}, ${image.width} × ${image.height}`;
+    if (!hasPrompts(item)) return `${name}. Click on an object, or drag a box around it.`;
+    if (item.mask && isEmpty(item.mask.logits, image)) return `Object ${item.id}: nothing found there. Undo or click elsewhere.`;
+    return `${name}. Object ${item.id}: ${prompts(item)}.`;
   }
 
   #list() {
     const { history } = this.session;
-    const { things, selected } = history.state;
-    const rows = JSON.stringify([things.map((thing) => [thing.id, prompts(thing)]), selected]);
+    const { items, selected } = history.state;
+    const rows = JSON.stringify([items.map((item) => [item.id, prompts(item)]), selected]);
     if (rows === this.#rows) return;
     this.#rows = rows;
     const focused = document.activeElement instanceof HTMLElement ? document.activeElement.dataset.key : undefined;
-    element("objects").replaceChildren(...things.map((thing) => this.#row(thing, thing.id === selected)));
+    element("objects").replaceChildren(...items.map((item) => this.#row(item, item.id === selected)));
     if (!focused) return;
     const again = document.querySelector(`[data-key="${focused}"]`) ?? document.querySelector(".pick[aria-current=true]");
     if (again instanceof HTMLElement) again.focus();
   }
 
-  /** @param {Thing} thing @param {boolean} selected */
-  #row(thing, selected) {
+  /** @param {Item} item @param {boolean} selected */
+  #row(item, selected) {
     const { history } = this.session;
     const row = document.createElement("li");
     const pick = document.createElement("button");
     pick.type = "button";
     pick.className = "pick";
-    pick.dataset.key = `pick-${thing.id}`;
+    pick.dataset.key = `pick-${item.id}`;
     pick.setAttribute("aria-current", String(selected));
     const swatch = document.createElement("span");
     swatch.className = "swatch";
-    swatch.style.backgroundColor = `rgb(${colorOf(thing).join(" ")})`;
+    swatch.style.backgroundColor = `rgb(${colorOf(item).join(" ")})`;
     const count = document.createElement("small");
-    count.textContent = prompts(thing);
-    pick.append(swatch, `Object ${thing.id}`, count);
-    pick.addEventListener("click", () => history.select(thing.id));
+    count.textContent = prompts(item);
+    pick.append(swatch, `Object ${item.id}`, count);
+    pick.addEventListener("click", () => history.select(item.id));
     pick.addEventListener("keydown", (event) => {
       const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
       if (!step) return;
@@ -129,41 +129,41 @@ export class Panel {
     const remove = document.createElement("button");
     remove.type = "button";
     remove.className = "delete quiet";
-    remove.dataset.key = `delete-${thing.id}`;
+    remove.dataset.key = `delete-${item.id}`;
     remove.textContent = "✕";
-    remove.setAttribute("aria-label", `Delete object ${thing.id}`);
-    remove.addEventListener("click", () => history.remove(thing.id));
+    remove.setAttribute("aria-label", `Delete object ${item.id}`);
+    remove.addEventListener("click", () => history.remove(item.id));
     row.append(pick, remove);
     return row;
   }
 
-  /** Say what went wrong, below the picture. @param {unknown} error */
-  complain(error) {
+  /** Show an error below the image. @param {unknown} error */
+  showError(error) {
     const known = error instanceof CallError;
-    const waits = known && error.passing;
-    const message = known ? MESSAGES[error.code] ?? error.message : "Something went wrong in this page. Reload it.";
+    const temporary = known && error.temporary;
+    const message = known ? MESSAGES[error.code] ?? error.message : "Something failed in this page. Reload it.";
     write("error-text", message);
     if (known && message !== error.message) element("error-text").title = error.message;
     else element("error-text").removeAttribute("title");
-    element("retry").hidden = !known || waits || FINAL.has(error.code);
+    element("retry").hidden = !known || temporary || FINAL.has(error.code);
     element("error").hidden = false;
   }
 
-  calm() {
+  hideError() {
     element("error").hidden = true;
   }
 }
 
 /** @type {Record<string, string>} */
 const MESSAGES = {
-  unavailable: "The HQ-SAM server does not answer. Is it running? This page goes on by itself when it is back.",
-  timeout: "The HQ-SAM server takes too long. This page tries again when it answers.",
+  unavailable: "The HQ-SAM server does not answer. Is it running? This page continues when the server is back.",
+  timeout: "The HQ-SAM server takes too long. This page tries again when the server answers.",
 };
 
-/** What trying again does not mend. */
-const FINAL = new Set(["picture", "refused", "too-large", "file"]);
+/** Codes of errors that a retry does not help. */
+const FINAL = new Set(["image", "refused", "too-large", "file"]);
 
-/** @param {Thing} thing */
+/** @param {Item} item */
 function prompts({ points, box }) {
   const parts = [];
   if (box) parts.push("box");

@@ -1,20 +1,20 @@
-// One picture at a time: it is sent, prompts are asked, and what fails is tried again.
+// The current image: sends it, requests its masks, and retries what failed.
 
 import * as api from "./api.js";
-import { History, isAsked, keyOf } from "./state.js";
+import { History, hasPrompts, promptKey } from "./state.js";
 
-/** @typedef {import("./state.js").Thing} Thing */
+/** @typedef {import("./state.js").Item} Item */
 /** @typedef {import("./api.js").Opened} Opened */
 /** @typedef {"empty" | "encoding" | "ready" | "failed"} Phase */
 
-/** Above this, a preview would lag behind the cursor. */
+/** With slower answers, previews would lag behind the cursor. */
 const FAST_MS = 350;
 const WATCH_MS = 1500;
-const CALM_MS = 10000;
+const IDLE_MS = 10000;
 
 /**
- * Raises "change" when anything is to be shown anew, "failed" with an error, "recovered" when
- * the server is back, and "masked" when a mask arrived.
+ * Dispatches "change" when anything visible changed, "failed" with an error, "recovered" when
+ * the server is back, "masked" when a mask arrived, and "preview" with a mask or null.
  */
 export class Session extends EventTarget {
   history = new History();
@@ -23,12 +23,12 @@ export class Session extends EventTarget {
   /** @type {File | null} */
   file = null;
   /** @type {Opened | null} */
-  picture = null;
-  /** How long the picture took, milliseconds. @type {number | null} */
+  image = null;
+  /** From choosing the image to the server's answer, milliseconds. @type {number | null} */
   openedMs = null;
-  /** From a click to the drawn mask. @type {number | null} */
+  /** From the last click to the drawn mask, milliseconds. @type {number | null} */
   clickMs = null;
-  /** @type {{ready: boolean, url: string, max_bytes: number} | null} */
+  /** @type {import("./api.js").Status | null} */
   server = null;
   mode = "hq";
   refine = false;
@@ -42,7 +42,7 @@ export class Session extends EventTarget {
   #previewing = null;
   /** @type {{x: number, y: number, label: 0 | 1} | null} */
   #cursor = null;
-  /** The last answer's time, be it to a click or a preview. @type {number | null} */
+  /** How long the last answer took, to a click or a preview, milliseconds. @type {number | null} */
   #pace = null;
   /** @type {Promise<void> | null} */
   #sendingAgain = null;
@@ -59,11 +59,11 @@ export class Session extends EventTarget {
     return this.#asking.size > 0;
   }
 
-  /** Begin with a picture. @param {File} file */
+  /** Start with a new image. @param {File} file */
   open(file) {
     this.#stopAll();
     this.file = file;
-    this.picture = this.openedMs = this.clickMs = this.#pace = null;
+    this.image = this.openedMs = this.clickMs = this.#pace = null;
     this.phase = "encoding";
     this.#waiting = false;
     this.history.reset();
@@ -76,13 +76,13 @@ export class Session extends EventTarget {
     this.phase = "encoding";
     this.#changed();
     try {
-      if (this.server && this.file && this.file.size > this.server.max_bytes) {
-        const most = Math.round(this.server.max_bytes / 2 ** 20);
-        throw new api.CallError("too-large", `The file is larger than the ${most} MiB this page takes.`);
+      if (this.server && this.file && this.file.size > this.server.max_image_bytes) {
+        const most = Math.round(this.server.max_image_bytes / 2 ** 20);
+        throw new api.CallError("too-large", `The file is larger than ${most} MiB, the largest this page accepts.`);
       }
-      const picture = await api.open(/** @type {File} */ (this.file), stop.signal);
+      const image = await api.open(/** @type {File} */ (this.file), stop.signal);
       if (stop.signal.aborted) return;
-      this.picture = picture;
+      this.image = image;
       this.openedMs = performance.now() - start;
       this.phase = "ready";
       this.#changed();
@@ -94,7 +94,7 @@ export class Session extends EventTarget {
     }
   }
 
-  /** Try again what failed. */
+  /** Retry what failed. */
   retry() {
     if (this.phase === "failed") this.#open();
     else this.#ask();
@@ -112,36 +112,36 @@ export class Session extends EventTarget {
     this.#ask();
   }
 
-  /** Ask for the masks that are missing, once each. */
+  /** Request each missing mask, once. */
   #ask() {
-    const { things } = this.history.state;
+    const { items } = this.history.state;
     for (const [id, { key, stop }] of this.#asking) {
-      const thing = things.find((each) => each.id === id);
-      if (thing && isAsked(thing) && keyOf(thing, this.mode) === key) continue;
+      const item = items.find((each) => each.id === id);
+      if (item && hasPrompts(item) && promptKey(item, this.mode) === key) continue;
       stop.abort();
       this.#asking.delete(id);
     }
     if (this.phase !== "ready") return;
-    for (const thing of things) {
-      const key = keyOf(thing, this.mode);
-      if (isAsked(thing) && thing.mask?.key !== key && !this.#asking.has(thing.id)) this.#askOne(thing, key);
+    for (const item of items) {
+      const key = promptKey(item, this.mode);
+      if (hasPrompts(item) && item.mask?.key !== key && !this.#asking.has(item.id)) this.#askOne(item, key);
     }
   }
 
-  /** @param {Thing} thing @param {string} key */
-  async #askOne(thing, key) {
+  /** @param {Item} item @param {string} key */
+  async #askOne(item, key) {
     const stop = new AbortController();
-    this.#asking.set(thing.id, { key, stop });
+    this.#asking.set(item.id, { key, stop });
     this.#changed();
     const start = performance.now();
-    const former = this.refine ? (thing.mask?.logits ?? null) : null;
+    const previous = this.refine ? (item.mask?.logits ?? null) : null;
     try {
-      const { logits, iou } = await this.#segment(thing, former, stop.signal);
+      const { logits, iou } = await this.#segment(item, previous, stop.signal);
       if (stop.signal.aborted) return;
-      this.#asking.delete(thing.id);
+      this.#asking.delete(item.id);
       this.#waiting = false;
-      this.history.setMask(thing.id, { logits, iou, key });
-      // After the frame that shows it.
+      this.history.setMask(item.id, { logits, iou, key });
+      // When the browser draws the mask.
       requestAnimationFrame(() => {
         this.clickMs = this.#pace = performance.now() - start;
         this.dispatchEvent(new Event("masked"));
@@ -149,39 +149,39 @@ export class Session extends EventTarget {
       });
     } catch (error) {
       if (stop.signal.aborted) return;
-      this.#asking.delete(thing.id);
+      this.#asking.delete(item.id);
       this.#failed(error);
     }
   }
 
   /**
-   * @param {Pick<Thing, "points" | "box">} thing
-   * @param {Float32Array | null} former
+   * @param {Pick<Item, "points" | "box">} item
+   * @param {Float32Array | null} previous logits to refine
    * @param {AbortSignal} signal
    */
-  async #segment({ points, box }, former, signal) {
+  async #segment({ points, box }, previous, signal) {
     const prompt = { points: points.map(({ x, y }) => [x, y]), labels: points.map(({ label }) => label), box, mode: this.mode };
-    return this.#withPicture((id) => api.segment(id, prompt, former, signal));
+    return this.#withImage((id) => api.segment(id, prompt, previous, signal));
   }
 
   /**
-   * Call with the picture; where the page's server has lost it, send it again first.
+   * Make a call for the image; if the page's server has dropped it, send it again first.
    *
    * @template T
    * @param {(imageId: string) => Promise<T>} call
    * @returns {Promise<T>}
    */
-  async #withPicture(call) {
-    const { picture } = this;
-    if (!picture) throw new api.CallError("picture", "There is no picture yet.");
+  async #withImage(call) {
+    const { image } = this;
+    if (!image) throw new api.CallError("image", "There is no image yet.");
     try {
-      return await call(picture.image_id);
+      return await call(image.image_id);
     } catch (error) {
-      if (!(error instanceof api.CallError) || error.code !== "unknown-picture") throw error;
+      if (!(error instanceof api.CallError) || error.code !== "unknown-image") throw error;
     }
     this.#sendingAgain ??= this.#sendAgain().finally(() => (this.#sendingAgain = null));
     await this.#sendingAgain;
-    return call(picture.image_id);
+    return call(image.image_id);
   }
 
   async #sendAgain() {
@@ -190,10 +190,10 @@ export class Session extends EventTarget {
   }
 
   /**
-   * Preview what a click would do, while there is nothing else on the object yet. One request
-   * at a time, and then only for where the cursor is by then.
+   * Preview the mask of a click, while the selected object has no prompts. One request runs at
+   * a time; the next one is for the cursor's latest position.
    *
-   * @param {{x: number, y: number} | null} at
+   * @param {{x: number, y: number} | null} at the pixel under the cursor
    * @param {0 | 1} label
    */
   preview(at, label) {
@@ -204,9 +204,9 @@ export class Session extends EventTarget {
 
   async #previewNow() {
     const at = this.#cursor;
-    const thing = this.history.selected;
+    const item = this.history.selected;
     const slow = this.#pace !== null && this.#pace > FAST_MS;
-    const wanted = this.hover && !slow && !this.#waiting && at?.label === 1 && !isAsked(thing);
+    const wanted = this.hover && !slow && !this.#waiting && at?.label === 1 && !hasPrompts(item);
     if (!at || !wanted || this.phase !== "ready" || this.isBusy) return;
     const stop = (this.#previewing = new AbortController());
     const start = performance.now();
@@ -214,9 +214,9 @@ export class Session extends EventTarget {
       const { logits } = await this.#segment({ points: [at], box: null }, null, stop.signal);
       if (stop.signal.aborted) return;
       this.#pace = performance.now() - start;
-      this.dispatchEvent(new CustomEvent("preview", { detail: { logits, thing } }));
+      this.dispatchEvent(new CustomEvent("preview", { detail: { logits, item } }));
     } catch {
-      // A preview is not worth a message; the click will tell.
+      // No message for a preview: a click will show the error.
       if (stop.signal.aborted) return;
     }
     this.#previewing = null;
@@ -237,29 +237,32 @@ export class Session extends EventTarget {
    * @param {Float32Array[]} masks
    * @returns {Promise<Blob>}
    */
-  download(name, fields, masks) {
-    return this.#withPicture((id) => api.download(id, name, fields, masks));
+  async download(name, fields, masks) {
+    const most = this.server?.max_objects ?? Infinity;
+    if (masks.length > most) throw new api.CallError("too-large", `A download takes at most ${most} objects. Delete some.`);
+    return this.#withImage((id) => api.download(id, name, fields, masks));
   }
 
-  /** Show an error; where it may pass by itself, go on when it has. @param {unknown} error */
+  /** Report an error; if it is temporary, watch for the server to come back. @param {unknown} error */
   #failed(error) {
-    const passing = error instanceof api.CallError && error.passing;
+    const temporary = error instanceof api.CallError && error.temporary;
     this.dispatchEvent(new CustomEvent("failed", { detail: error }));
-    if (passing) {
+    if (temporary) {
       this.#waiting = true;
       this.#watch();
     }
     this.#changed();
   }
 
-  /** Look whether the server answers: often while it is missed, and now and then otherwise. */
+  /** Check whether the server answers: often while it does not, rarely otherwise. */
   async #watch() {
     clearTimeout(this.#timer);
     const before = this.server?.ready;
     try {
       this.server = await api.status();
     } catch {
-      this.server = { ready: false, url: this.server?.url ?? "", max_bytes: this.server?.max_bytes ?? Infinity };
+      const { url = "", max_image_bytes = Infinity, max_objects = Infinity } = this.server ?? {};
+      this.server = { ready: false, url, max_image_bytes, max_objects };
     }
     const { ready } = this.server;
     if (ready && (this.#waiting || before === false)) {
@@ -269,7 +272,7 @@ export class Session extends EventTarget {
     }
     this.#changed();
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#watch(), ready && !this.#waiting ? CALM_MS : WATCH_MS);
+    this.#timer = setTimeout(() => this.#watch(), ready && !this.#waiting ? IDLE_MS : WATCH_MS);
   }
 
   #stopAll() {

@@ -1,48 +1,48 @@
-// The picture with what is drawn on it, and what hands do there.
+// The image, and the masks and prompts drawn on it.
 
 import { draw } from "./mask.js";
 import { Pointing } from "./pointing.js";
 import { colorOf } from "./state.js";
 
 /** @typedef {import("./state.js").State} State */
-/** @typedef {import("./state.js").Thing} Thing */
+/** @typedef {import("./state.js").Item} Item */
 /** @typedef {import("./state.js").Box} Box */
 
-/** Longest side of what masks are drawn at; more is not seen, and takes longer. */
+/** Longest side of drawn masks, pixels. More takes longer and is not visible. */
 const MAX_SIDE = 1800;
 const PREVIEW_SIDE = 700;
 const GOOD = "#15803d";
 const BAD = "#c2291f";
 
 export class Stage {
-  /** Original pixels of the upright picture. */
+  /** Size of the upright image, original pixels. */
   size = { width: 1, height: 1 };
-  /** Where the keyboard's cross is, original pixels. @type {{x: number, y: number} | null} */
+  /** The pixel under the keyboard's crosshair. @type {{x: number, y: number} | null} */
   cross = null;
-  /** A box that is being drawn. @type {Box | null} */
+  /** The box being drawn. @type {Box | null} */
   draft = null;
 
   /** @type {State | null} */
   #state = null;
-  /** @type {{logits: Float32Array, thing: Thing} | null} */
+  /** @type {{logits: Float32Array, item: Item} | null} */
   #preview = null;
   /** @type {Map<number, {key: unknown[], canvas: HTMLCanvasElement}>} */
   #drawn = new Map();
   #planned = false;
 
   /**
-   * @param {HTMLElement} stage what the picture has to fit in
+   * @param {HTMLElement} stage the image is fitted into it
    * @param {HTMLElement} frame
    * @param {HTMLCanvasElement} canvas
-   * @param {import("./pointing.js").Hands} hands
+   * @param {import("./pointing.js").Handlers} handlers
    */
-  constructor(stage, frame, canvas, hands) {
+  constructor(stage, frame, canvas, handlers) {
     this.stage = stage;
     this.frame = frame;
     this.canvas = canvas;
-    new Pointing(this, hands);
+    new Pointing(this, handlers);
     new ResizeObserver(() => this.fit()).observe(stage);
-    // A window that moves to another screen changes its density, and maybe not its size.
+    // Moving the window to another screen may change only the pixel density.
     window.addEventListener("resize", () => this.fit());
   }
 
@@ -59,19 +59,14 @@ export class Stage {
     this.redraw();
   }
 
-  /** @param {{logits: Float32Array, thing: Thing} | null} preview */
+  /** @param {{logits: Float32Array, item: Item} | null} preview */
   showPreview(preview) {
     if (!preview && !this.#preview) return;
     this.#preview = preview;
     this.redraw();
   }
 
-  /** Whether a preview is to be seen. */
-  get previews() {
-    return this.#preview !== null;
-  }
-
-  /** Give the picture the largest size that fits. */
+  /** Show the image as large as it fits. */
   fit() {
     const { width, height } = this.size;
     const scale = Math.min(this.stage.clientWidth / width, this.stage.clientHeight / height);
@@ -88,7 +83,7 @@ export class Stage {
     this.redraw();
   }
 
-  /** Draw soon, once for all that changed until then. */
+  /** Redraw in the next frame, once for all changes. */
   redraw() {
     if (this.#planned) return;
     this.#planned = true;
@@ -107,38 +102,38 @@ export class Stage {
     if (!state) return;
     const { width, height } = this.canvas;
     context.imageSmoothingQuality = "high";
-    for (const thing of state.things) {
-      if (thing.mask) context.drawImage(this.#layer(thing, thing.id === state.selected), 0, 0, width, height);
+    for (const item of state.items) {
+      if (item.mask) context.drawImage(this.#layer(item, item.id === state.selected), 0, 0, width, height);
     }
-    const ids = new Set(state.things.map((thing) => thing.id));
+    const ids = new Set(state.items.map((item) => item.id));
     for (const id of this.#drawn.keys()) if (!ids.has(id)) this.#drawn.delete(id);
     if (this.#preview) this.#paintPreview(context, this.#preview);
-    // From here on in CSS pixels, so that marks are as large on any screen.
+    // Marks are drawn in CSS pixels: the same size on every screen.
     const density = width / this.frame.clientWidth;
     context.setTransform(density, 0, 0, density, 0, 0);
-    for (const thing of state.things) this.#paintPrompts(context, thing, thing.id === state.selected);
+    for (const item of state.items) this.#paintPrompts(context, item, item.id === state.selected);
     if (this.draft) this.#paintBox(context, this.draft, "#fff", [6, 4]);
     if (this.cross && document.activeElement === this.canvas) this.#paintCross(context, this.cross);
   }
 
-  /** @param {Thing} thing @param {boolean} selected */
-  #layer(thing, selected) {
-    const mask = /** @type {import("./state.js").Mask} */ (thing.mask);
+  /** @param {Item} item @param {boolean} selected */
+  #layer(item, selected) {
+    const mask = /** @type {import("./state.js").Mask} */ (item.mask);
     const { width, height, scale } = this.#resolution(MAX_SIDE);
     const key = [mask.logits, width, height, selected];
-    const cached = this.#drawn.get(thing.id);
+    const cached = this.#drawn.get(item.id);
     if (cached?.key.every((part, i) => part === key[i])) return cached.canvas;
     const density = this.canvas.width / Math.max(1, this.frame.clientWidth);
-    const style = { color: colorOf(thing), tint: selected ? 0.45 : 0.3, line: (selected ? 2.5 : 1.5) * density * scale };
+    const style = { color: colorOf(item), tint: selected ? 0.45 : 0.3, line: (selected ? 2.5 : 1.5) * density * scale };
     const canvas = draw(mask.logits, this.size, width, height, style);
-    this.#drawn.set(thing.id, { key, canvas });
+    this.#drawn.set(item.id, { key, canvas });
     return canvas;
   }
 
-  /** @param {CanvasRenderingContext2D} context @param {{logits: Float32Array, thing: Thing}} preview */
-  #paintPreview(context, { logits, thing }) {
+  /** @param {CanvasRenderingContext2D} context @param {{logits: Float32Array, item: Item}} preview */
+  #paintPreview(context, { logits, item }) {
     const { width, height } = this.#resolution(PREVIEW_SIDE);
-    const layer = draw(logits, this.size, width, height, { color: colorOf(thing), tint: 0.3, line: 1 });
+    const layer = draw(logits, this.size, width, height, { color: colorOf(item), tint: 0.3, line: 1 });
     context.drawImage(layer, 0, 0, this.canvas.width, this.canvas.height);
   }
 
@@ -152,13 +147,13 @@ export class Stage {
     };
   }
 
-  /** @param {CanvasRenderingContext2D} context @param {Thing} thing @param {boolean} selected */
-  #paintPrompts(context, thing, selected) {
-    const color = `rgb(${colorOf(thing).join(" ")})`;
+  /** @param {CanvasRenderingContext2D} context @param {Item} item @param {boolean} selected */
+  #paintPrompts(context, item, selected) {
+    const color = `rgb(${colorOf(item).join(" ")})`;
     context.globalAlpha = selected ? 1 : 0.55;
-    if (thing.box) this.#paintBox(context, thing.box, color, []);
-    for (const { x, y, label } of thing.points) {
-      const at = this.#shown(x, y);
+    if (item.box) this.#paintBox(context, item.box, color, []);
+    for (const { x, y, label } of item.points) {
+      const at = this.#shown(x + 0.5, y + 0.5);
       context.beginPath();
       context.arc(at.x, at.y, selected ? 8 : 5, 0, 2 * Math.PI);
       context.fillStyle = label ? GOOD : BAD;
@@ -194,7 +189,7 @@ export class Stage {
 
   /** @param {CanvasRenderingContext2D} context @param {{x: number, y: number}} cross */
   #paintCross(context, cross) {
-    const at = this.#shown(cross.x, cross.y);
+    const at = this.#shown(cross.x + 0.5, cross.y + 0.5);
     for (const [style, line] of /** @type {[string, number][]} */ ([["rgb(0 0 0 / 0.7)", 4], ["#fff", 2]])) {
       context.strokeStyle = style;
       context.lineWidth = line;
@@ -207,7 +202,12 @@ export class Stage {
     }
   }
 
-  /** From original to CSS pixels of the frame. @param {number} x @param {number} y */
+  /**
+   * Return a position in the frame, CSS pixels.
+   *
+   * @param {number} x original pixels from the image's left edge; a pixel's centre is at + 0.5
+   * @param {number} y from its top edge
+   */
   #shown(x, y) {
     return {
       x: (x / this.size.width) * this.frame.clientWidth,

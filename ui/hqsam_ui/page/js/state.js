@@ -1,19 +1,19 @@
-// What the user has asked for: objects with their prompts and masks, and the way back.
-// States are never changed, only replaced, so that undoing is keeping the one before.
+// The objects with their prompts and masks, and the history for undo and redo.
+// States are replaced, never modified, so undo only has to keep the previous ones.
 
 /**
- * @typedef {{x: number, y: number, label: 0 | 1}} Point original pixels
- * @typedef {[number, number, number, number]} Box left, top, right, bottom: original pixels
- * @typedef {{logits: Float32Array, iou: number, key: string}} Mask what was answered to `key`
- * @typedef {object} Thing An object on the picture.
+ * @typedef {{x: number, y: number, label: 0 | 1}} Point the pixel in column x and row y of the image
+ * @typedef {[number, number, number, number]} Box left, top, right, bottom: original pixels, measured from the image's edges
+ * @typedef {{logits: Float32Array, iou: number, key: string}} Mask the answer to the prompts in `key`
+ * @typedef {object} Item An object in the image.
  * @property {number} id counted from 1
  * @property {readonly Point[]} points
  * @property {Box | null} box
- * @property {Mask | null} mask the newest there is, which may answer earlier prompts
- * @typedef {{things: readonly Thing[], selected: number, next: number}} State
+ * @property {Mask | null} mask the newest one, which may answer earlier prompts
+ * @typedef {{items: readonly Item[], selected: number, next: number}} State
  */
 
-/** As in the Python client. @type {import("./mask.js").Rgb[]} */
+/** The client's `drawing.COLORS`. @type {import("./mask.js").Rgb[]} */
 const COLORS = [
   [30, 144, 255],
   [255, 127, 14],
@@ -25,27 +25,27 @@ const COLORS = [
 
 const KEPT = 200;
 
-/** @param {Thing} thing */
-export const colorOf = (thing) => COLORS[(thing.id - 1) % COLORS.length];
+/** @param {Item} item */
+export const colorOf = (item) => COLORS[(item.id - 1) % COLORS.length];
 
-/** @param {Thing} thing */
-export const isAsked = (thing) => thing.points.length > 0 || thing.box !== null;
+/** @param {Item} item */
+export const hasPrompts = (item) => item.points.length > 0 || item.box !== null;
 
 /**
- * What a mask has to answer.
+ * Return a key of the prompts and the mode that a mask answers.
  *
- * @param {Thing} thing
+ * @param {Item} item
  * @param {string} mode
  */
-export const keyOf = (thing, mode) => JSON.stringify([thing.points, thing.box, mode]);
+export const promptKey = (item, mode) => JSON.stringify([item.points, item.box, mode]);
 
-/** @param {number} id @returns {Thing} */
+/** @param {number} id @returns {Item} */
 const blank = (id) => ({ id, points: [], box: null, mask: null });
 
 /** @returns {State} */
-const initial = () => ({ things: [blank(1)], selected: 1, next: 2 });
+const initial = () => ({ items: [blank(1)], selected: 1, next: 2 });
 
-/** The present state, and those before and after it. */
+/** The current state, and those before and after it. */
 export class History extends EventTarget {
   state = initial();
   /** @type {State[]} */
@@ -54,8 +54,8 @@ export class History extends EventTarget {
   #future = [];
 
   get selected() {
-    const found = this.state.things.find((thing) => thing.id === this.state.selected);
-    return found ?? this.state.things[0];
+    const found = this.state.items.find((item) => item.id === this.state.selected);
+    return found ?? this.state.items[0];
   }
 
   get canUndo() {
@@ -88,63 +88,63 @@ export class History extends EventTarget {
 
   /** @param {Point} point */
   addPoint(point) {
-    this.#edit((thing) => ({ ...thing, points: [...thing.points, point] }));
+    this.#edit((item) => ({ ...item, points: [...item.points, point] }));
   }
 
   /** @param {Box} box */
   setBox(box) {
-    this.#edit((thing) => ({ ...thing, box }));
+    this.#edit((item) => ({ ...item, box }));
   }
 
   clear() {
-    if (isAsked(this.selected)) this.#edit((thing) => blank(thing.id));
+    if (hasPrompts(this.selected)) this.#edit((item) => blank(item.id));
   }
 
-  /** Begin another object, unless the selected one is still empty. */
+  /** Start another object, unless the selected one is still empty. */
   add() {
-    if (!isAsked(this.selected)) return;
-    const { things, next } = this.state;
-    const empty = things.find((thing) => !isAsked(thing));
+    if (!hasPrompts(this.selected)) return;
+    const { items, next } = this.state;
+    const empty = items.find((item) => !hasPrompts(item));
     if (empty) this.select(empty.id);
-    else this.#change({ things: [...things, blank(next)], selected: next, next: next + 1 });
+    else this.#change({ items: [...items, blank(next)], selected: next, next: next + 1 });
   }
 
   /** @param {number} id */
   remove(id) {
-    const { things, selected, next } = this.state;
-    const index = things.findIndex((thing) => thing.id === id);
-    const rest = things.filter((thing) => thing.id !== id);
+    const { items, selected, next } = this.state;
+    const index = items.findIndex((item) => item.id === id);
+    const rest = items.filter((item) => item.id !== id);
     if (!rest.length) {
-      if (isAsked(things[0])) this.#change({ things: [blank(next)], selected: next, next: next + 1 });
+      if (hasPrompts(items[0])) this.#change({ items: [blank(next)], selected: next, next: next + 1 });
       return;
     }
     const neighbour = rest[Math.min(index, rest.length - 1)].id;
-    this.#change({ things: rest, selected: selected === id ? neighbour : selected, next });
+    this.#change({ items: rest, selected: selected === id ? neighbour : selected, next });
   }
 
-  /** Looking at another object is nothing to undo. @param {number} id */
+  /** Selecting an object cannot be undone. @param {number} id */
   select(id) {
     this.#show({ ...this.state, selected: id });
   }
 
   /** @param {number} step */
   selectBy(step) {
-    const { things } = this.state;
-    const index = things.indexOf(this.selected) + step;
-    this.select(things[(index + things.length) % things.length].id);
+    const { items } = this.state;
+    const index = items.indexOf(this.selected) + step;
+    this.select(items[(index + items.length) % items.length].id);
   }
 
-  /** A mask arrived; it belongs to the prompts that are there. @param {number} id @param {Mask} mask */
+  /** Store a mask that arrived; this cannot be undone. @param {number} id @param {Mask} mask */
   setMask(id, mask) {
-    const things = this.state.things.map((thing) => (thing.id === id ? { ...thing, mask } : thing));
-    this.#show({ ...this.state, things });
+    const items = this.state.items.map((item) => (item.id === id ? { ...item, mask } : item));
+    this.#show({ ...this.state, items });
   }
 
-  /** @param {(thing: Thing) => Thing} edit */
+  /** @param {(item: Item) => Item} edit */
   #edit(edit) {
     const { id } = this.selected;
-    const things = this.state.things.map((thing) => (thing.id === id ? edit(thing) : thing));
-    this.#change({ ...this.state, things });
+    const items = this.state.items.map((item) => (item.id === id ? edit(item) : item));
+    this.#change({ ...this.state, items });
   }
 
   /** @param {State} state */

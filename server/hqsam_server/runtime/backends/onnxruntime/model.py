@@ -1,13 +1,13 @@
-"""The `onnxruntime` backend of a Triton that has no C++ one: an adapter of `_onnx_backend`."""
+"""The `onnxruntime` backend of a Triton that has no C++ one: adapts `hqsam_server.runtime`."""
 
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-import triton_python_backend_utils as pb_utils
 from hqsam_server.models import adapter
-from hqsam_server.runtime.onnx_backend import ModelFile, RequestError, open_model
+from hqsam_server.runtime import open_model
+from hqsam_server.runtime.config import Arrays, ModelFile
 
 
 class TritonPythonModel:
@@ -23,15 +23,8 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request by itself."""
-        return [self._answer(request) for request in requests]
+        return adapter.answer(requests, self._run, inner=True)
 
-    def _answer(self, request: Any) -> Any:
-        try:
-            inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            outputs = self._model.run(inputs, request.requested_output_names())
-        except RequestError as error:
-            code = pb_utils.TritonError.INVALID_ARG
-            return pb_utils.InferenceResponse([], pb_utils.TritonError(str(error), code))
-        except Exception as error:
-            return pb_utils.InferenceResponse([], pb_utils.TritonError(str(error)))
-        return pb_utils.InferenceResponse([pb_utils.Tensor(*item) for item in outputs.items()])
+    def _run(self, request: Any) -> Arrays:
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        return self._model.run(inputs, request.requested_output_names())

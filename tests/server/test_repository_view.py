@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 from hqsam_server import Tuning
-from hqsam_server.launcher.workspace import write_repository
+from hqsam_server.launcher.repository_view import write_repository
 from tritonclient.grpc import model_config_pb2
 
 ONNX_MODELS = ("decoder", "encoder", "features", "prompt_decoder")
@@ -32,26 +32,26 @@ def accelerator(config: Any) -> dict[str, str]:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_a_precision_reaches_all_models_but_the_contracts_decoder(
-    tiny_repository: Path, tmp_path: Path, precision: str
+    whole_repository: Path, tmp_path: Path, precision: str
 ) -> None:
-    configs = written(tiny_repository, tmp_path, Tuning(precision=precision))
+    configs = written(whole_repository, tmp_path, Tuning(precision=precision))
     found = {name: accelerator(configs[name])["precision"] for name in ONNX_MODELS}
     assert found == dict.fromkeys(ONNX_MODELS, precision) | {"decoder": "fp32"}
 
 
 def test_without_options_only_the_decoder_has_a_fixed_precision(
-    tiny_repository: Path, tmp_path: Path
+    whole_repository: Path, tmp_path: Path
 ) -> None:
-    configs = written(tiny_repository, tmp_path, Tuning())
+    configs = written(whole_repository, tmp_path, Tuning())
     found = {name: accelerator(configs[name])["precision"] for name in ONNX_MODELS}
     assert found == dict.fromkeys(ONNX_MODELS, "auto") | {"decoder": "fp32"}
 
 
 def test_threads_instances_and_cache_reach_the_models(
-    tiny_repository: Path, tmp_path: Path
+    whole_repository: Path, tmp_path: Path
 ) -> None:
     tuning = Tuning(threads=3, instances=2, cache_dir=tmp_path / "cache")
-    configs = written(tiny_repository, tmp_path / "view", tuning)
+    configs = written(whole_repository, tmp_path / "view", tuning)
     for name in ONNX_MODELS:
         assert configs[name].parameters["intra_op_thread_count"].string_value == "3"
         assert accelerator(configs[name])["cache_dir"] == str(tmp_path / "cache")
@@ -60,30 +60,30 @@ def test_threads_instances_and_cache_reach_the_models(
 
 
 def test_processors_are_divided_between_the_instances(
-    tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
-    configs = written(tiny_repository, tmp_path, Tuning())
+    configs = written(whole_repository, tmp_path, Tuning())
     threads = {
         name: configs[name].parameters["intra_op_thread_count"].string_value for name in ONNX_MODELS
     }
     assert threads == dict.fromkeys(ONNX_MODELS, "16") | {"prompt_decoder": "8"}
 
 
-def test_the_repository_itself_is_not_changed(tiny_repository: Path, tmp_path: Path) -> None:
+def test_the_repository_itself_is_not_changed(whole_repository: Path, tmp_path: Path) -> None:
     def content() -> dict[Path, bytes]:
-        return {file: file.read_bytes() for file in tiny_repository.rglob("*.pbtxt")}
+        return {file: file.read_bytes() for file in whole_repository.rglob("*.pbtxt")}
 
     before = content()
-    written(tiny_repository, tmp_path, Tuning("fp32", 1, 1, tmp_path / "cache"))
+    written(whole_repository, tmp_path, Tuning("fp32", 1, 1, tmp_path / "cache"))
     assert content() == before != {}
 
 
 def test_on_tritons_own_backends_models_are_as_their_configs_say(
-    tiny_repository: Path, tmp_path: Path
+    whole_repository: Path, tmp_path: Path
 ) -> None:
     tuning = Tuning(threads=3, model_config_name="cuda", backend_directory=tmp_path)
-    configs = written(tiny_repository, tmp_path / "view", tuning)
+    configs = written(whole_repository, tmp_path / "view", tuning)
     for name in ONNX_MODELS:
-        file = tiny_repository / name / "configs" / "cuda.pbtxt"
+        file = whole_repository / name / "configs" / "cuda.pbtxt"
         assert configs[name] == text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())

@@ -1,0 +1,123 @@
+"""What an operator can set: where the services listen, TLS, and how the ONNX models run."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hqsam_server.errors import StartError
+
+LOOPBACK = "127.0.0.1"
+
+
+def absolute(path: str | Path) -> Path:
+    """Return a path that means the same in every folder: Triton runs in another one."""
+    return Path(path).expanduser().absolute()
+
+
+def default_cache_dir() -> Path:
+    """Return the user's folder for compiled models."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hqsam"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a service of the server listens; port 0 means a free one."""
+
+    port: int = 0
+    address: str = LOOPBACK
+
+    @property
+    def host(self) -> str:
+        """The address that clients on this machine use."""
+        return LOOPBACK if self.address in ("", "0.0.0.0") else self.address  # noqa: S104
+
+    @property
+    def url(self) -> str:
+        """``host:port`` for clients on this machine."""
+        return f"{self.host}:{self.port}"
+
+    def with_port(self) -> Endpoint:
+        """Return the same endpoint with a port that is free now.
+
+        Raises:
+            StartError: the port is taken or invalid, or this machine does not have the address.
+        """
+        if not 0 <= self.port < 65536:
+            raise StartError(f"{self.port} is not a port: expected 0 to 65535")
+        try:
+            with socket.create_server((self.address, self.port)) as listener:
+                return Endpoint(listener.getsockname()[1], self.address)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise StartError(
+                f"cannot listen on {self.address}:{self.port} ({reason}): stop the program that "
+                "uses it, or choose another port or address"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Tls:
+    """TLS of the gRPC service; all files are PEM.
+
+    Attributes:
+        certificate: the server's certificate.
+        key: its private key.
+        clients: the authority that issues the clients' certificates; None admits clients
+            without a certificate.
+    """
+
+    certificate: Path
+    key: Path
+    clients: Path | None = None
+
+    def arguments(self) -> list[str]:
+        """Return the arguments for `tritonserver`.
+
+        Raises:
+            StartError: a file is missing.
+        """
+        files = {"--grpc-server-cert": self.certificate, "--grpc-server-key": self.key}
+        arguments = ["--grpc-use-ssl=true"]
+        if self.clients is not None:
+            arguments = ["--grpc-use-ssl-mutual=true"]
+            files["--grpc-root-cert"] = self.clients
+        for name, file in files.items():
+            # Triton would not say which file is missing.
+            if not file.expanduser().is_file():
+                raise StartError(f"{name} is {file}, which is not a file: check the path")
+            arguments.append(f"{name}={absolute(file)}")
+        return arguments
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the ONNX models run.
+
+    Attributes:
+        precision: "auto" (bf16 if the processor has it), "bf16" or "fp32"; `decoder` always
+            computes in fp32.
+        threads: threads of each model instance; None for all processors.
+        instances: instances of `prompt_decoder`, each with its own threads; None for one per
+            eight processors.
+        cache_dir: where compiled models are kept; None to keep none.
+        model_config_name: the config under each model's `configs/` to prefer.
+        backend_directory: Triton's own backends, which run the models as their configs say;
+            None for this package's, which run ONNX files on the CPU.
+    """
+
+    precision: str = "auto"
+    threads: int | None = None
+    instances: int | None = None
+    cache_dir: Path | None = field(default_factory=default_cache_dir)
+    model_config_name: str = "cpu"
+    backend_directory: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Make the paths absolute."""
+        for name in ("cache_dir", "backend_directory"):
+            path: Path | None = getattr(self, name)
+            if path is not None:
+                object.__setattr__(self, name, absolute(path))
