@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-from hqsam_client import EmbedResult, HQSam, ImageError, Mask, RemoteImage, SupersededError
-from hqsam_client.shared.protocol import Call, _tensors
+from hqsam_client import EmbedResult, HQSam, ImageError, Mask
+from hqsam_client.shared import prompt_encoding
+from hqsam_client.shared.protocol import Call, Choice, Flow, read_tensors, segment_call
 from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.grpc import service_pb2
@@ -25,25 +24,36 @@ def close(mask: Mask, other: Mask) -> bool:
     return np.allclose(mask.low_res_logits, other.low_res_logits, atol=1e-3)
 
 
-def reference(sam: HQSam, photo: bytes, points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Segment through the stateless ensemble: [256, 256] logits for points in the input frame."""
-    points = np.concatenate([points, np.zeros((1, 2), np.float32)])
-    labels = np.array([1] * (len(points) - 1) + [-1], np.float32)
+def reference(
+    sam: HQSam,
+    photo: bytes,
+    points: list[tuple[float, float]],
+    labels: list[int],
+    earlier: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Segment an image of 300 x 200 pixels through the stateless ensemble: [256, 256] logits."""
+    in_frame = np.array([*points, (0, 0)], np.float32) * (1024 / 300, 683 / 200)
     inputs: dict[str, NDArray[Any]] = {
         "encoded_image": np.frombuffer(photo, np.uint8),
-        "point_coords": points[None],
-        "point_labels": labels[None],
-        "mask_input": np.zeros((1, 1, 256, 256), np.float32),
-        "has_mask_input": np.zeros(1, np.float32),
+        "point_coords": in_frame[None].astype(np.float32),
+        "point_labels": np.array([[*labels, -1]], np.float32),
+        "mask_input": np.zeros((1, 1, 256, 256), np.float32) if earlier is None else earlier,
+        "has_mask_input": np.full(1, earlier is not None, np.float32),
     }
     request = service_pb2.ModelInferRequest(model_name="hq_sam")
     for name, tensor in inputs.items():
         dtype = "UINT8" if tensor.dtype == np.uint8 else "FP32"
-        request.inputs.add(name=name, datatype=dtype, shape=tensor.shape)
+        shape = (1, 1, 256, 256) if name == "mask_input" else tensor.shape
+        request.inputs.add(name=name, datatype=dtype, shape=shape)
         request.raw_input_contents.append(tensor.tobytes())
     request.outputs.add(name="low_res_masks")
-    response = sam._send(Call(request, "", encodes=True), None)
-    return np.asarray(_tensors(response)["low_res_masks"][0, 0], np.float32)
+    response = sam.run(one_call(Call(request, "", encodes=True)))
+    return np.asarray(read_tensors(response, "low_res_masks")["low_res_masks"][0, 0], np.float32)
+
+
+def one_call(call: Call) -> Flow[Any]:
+    """Return the response of a single call."""
+    return (yield call)
 
 
 def test_a_click_gives_the_mask_that_the_whole_model_gives(sam: HQSam, photo: bytes) -> None:
@@ -51,8 +61,7 @@ def test_a_click_gives_the_mask_that_the_whole_model_gives(sam: HQSam, photo: by
     assert mask.size == (200, 300)
     assert mask.array.shape == (200, 300)
     assert mask.array.dtype == np.bool_
-    in_frame = np.array([[105 * 1024 / 300, 90 * 683 / 200]], np.float32)
-    expected = reference(sam, photo, in_frame)
+    expected = reference(sam, photo, [(105, 90)], [1])
     np.testing.assert_allclose(mask.low_res_logits, expected, atol=2e-3)
 
 
@@ -132,9 +141,18 @@ def test_modes_add_sams_masks(sam: HQSam, photo: bytes) -> None:
     hq = image.segment(points=POINTS)
     both = image.segment(points=POINTS, mode="hq+sam")
     best = image.segment(points=POINTS, mode="best")
+    prompts = prompt_encoding.build(image.size, points=POINTS)
+    call = segment_call(image.image_id, prompts, Choice(multimask=True, hq_only=False))
+    response = sam.run(one_call(call))
+    answer = read_tensors(response, "low_res_masks", "sam_masks", "sam_iou_predictions")
+    of_sam, scores = answer["sam_masks"][0], answer["sam_iou_predictions"][0]
+    winner = 1 + int(scores[1:].argmax())
+    assert np.abs(of_sam).max(axis=(1, 2)).min() > 0.01, "nothing to add"
+    np.testing.assert_allclose(hq.low_res_logits, answer["low_res_masks"][0, 0], atol=2e-3)
+    np.testing.assert_allclose(both.low_res_logits, hq.low_res_logits + of_sam[0], atol=2e-3)
+    np.testing.assert_allclose(best.low_res_logits, hq.low_res_logits + of_sam[winner], atol=2e-3)
     assert both.iou == pytest.approx(hq.iou, abs=1e-4)
-    assert not close(both, hq)
-    assert not close(best, both)
+    assert best.iou == pytest.approx(float(scores[winner]), abs=1e-4)
 
 
 def test_refining_starts_from_the_earlier_mask(sam: HQSam, photo: bytes) -> None:
@@ -142,11 +160,21 @@ def test_refining_starts_from_the_earlier_mask(sam: HQSam, photo: bytes) -> None
     first = image.segment(points=[(105, 90)])
     prompt: list[tuple[float, float]] = [(105, 90), (10, 190)]
     refined = image.segment(points=prompt, labels=[1, 0], refine=first)
-    assert not close(refined, image.segment(points=prompt, labels=[1, 0]))
+    with_mask = reference(sam, photo, prompt, [1, 0], first.low_res_logits)
+    without = reference(sam, photo, prompt, [1, 0])
+    assert np.abs(with_mask - without).max() > 0.02, "the model ignores the mask"
+    np.testing.assert_allclose(refined.low_res_logits, with_mask, atol=2e-3)
     clicks: list[list[tuple[float, float]]] = [prompt, prompt]
     in_batch, plain = image.segment(clicks, [[1, 0], [1, 0]], refine=[first, None])
-    assert close(in_batch, refined)
-    assert not close(plain, refined)
+    np.testing.assert_allclose(in_batch.low_res_logits, with_mask, atol=2e-3)
+    np.testing.assert_allclose(plain.low_res_logits, without, atol=2e-3)
+
+
+def test_prompts_over_the_edge_of_the_image_are_answered(sam: HQSam, photo: bytes) -> None:
+    image = sam.open(photo)
+    over, _ = image.segment(boxes=[(-30.5, 20, 330.25, 230), (0, 0, 9, 9)])
+    assert over.size == (200, 300)
+    assert image.segment(points=[(-0.5, 200)]).size == (200, 300)
 
 
 def test_many_threads_share_a_client_and_get_their_own_results(sam: HQSam, photo: bytes) -> None:
@@ -155,45 +183,6 @@ def test_many_threads_share_a_client_and_get_their_own_results(sam: HQSam, photo
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda i: image.segment(points=[POINTS[i % 4]]), range(12)))
     assert all(close(mask, alone[i % 4]) for i, mask in enumerate(results))
-
-
-def wait_for_a_call(image: RemoteImage) -> None:
-    """Wait until a call on `image.latest` has been sent."""
-    turns = image.latest._turns
-    assert turns is not None
-    deadline = time.monotonic() + 10
-    while turns._newest is None or turns._newest._future is None:
-        assert time.monotonic() < deadline, "no call on latest was sent"
-        time.sleep(0.001)
-
-
-def test_a_newer_call_on_latest_ends_the_one_before(sam: HQSam, photo: bytes) -> None:
-    image = sam.open(photo)
-    outcome: list[list[Mask] | Exception] = []
-
-    def slow() -> None:
-        try:
-            outcome.append(image.latest.segment(boxes=[(20, 30, 200, 180)] * 64))
-        except SupersededError as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=slow)
-    thread.start()
-    wait_for_a_call(image)
-    newest = image.latest.segment(points=[(105, 90)])
-    thread.join()
-    assert isinstance(outcome[0], SupersededError)
-    assert close(newest, image.segment(points=[(105, 90)]))
-
-
-def test_a_wrong_prompt_on_latest_ends_nothing(sam: HQSam, photo: bytes) -> None:
-    image = sam.open(photo)
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(image.latest.segment, boxes=[(20, 30, 200, 180)] * 4)
-        wait_for_a_call(image)
-        with pytest.raises(ValueError, match="outside the image"):
-            image.latest.segment(points=[(9999, 90)])
-        assert len(pending.result()) == 4
 
 
 def test_images_are_embedded_ahead_of_time_and_failures_told_apart(
