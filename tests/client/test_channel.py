@@ -84,7 +84,7 @@ def test_a_token_goes_with_the_callers_own_metadata() -> None:
     assert metadata(None, None) == ()
 
 
-@pytest.mark.parametrize("token", ["line\n", "schlüssel", "a\0b"])
+@pytest.mark.parametrize("token", ["secret\n", "schlüssel", "a\0b"])
 def test_a_token_that_cannot_be_sent_is_refused_and_not_repeated(token: str) -> None:
     with pytest.raises(OptionError, match="the token has a line break or another") as caught:
         HQSam(token=token)

@@ -61,7 +61,7 @@ def test_the_size_of_a_png_is_read_without_decoding_its_pixels() -> None:
     data = bytearray(oriented(6, "PNG"))
     pixels = data.index(b"IDAT")
     data[pixels + 4 : pixels + 40] = bytes(36)
-    with pytest.raises(Exception, match="broken|corrupt|incomplete|decoder|zlib|CRC|bad header"):
+    with pytest.raises(Exception, match=r"broken|corrupt|incomplete|decoder|zlib|CRC|bad header"):
         opened(bytes(data)).load()
     assert image_files.upright_size(opened(bytes(data))) == (60, 40)
     without_exif = bytes(data[: data.index(b"eXIf") - 4]) + bytes(data[pixels - 4 :])

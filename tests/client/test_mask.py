@@ -126,10 +126,10 @@ def test_polygons_keep_holes_and_what_lies_in_them() -> None:
     assert island.holes == []
     drawn = np.zeros((512, 512), np.uint8)
     for polygon in (ring, island):
-        cv2.fillPoly(drawn, [polygon.outline], 1)
+        cv2.fillPoly(drawn, [polygon.outline], (1,))
         for hole in polygon.holes:
-            cv2.fillPoly(drawn, [hole], 0)
-            cv2.polylines(drawn, [hole], True, 1)
+            cv2.fillPoly(drawn, [hole], (0,))
+            cv2.polylines(drawn, [hole], True, (1,))
     np.testing.assert_array_equal(drawn.astype(bool), mask.array)
 
 

@@ -123,7 +123,7 @@ def test_the_commands_take_the_token_from_the_environment(
     monkeypatch.setenv("HQSAM_TOKEN", TOKEN)
     (tmp_path / "photo.png").write_bytes(photo)
     assert main.main(["embed", str(tmp_path / "photo.png"), "--url", serve()]) == 0
-    assert "1 known before" in capsys.readouterr().out
+    assert " 0 failed" in capsys.readouterr().out
 
 
 def test_metadata_and_the_image_id_go_with_every_call(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +48,7 @@ def test_where_nothing_listens_the_error_says_so_and_how_to_start_a_server(
 
 
 def test_an_http_port_is_told_from_a_grpc_port(server: TritonServer, photo: bytes) -> None:
-    message = "does not speak gRPC; Triton's HTTP port is 8000, its gRPC port 8001"
+    message = "this is no gRPC port: Triton's HTTP port is 8000, its gRPC port 8001"
     with HQSam(server.http_url) as sam, pytest.raises(UnavailableError, match=message):
         sam.open(photo)
 
@@ -69,6 +71,20 @@ def test_the_reason_for_no_answer_is_said_in_plain_words(
     assert text.startswith(f"no answer from {url}: ")
     assert message in text
     assert ("port 8000" in text) == (url == "host:8000")
+
+
+def test_an_http_server_of_another_kind_is_told_from_a_grpc_server(photo: bytes) -> None:
+    web = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    thread = threading.Thread(target=web.serve_forever)
+    thread.start()
+    try:
+        url = f"127.0.0.1:{web.server_port}"
+        with HQSam(url) as sam, pytest.raises(UnavailableError, match="does not speak gRPC"):
+            sam.open(photo)
+    finally:
+        web.shutdown()
+        thread.join()
+        web.server_close()
 
 
 def test_it_is_unavailable_for_async_clients_too(nobody: str, photo: bytes) -> None:

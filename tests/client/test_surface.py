@@ -31,6 +31,9 @@ def test_everything_that_is_exported_exists_and_has_a_docstring() -> None:
     assert set(predictor.__all__) <= set(vars(predictor))
 
 
+_FLAGS = re.DOTALL | re.MULTILINE
+
+
 def test_the_readme_and_the_guide_import_only_what_is_exported() -> None:
     root = Path(__file__).parents[2]
     imported = set()
@@ -39,8 +42,10 @@ def test_the_readme_and_the_guide_import_only_what_is_exported() -> None:
         *(root / "docs").glob("*.md"),
         *(root / "examples").glob("*.py"),
     ]:
-        for names in re.findall(r"^from hqsam_client import (.+)$", page.read_text(), re.MULTILINE):
-            imported |= {name.strip() for name in names.split(",")}
+        for names in re.findall(
+            r"from hqsam_client import (\(.+?\)|.+?$)", page.read_text(), _FLAGS
+        ):
+            imported |= set(re.findall(r"\w+", names))
     assert {"HQSam", "AsyncHQSam"} <= imported <= set(hqsam_client.__all__)
 
 
