@@ -23,13 +23,11 @@ from hqsam_client import (
     errors,
 )
 from hqsam_client.shared import channel
-from hqsam_client.shared.protocol import Call
+from hqsam_client.shared.protocol import Call, Flow
 from hqsam_server import TritonServer
 from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.grpc import service_pb2
-
-from tests.client.test_client import one_call
 
 
 @pytest.fixture
@@ -120,8 +118,12 @@ def test_a_truncated_image_is_refused_by_the_server(sam: HQSam, truncated: bytes
 
 def test_a_model_that_the_server_lacks_is_not_found(sam: HQSam) -> None:
     request = service_pb2.ModelInferRequest(model_name="no_such_model")
+
+    def flow() -> Flow[None]:
+        yield Call(request, "")
+
     with pytest.raises(NotFoundError, match="answered NOT_FOUND"):
-        sam.run(one_call(Call(request, "")))
+        sam.run(flow())
 
 
 def test_a_failure_inside_the_server_is_one_of_its_own(

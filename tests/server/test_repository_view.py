@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 from hqsam_server import Tuning
-from hqsam_server.launcher.repository_view import write_repository
+from hqsam_server.launcher.repository_view import computed_by, write_repository
+from hqsam_server.runtime.openvino import resolved_precision
 from tritonclient.grpc import model_config_pb2
 
 ONNX_MODELS = ("decoder", "encoder", "features", "prompt_decoder")
@@ -39,12 +40,32 @@ def test_a_precision_reaches_all_models_but_the_contracts_decoder(
     assert found == dict.fromkeys(ONNX_MODELS, precision) | {"decoder": "fp32"}
 
 
-def test_without_options_only_the_decoder_has_a_fixed_precision(
+def test_without_options_all_but_the_decoder_get_the_best_precision_of_this_machine(
     whole_repository: Path, tmp_path: Path
 ) -> None:
     configs = written(whole_repository, tmp_path, Tuning())
     found = {name: accelerator(configs[name])["precision"] for name in ONNX_MODELS}
-    assert found == dict.fromkeys(ONNX_MODELS, "auto") | {"decoder": "fp32"}
+    best = resolved_precision("auto")
+    assert best in ("bf16", "fp32")
+    assert found == dict.fromkeys(ONNX_MODELS, best) | {"decoder": "fp32"}
+
+
+@pytest.mark.parametrize(
+    ("tuning", "expected"),
+    [
+        (Tuning(precision="bf16"), "onnxruntime-openvino-bf16 onnxruntime-openvino-bf16"),
+        (Tuning(precision="fp32"), "onnxruntime-openvino-fp32 onnxruntime-openvino-fp32"),
+        (Tuning(model_config_name="cuda"), "onnxruntime-KIND_GPU onnxruntime-KIND_GPU"),
+        (Tuning(model_config_name="tensorrt"), "onnxruntime-tensorrt-FP16 onnxruntime"),
+        (Tuning(model_config_name="none"), "onnxruntime onnxruntime"),
+    ],
+    ids=["bf16", "fp32", "cuda", "tensorrt", "none"],
+)
+def test_the_view_tells_what_computes_embeddings(
+    whole_repository: Path, tmp_path: Path, tuning: Tuning, expected: str
+) -> None:
+    written(whole_repository, tmp_path, tuning)
+    assert computed_by(tmp_path) == expected
 
 
 def test_threads_instances_and_cache_reach_the_models(

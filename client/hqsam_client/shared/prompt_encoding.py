@@ -146,10 +146,11 @@ def _stack(
     size: Size,
     many: bool,
 ) -> Prompts:
-    """Stack prompts of different lengths, padded at the end."""
-    # A prompt without a box takes one padding point: the model was trained with it.
-    # Further ones change nothing.
-    length = max(len(coords) + (len(corners) or 1) for coords, _, corners in rows)
+    """Stack prompts of different lengths, padded at the end.
+
+    The server adds the padding point that the model expects after a prompt without a box.
+    """
+    length = max(len(coords) + len(corners) for coords, _, corners in rows)
     all_coords = np.zeros((len(rows), length, 2), np.float32)
     all_labels = np.full((len(rows), length), contract.LABEL_PADDING, np.float32)
     for index, (coords, codes, corners) in enumerate(rows):
