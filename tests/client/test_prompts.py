@@ -64,7 +64,7 @@ def test_arrays_are_taken_where_lists_are() -> None:
     assert many.coords.shape == (2, 2, 2)
     nested = build(SIZE, points=np.zeros((3, 2, 2)))
     assert nested.many
-    assert nested.coords.shape == (3, 3, 2)
+    assert nested.coords.shape == (3, 2, 2)
 
 
 def test_one_list_of_one_box_is_still_many() -> None:
