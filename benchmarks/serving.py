@@ -31,6 +31,7 @@ from hqsam_server import TritonServer, Tuning
 from hqsam_server.models.preprocess import Limits, preprocess
 from hqsam_server.store.entry import Embedding, dump
 from hqsam_testing import rebuilt
+from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 
 from benchmarks import contestants, report
@@ -38,7 +39,6 @@ from benchmarks.contestants import CLICK, IMAGE, jpeg, jpeg_variant
 
 Row = dict[str, Any]
 
-PATIENCE_S = 600.0
 TWELVE_MEGAPIXELS = (4000, 3000)
 CLIENTS = (1, 2, 4, 8, 16)
 IMAGES = 4
@@ -89,7 +89,7 @@ def main() -> None:
 @contextmanager
 def connect(server: TritonServer) -> Iterator[HQSam]:
     """Yield a client that waits as long as it takes."""
-    with HQSam(server.grpc_url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
+    with HQSam(server.grpc_url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
         yield sam
 
 

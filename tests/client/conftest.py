@@ -13,11 +13,9 @@ import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer, Tuning
 from hqsam_testing.oracle import images
+from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
-
-PATIENCE_S = 300.0
-"""For answers of a server that shares its processors with others."""
 
 _SERIAL = itertools.count(1)
 
@@ -53,7 +51,7 @@ def nobody() -> str:
 
 @pytest.fixture
 def sam(url: str) -> Iterator[HQSam]:
-    with HQSam(url, timeout_s=PATIENCE_S) as client:
+    with HQSam(url, timeout_s=TIMEOUT_S) as client:
         yield client
 
 

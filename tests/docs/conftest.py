@@ -17,6 +17,7 @@ import torch
 import trustme
 from hqsam_server import TritonServer, Tuning
 from hqsam_testing import rebuilt
+from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
 
 from tests.docs import standins
@@ -25,7 +26,6 @@ from tests.docs.pages import ROOT
 COINS = ROOT / "demo" / "coins.png"
 LABELS = ROOT / "tests" / "small" / "coins-labels.png"
 SIZE = (640, 480)
-PATIENCE_S = 300.0
 
 
 @pytest.fixture(scope="package")
@@ -137,7 +137,7 @@ def running(name: str, server: TritonServer, **environment: str) -> Iterator[str
         yield found[1]
     finally:
         process.terminate()
-        process.communicate(timeout=PATIENCE_S)
+        process.communicate(timeout=TIMEOUT_S)
 
 
 @pytest.fixture

@@ -35,11 +35,11 @@ import sys
 from pathlib import Path
 
 from hqsam_cli.main import main as hqsam
+from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("hqsam", "python", "pip", "make", "docker", "kubectl", "git", "grpcurl")
-PATIENCE_S = 300.0
 
 
 def install(folder: Path) -> None:
@@ -128,7 +128,7 @@ def _start_and_end(arguments: list[str], ready: str) -> int:
             break
     was_ready = bool(lines) and ready in lines[-1]
     server.send_signal(signal.SIGTERM)
-    rest, _ = server.communicate(timeout=PATIENCE_S)
+    rest, _ = server.communicate(timeout=TIMEOUT_S)
     if was_ready and server.returncode in (0, -signal.SIGTERM):
         return 0
     print("".join(lines), rest, sep="", file=sys.stderr)
@@ -181,7 +181,7 @@ def _grpcurl(arguments: list[str]) -> None:
     request = json_format.Parse(sys.stdin.read(), service_pb2.ModelInferRequest())
     with grpc.insecure_channel(address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        answer = stub.ModelInfer(request, metadata=[(name, value)], timeout=PATIENCE_S)
+        answer = stub.ModelInfer(request, metadata=[(name, value)], timeout=TIMEOUT_S)
     print(json.dumps(json_format.MessageToDict(answer)))
 
 

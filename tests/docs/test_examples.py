@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
+from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
 from examples import label_studio_backend
-from tests.docs.conftest import COINS, PATIENCE_S, running
+from tests.docs.conftest import COINS, running
 from tests.docs.pages import ROOT
 
 LABEL_CONFIG = """
@@ -40,7 +41,7 @@ COIN, BESIDE, BOX = (335, 44), (346, 92), (242, 92, 297, 145)
 
 @pytest.fixture
 def sam(server: TritonServer) -> Iterator[HQSam]:
-    with HQSam(server.grpc_url, timeout_s=PATIENCE_S) as client:
+    with HQSam(server.grpc_url, timeout_s=TIMEOUT_S) as client:
         yield client
 
 
@@ -52,7 +53,7 @@ def run(
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
 
 
@@ -112,7 +113,7 @@ def test_a_detectors_boxes_get_masks(server: TritonServer, sam: HQSam, folder: P
 def test_the_service_answers_with_the_mask(service: str, sam: HQSam) -> None:
     query = f"point={COIN[0]},{COIN[1]}&background={BESIDE[0]},{BESIDE[1]}"
     request = urllib.request.Request(f"http://{service}/mask?{query}", COINS.read_bytes())
-    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
         found = np.asarray(Image.open(io.BytesIO(answer.read()))) > 0
     expected = sam.segment(COINS, points=[COIN, BESIDE], labels=[1, 0]).array
     assert agreement(found, expected) > 0.99
@@ -126,7 +127,7 @@ def test_the_service_says_what_is_wrong_with_a_request(
 ) -> None:
     request = urllib.request.Request(f"http://{service}/mask?{query}", body)
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=PATIENCE_S)  # noqa: S310
+        urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
     assert caught.value.code == 400
     assert json.load(caught.value)["error"]
 
@@ -250,7 +251,7 @@ def post(address: str, path: str, body: dict[str, Any] | None) -> Any:
     request = urllib.request.Request(
         f"http://{address}/{path}", data, {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
         return json.load(answer)
 
 

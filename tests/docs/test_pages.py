@@ -21,10 +21,10 @@ import pytest
 from hqsam_cli.main import _COMMANDS
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
+from hqsam_testing.waiting import TIMEOUT_S
 
 from tests.docs.pages import PAGES, Block, blocks, commands, text
 
-PATIENCE_S = 600.0
 PROTOCOL = "docs/protocol.md"
 INTERPRETERS = {
     "python": [sys.executable, "-c"],
@@ -47,7 +47,7 @@ def run(block: Block, folder: Path, environment: dict[str, str], code: str) -> N
         env=environment,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
     assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"
 

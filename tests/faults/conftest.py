@@ -16,7 +16,8 @@ import pytest
 from hqsam_client import HQSam, HQSamError, Mask
 from hqsam_server import small_model
 from hqsam_testing import image_files
-from hqsam_testing.serve_process import PATIENCE_S, Serve
+from hqsam_testing.serve_process import Serve
+from hqsam_testing.waiting import TIMEOUT_S
 
 CLIENTS = 3
 
@@ -37,7 +38,7 @@ class Clicks:
         self.right = self.wrong = 0
         self.errors: Counter[str] = Counter()
         self._over = False
-        with HQSam(url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
+        with HQSam(url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
             self._expected = [self._click(sam, file) for file in files]
 
     def _click(self, sam: HQSam, file: bytes) -> Mask:
@@ -45,7 +46,7 @@ class Clicks:
 
     def work(self, first: int) -> None:
         """Click as one client, until it is over."""
-        with HQSam(self._url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
+        with HQSam(self._url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
             number = first
             while not self._over:
                 number = (number + 1) % len(self._files)
@@ -67,7 +68,7 @@ class Clicks:
         """Wait until that many more masks were right."""
         with self._more:
             wanted = self.right + count
-            self._more.wait_for(lambda: self.wrong or self.right >= wanted, PATIENCE_S)
+            self._more.wait_for(lambda: self.wrong or self.right >= wanted, TIMEOUT_S)
             assert not self.wrong
             assert self.right >= wanted, self.errors
 

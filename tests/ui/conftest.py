@@ -19,11 +19,9 @@ from hqsam_client import HQSam
 from hqsam_server import TritonServer, Tuning
 from hqsam_testing import browser as browsers
 from hqsam_testing.oracle import images
+from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
-
-PATIENCE_S = 120.0
-"""Time limit of answers from servers that share the processors."""
 
 _SERIAL = itertools.count(1)
 
@@ -37,7 +35,7 @@ def server(tiny_repository: Path) -> Iterator[TritonServer]:
 
 @pytest.fixture
 def sam(server: TritonServer) -> Iterator[HQSam]:
-    with HQSam(server.grpc_url, timeout_s=PATIENCE_S) as client:
+    with HQSam(server.grpc_url, timeout_s=TIMEOUT_S) as client:
         yield client
 
 
@@ -64,7 +62,7 @@ def hqsam_ui(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         yield line.split()[3], process
     finally:
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=PATIENCE_S)
+        _, errors = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 0, errors
 
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from hqsam_server import Endpoint, TritonServer
+from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from pycocotools import mask as coco
 
-from tests.ui.conftest import PATIENCE_S, hqsam_ui, image_file
+from tests.ui.conftest import hqsam_ui, image_file
 
 REPOSITORY = Path(__file__).parents[2]
 COINS = REPOSITORY / "demo" / "coins.png"
@@ -56,13 +57,13 @@ def visit(browser: Browser, home: str) -> Iterator[Visit]:
         options.setdefault("viewport", DESK)
         context = browser.new_context(**options)
         contexts.append(context)
-        context.set_default_timeout(1e3 * PATIENCE_S)
+        context.set_default_timeout(1e3 * TIMEOUT_S)
         page = context.new_page()
         page.on("pageerror", lambda error: failures.append(str(error)))
         page.goto(address)
         return page
 
-    expect.set_options(timeout=1e3 * PATIENCE_S)
+    expect.set_options(timeout=1e3 * TIMEOUT_S)
     yield open_page
     for context in contexts:
         context.close()
