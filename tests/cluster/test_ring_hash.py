@@ -49,7 +49,7 @@ def servers(cheap_repository: Path) -> Iterator[list[TritonServer]]:
 def encodes(server: TritonServer) -> int:
     """Return how many images a server has encoded."""
     host, _, port = server.metrics_url.rpartition(":")
-    return int(read_metrics(host, int(port), TIMEOUT_S).get("encodes", 0))
+    return int(read_metrics(host, int(port), TIMEOUT_S)["encodes"])
 
 
 def test_300_images_stay_where_they_were_put_and_move_when_a_server_is_killed(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import trustme
-from hqsam_server import TritonServer, Tuning
+from hqsam_server import TritonServer
 from hqsam_testing import rebuilt
 from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
@@ -28,11 +28,9 @@ LABELS = ROOT / "tests" / "small" / "coins-labels.png"
 SIZE = (640, 480)
 
 
-@pytest.fixture(scope="package")
-def server() -> Iterator[TritonServer]:
-    # Masks are compared, and bf16 rounds otherwise for one prompt than for two.
-    with TritonServer(tuning=Tuning(precision="fp32")) as running:
-        yield running
+@pytest.fixture(scope="session")
+def server(small_server: TritonServer) -> TritonServer:
+    return small_server
 
 
 @pytest.fixture(scope="package")
@@ -90,23 +88,14 @@ def examples(folder: Path) -> None:
     (folder / "instances.json").write_text(json.dumps({"images": images}))
 
 
-@pytest.fixture(scope="package")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where servers keep compiled models."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def environment(
-    server: TritonServer, bin_folder: Path, folder: Path, cache: Path
-) -> dict[str, str]:
+def environment(server: TritonServer, bin_folder: Path, folder: Path) -> dict[str, str]:
     """The environment of commands: the server's address, and the stand-ins first."""
     return {
         **os.environ,
         "HQSAM_URL": server.grpc_url,
         "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
         "TMPDIR": str(folder),
-        "XDG_CACHE_HOME": str(cache),
     }
 
 

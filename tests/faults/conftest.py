@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from hqsam_client import HQSam, HQSamError, Mask
 from hqsam_server import small_model
@@ -132,10 +131,7 @@ def start(
 
     yield start
     for server in started:
-        if server.process.poll() is None:
-            server.process.kill()
-            server.process.wait()
-        psutil.wait_procs([server.janitor])
+        server.kill()
 
 
 @pytest.fixture(scope="package")

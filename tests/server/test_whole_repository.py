@@ -25,9 +25,7 @@ def restarted(whole_repository: Path, tmp_path_factory: pytest.TempPathFactory) 
     temporary.mkdir()
     server = Serve(whole_repository, temporary, options={})
     yield server
-    server.process.kill()
-    server.process.wait()
-    psutil.wait_procs([server.janitor])
+    server.kill()
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -36,14 +36,8 @@ Visit = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def small() -> Iterator[TritonServer]:
-    with TritonServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def home(small: TritonServer) -> Iterator[str]:
-    with hqsam_ui("--url", small.grpc_url) as (address, _):
+def home(small_server: TritonServer) -> Iterator[str]:
+    with hqsam_ui("--url", small_server.grpc_url) as (address, _):
         yield address
 
 
