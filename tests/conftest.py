@@ -28,9 +28,8 @@ GROUPS = (
 """Packages of tests that share something costly, the longest group first; then all others."""
 
 LONG_TIMEOUT_S = 900
-"""Limit of a slow test. The full-size export is the longest: 50 s idle, 4 times that on busy
-cores. The limit of all others, in pyproject.toml, is 300 s: twice TIMEOUT_S, so that a start or
-an answer that takes too long is reported by the test itself, and then some."""
+"""Limit of a slow test, and of those that wait for the full-size export: a minute on two idle
+cores, four on busy ones. The limit of all others is in pyproject.toml."""
 
 
 def _group(nodeid: str) -> int:

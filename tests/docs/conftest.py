@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,14 +16,13 @@ import torch
 import trustme
 from hqsam_server import TritonServer
 from hqsam_testing import rebuilt
-from hqsam_testing.waiting import TIMEOUT_S
+from hqsam_testing.coins import COINS, LABELS
+from hqsam_testing.command import Command
 from PIL import Image
 
 from tests.docs import standins
 from tests.docs.pages import ROOT
 
-COINS = ROOT / "demo" / "coins.png"
-LABELS = ROOT / "tests" / "small" / "coins-labels.png"
 SIZE = (640, 480)
 
 
@@ -109,24 +107,16 @@ def service(server: TritonServer) -> Iterator[str]:
 @contextmanager
 def running(name: str, server: TritonServer, **environment: str) -> Iterator[str]:
     """Run a web service of the examples on a free port; its address."""
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "examples" / name, "--port=0", f"--url={server.grpc_url}"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if found := re.search(r"running on http://(\S+)", line):
-            break
-    try:
-        assert found, "".join(lines)
+    arguments: list[str | Path] = [
+        sys.executable,
+        ROOT / "examples" / name,
+        "--port=0",
+        f"--url={server.grpc_url}",
+    ]
+    with Command(arguments, env={**os.environ, **environment}) as service:
+        found = re.search(r"running on http://(\S+)", service.line("running on http://"))
+        assert found
         yield found[1]
-    finally:
-        process.terminate()
-        process.communicate(timeout=TIMEOUT_S)
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ import sys
 from pathlib import Path
 
 from hqsam_cli.main import main as hqsam
+from hqsam_testing.command import Command
 from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
 
@@ -117,22 +118,13 @@ def _python(arguments: list[str]) -> int:
 
 def _start_and_end(arguments: list[str], ready: str) -> int:
     """Start a server, wait for its line that says it is ready, and end it."""
-    server = subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert server.stdout is not None
-    lines = []
-    for line in server.stdout:
-        lines.append(line)
-        if ready in line:
-            break
-    was_ready = bool(lines) and ready in lines[-1]
-    server.send_signal(signal.SIGTERM)
-    rest, _ = server.communicate(timeout=TIMEOUT_S)
-    if was_ready and server.returncode in (0, -signal.SIGTERM):
-        return 0
-    print("".join(lines), rest, sep="", file=sys.stderr)
-    return 1
+    with Command([sys.executable, *arguments]) as server:
+        server.line(ready)
+        status = server.stop(signal.SIGTERM)
+        if status in (0, -signal.SIGTERM):
+            return 0
+        print(server.output(), file=sys.stderr)
+        return 1
 
 
 def _check_options(command: list[str], arguments: list[str]) -> None:

@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
+from hqsam_testing.coins import COINS
 from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
 from examples import label_studio_backend
-from tests.docs.conftest import COINS, running
+from tests.docs.conftest import running
 from tests.docs.pages import ROOT
 
 LABEL_CONFIG = """

@@ -11,17 +11,16 @@ import base64
 import importlib
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hqsam_cli.main import _COMMANDS
+from hqsam_cli.main import COMMANDS
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
-from hqsam_testing.waiting import TIMEOUT_S
+from hqsam_testing import command
 
 from tests.docs.pages import PAGES, Block, blocks, commands, text
 
@@ -41,14 +40,7 @@ def run(block: Block, folder: Path, environment: dict[str, str], code: str) -> N
         return
     if block.language == "sh":
         code += BACKGROUND
-    done = subprocess.run(
-        [*INTERPRETERS[block.language], code],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
+    done = command.run([*INTERPRETERS[block.language], code], cwd=folder, env=environment)
     assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"
 
 
@@ -65,13 +57,13 @@ def test_every_block_of_a_page_runs(
 
 @pytest.mark.parametrize("page", [it for it in PAGES if commands(it)])
 def test_commands_in_sentences_have_the_options_that_they_name(page: str) -> None:
-    for command in commands(page):
-        name, *arguments = command.split(" -- ")[0].split()[1:]
+    for it in commands(page):
+        name, *arguments = it.split(" -- ")[0].split()[1:]
         parser = argparse.ArgumentParser()
-        importlib.import_module(_COMMANDS[name].module).add_arguments(parser)
+        importlib.import_module(COMMANDS[name].module).add_arguments(parser)
         known = parser.format_help()
         for argument in arguments:
-            assert not argument.startswith("-") or argument.split("=")[0] in known, command
+            assert not argument.startswith("-") or argument.split("=")[0] in known, it
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")

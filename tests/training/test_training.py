@@ -72,6 +72,7 @@ def test_the_filters_that_training_begins_with_are_orthogonal() -> None:
     assert products.diag().min() > 0
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hqsam_server import Endpoint, TritonServer
+from hqsam_testing.coins import COINS, LABELS
 from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
@@ -20,10 +21,6 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from pycocotools import mask as coco
 
 from tests.ui.conftest import hqsam_ui, image_file
-
-REPOSITORY = Path(__file__).parents[2]
-COINS = REPOSITORY / "demo" / "coins.png"
-LABELS = REPOSITORY / "tests" / "small" / "coins-labels.png"
 
 COIN = (335, 44)
 BESIDE = (346, 92)
