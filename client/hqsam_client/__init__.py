@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     __version__: str
     from hqsam_client.async_client import AsyncHQSam, AsyncRemoteImage
     from hqsam_client.client import HQSam, RemoteImage
-    from hqsam_client.mask import Mask
+    from hqsam_client.mask import Mask, Polygon
     from hqsam_client.shared.base import EmbedResult
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "MissingPackageError",
     "NotFoundError",
     "OptionError",
+    "Polygon",
     "PromptError",
     "RemoteImage",
     "RequestRefusedError",
@@ -65,14 +66,15 @@ __all__ = [
     "__version__",
 ]
 
-# What needs gRPC is imported at first use: the server shares this package's contract,
-# and gRPC would be started in each of its processes.
+# Modules that need gRPC are imported at first use: the server's processes share this package's
+# contract, and each would start gRPC.
 _LAZY = {
     "AsyncHQSam": "async_client",
     "AsyncRemoteImage": "async_client",
     "EmbedResult": "shared.base",
     "HQSam": "client",
     "Mask": "mask",
+    "Polygon": "mask",
     "RemoteImage": "client",
 }
 

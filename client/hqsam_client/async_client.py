@@ -10,23 +10,20 @@ from typing import Any, TypeVar, overload
 import grpc.aio
 from numpy.typing import NDArray
 from PIL import Image
-from tritonclient.grpc import service_pb2
 
 from hqsam_client.errors import HQSamError, SupersededError
 from hqsam_client.mask import Mask
-from hqsam_client.shared import prompt_encoding, protocol
-from hqsam_client.shared.base import BaseClient, EmbedResult, check_concurrency
-from hqsam_client.shared.geometry import Size
-from hqsam_client.shared.prompt_encoding import Box, Labels, Points, Prompts
-from hqsam_client.shared.protocol import (
-    ASK_FROM_BYTES,
-    Call,
-    Choice,
-    Flow,
-    Mode,
-    embed_flow,
-    segment_flow,
+from hqsam_client.shared.base import (
+    BaseClient,
+    BaseImage,
+    EmbedResult,
+    check_concurrency,
+    closed,
+    deadline,
+    readiness,
 )
+from hqsam_client.shared.prompt_encoding import Box, Labels, Points
+from hqsam_client.shared.protocol import Call, Flow, Mode, embed_flow
 from hqsam_client.shared.upload import ImageLike, Upload, UploadMode, prepare
 
 T = TypeVar("T")
@@ -42,7 +39,7 @@ class AsyncHQSam(BaseClient):
     ```
 
     Make it inside of a running event loop. The options are those of `BaseClient`.
-    Cancelling a task cancels its call, but for an encoding that has been sent.
+    Cancelling a task cancels its call, unless that is an encoding.
     """
 
     _grpc = grpc.aio
@@ -85,7 +82,7 @@ class AsyncHQSam(BaseClient):
                 try:
                     prepared = await asyncio.to_thread(prepare, image, upload)
                     image_id = prepared.image_id
-                    stored = await self._run(embed_flow(prepared, ask=True))
+                    stored = await self.run(embed_flow(prepared, ask=True))
                 except HQSamError as caught:
                     error = caught
             result = EmbedResult(image, image_id, stored, error)
@@ -97,19 +94,33 @@ class AsyncHQSam(BaseClient):
 
     async def is_ready(self, timeout_s: float = 5.0) -> bool:
         """Tell whether the server says in time that it is ready; see `HQSam.is_ready`."""
-        if self._closed:
-            return False
-        request = service_pb2.ServerReadyRequest()
         try:
-            answer = await self._stub.ServerReady(
-                request, timeout=timeout_s, metadata=self._metadata
-            )
-        except grpc.RpcError:
+            return await self.run(readiness(), timeout_s=timeout_s)
+        except HQSamError:
             return False
-        return bool(answer.ready)
+
+    async def run(
+        self, flow: Flow[T], *, turn: Turn | None = None, timeout_s: float | None = None
+    ) -> T:
+        """Send a flow's calls until it returns; see `HQSam.run`."""
+        if turn is not None:
+            return await turn.take(self.run(flow, timeout_s=timeout_s))
+        end = deadline(timeout_s)
+        try:
+            call = next(flow)
+            while True:
+                try:
+                    response = await self._send(call, end)
+                except HQSamError as error:
+                    call = flow.throw(error)
+                else:
+                    call = flow.send(response)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
     async def close(self) -> None:
-        """Close the connections; calls that are under way are cancelled."""
+        """Close the connections; running calls end with `UnavailableError`."""
         self._closed = True
         await self._channel.close()
 
@@ -121,33 +132,29 @@ class AsyncHQSam(BaseClient):
         """Close the connections."""
         await self.close()
 
-    async def _run(self, flow: Flow[T]) -> T:
-        """Send a flow's calls until it returns."""
-        try:
-            call = next(flow)
-            while True:
-                try:
-                    response = await self._send(call)
-                except HQSamError as error:
-                    call = flow.throw(error)
-                else:
-                    call = flow.send(response)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-
-    async def _send(self, call: Call) -> Any:
+    async def _send(self, call: Call, end: float | None) -> Any:
         if call.after_s:
             await asyncio.sleep(call.after_s)
-        pending = self._stub.ModelInfer(call.request, **self._call_options(call))
+        if self._closed:
+            raise closed()
+        method, options = getattr(self._stub, call.method), self._call_options(call, end)
+        # In a task of its own, a call that `close` cancels can be told from a task that its
+        # caller cancels.
+        answer = asyncio.ensure_future(method(call.request, **options))
         try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError as error:
+            if answer.cancelled():
+                raise self._cancelled() from error
             # An encoding is of use to the next call, too.
-            return await (asyncio.shield(pending) if call.encodes else pending)
+            if not call.encodes:
+                answer.cancel()
+            raise
         except grpc.RpcError as error:
             raise self._error(error) from error
 
 
-class AsyncRemoteImage:
+class AsyncRemoteImage(BaseImage):
     """An image that the server knows; made by `AsyncHQSam.open`.
 
     Attributes:
@@ -155,24 +162,17 @@ class AsyncRemoteImage:
         size: (height, width) of the upright image: original pixels.
     """
 
-    def __init__(self, client: AsyncHQSam, upload: Upload, turns: _Turns | None = None) -> None:
+    def __init__(self, client: AsyncHQSam, upload: Upload, turns: Turns | None = None) -> None:
+        super().__init__(upload)
         self._client = client
-        self._upload = upload
         self._turns = turns
-        self.image_id: str = upload.image_id
-        self.size: Size = upload.size
 
     @cached_property
     def latest(self) -> AsyncRemoteImage:
         """The same image, where only the newest of overlapping calls counts; see `RemoteImage`."""
         if self._turns is not None:
             return self
-        return AsyncRemoteImage(self._client, self._upload, _Turns())
-
-    @property
-    def encoded(self) -> bytes:
-        """The image file as it is sent to the server."""
-        return self._upload.encoded
+        return AsyncRemoteImage(self._client, self._upload, Turns())
 
     async def full_image(self) -> Image.Image:
         """Decode the upright image; see `RemoteImage.full_image`."""
@@ -180,8 +180,7 @@ class AsyncRemoteImage:
 
     async def embed(self) -> bool:
         """Make sure that the server has the image; returns whether it had it before."""
-        ask = len(self._upload.encoded) >= ASK_FROM_BYTES
-        return await self._client._run(embed_flow(self._upload, ask))
+        return await self._client.run(self._embedding())
 
     @overload
     async def segment(
@@ -225,32 +224,48 @@ class AsyncRemoteImage:
         refine: Any = None,
         mode: Mode = "hq",
     ) -> Mask | list[Mask]:
-        """Segment one object, or many in one request; see `RemoteImage.segment`."""
-        choice = protocol.choice(mode)
-        prompts = prompt_encoding.build(self.size, points, labels, box, boxes, refine)
-        masks = await self._segment(prompts, choice)
-        return masks if prompts.many else masks[0]
+        """Segment one object, or many at once; see `RemoteImage.segment`."""
+        flow = self._segmenting(points, labels, box, boxes, refine, mode)
+        return await self._client.run(flow, turn=self._turn())
 
-    async def _segment(self, prompts: Prompts, choice: Choice) -> list[Mask]:
-        calls = self._client._run(segment_flow(self._upload, prompts, choice))
-        return await (calls if self._turns is None else self._turns.take(calls))
+    def _turn(self) -> Turn | None:
+        return None if self._turns is None else self._turns.next()
 
 
-class _Turns:
-    """Runs calls as tasks, each of which supersedes the one before."""
+class Turn:
+    """One of several overlapping flows, which a newer one ends."""
 
     def __init__(self) -> None:
-        self._newest: asyncio.Task[Any] | None = None
+        self._superseded = False
+        self._task: asyncio.Task[Any] | None = None
+
+    def supersede(self) -> None:
+        """End the flow."""
+        self._superseded = True
+        if self._task is not None:
+            self._task.cancel()
 
     async def take(self, calls: Coroutine[Any, Any, T]) -> T:
-        """Return what `calls` returns, or raise `SupersededError` when it is superseded."""
-        task = asyncio.ensure_future(calls)
-        previous, self._newest = self._newest, task
-        if previous is not None:
-            previous.cancel()
+        """Return what `calls` returns, or raise `SupersededError` as soon as superseded."""
+        task = self._task = asyncio.ensure_future(calls)
+        outcome: T | BaseException
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
-        if self._newest is not task:
-            raise SupersededError("a newer call on image.latest took this one's place")
+        if self._superseded:
+            raise SupersededError("a newer call on image.latest replaced this one")
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
+
+
+class Turns:
+    """Hands out turns, each of which supersedes the one before."""
+
+    def __init__(self) -> None:
+        self._newest: Turn | None = None
+
+    def next(self) -> Turn:
+        """Return a new turn, and supersede the one before."""
+        previous, self._newest = self._newest, Turn()
+        if previous is not None:
+            previous.supersede()
+        return self._newest

@@ -12,23 +12,20 @@ from typing import Any, TypeVar, overload
 import grpc
 from numpy.typing import NDArray
 from PIL import Image
-from tritonclient.grpc import service_pb2
 
-from hqsam_client.errors import HQSamError, SupersededError, from_grpc
+from hqsam_client.errors import HQSamError, SupersededError
 from hqsam_client.mask import Mask
-from hqsam_client.shared import prompt_encoding, protocol
-from hqsam_client.shared.base import BaseClient, EmbedResult, check_concurrency
-from hqsam_client.shared.geometry import Size
-from hqsam_client.shared.prompt_encoding import Box, Labels, Points, Prompts
-from hqsam_client.shared.protocol import (
-    ASK_FROM_BYTES,
-    Call,
-    Choice,
-    Flow,
-    Mode,
-    embed_flow,
-    segment_flow,
+from hqsam_client.shared.base import (
+    BaseClient,
+    BaseImage,
+    EmbedResult,
+    check_concurrency,
+    closed,
+    deadline,
+    readiness,
 )
+from hqsam_client.shared.prompt_encoding import Box, Labels, Points
+from hqsam_client.shared.protocol import Call, Flow, Mode, embed_flow
 from hqsam_client.shared.upload import ImageLike, Upload, UploadMode, prepare
 
 T = TypeVar("T")
@@ -50,20 +47,19 @@ class HQSam(BaseClient):
     _grpc = grpc
 
     def open(self, image: ImageLike, *, upload: UploadMode = "original") -> RemoteImage:
-        """Make sure that the server knows an image, encoding it if need be.
+        """Make sure that the server knows an image; it encodes images that are new to it.
 
         Args:
             image: a path, the bytes of a file, a binary file object, a Pillow image, or
-                an RGB array, uint8 [height, width, 3]. Its EXIF orientation is honoured:
+                an RGB array, uint8 [height, width, 3]. Its EXIF orientation is applied:
                 original pixels are those of the upright image.
-            upload: "original" sends files as they are. "resized" sends a file of more than
-                1024 pixels shrunk to what the model sees, which saves bandwidth and
-                changes two things: the server knows the image by another `image_id`
-                than its file has, and Pillow's decoders here rather than there have the
-                last word on its pixels.
+            upload: "original" sends files as they are. "resized" shrinks files of more than
+                1024 pixels to what the model sees before it sends them. That saves bandwidth;
+                the image then has another `image_id` than its file, and Pillow decodes it
+                here instead of on the server.
 
         Raises:
-            ImageError: it is not an image.
+            ImageError: it is not an image, or cannot be used.
             ConnectionLostError: no server can be reached, or none answers in time.
             RequestRefusedError: the server refuses it.
         """
@@ -97,14 +93,14 @@ class HQSam(BaseClient):
     ) -> list[EmbedResult]:
         """Have many images encoded ahead of time.
 
-        The server is asked before anything is sent, so an interrupted run goes on where
-        it was. An image that fails does not stop the others.
+        The client asks before it sends an image, so a second run continues an interrupted
+        one. An image that fails does not stop the others.
 
         Args:
             images: as in `open`.
             upload: as in `open`.
-            concurrency: images that are under way at once.
-            progress: called with each result as it comes, one at a time.
+            concurrency: how many images to process at once.
+            progress: called with each result as soon as it is there, one at a time.
 
         Returns:
             A result for each image, in the order given.
@@ -117,7 +113,7 @@ class HQSam(BaseClient):
             try:
                 prepared = prepare(image, upload)
                 image_id = prepared.image_id
-                stored = self._run(embed_flow(prepared, ask=True))
+                stored = self.run(embed_flow(prepared, ask=True))
             except HQSamError as caught:
                 error = caught
             result = EmbedResult(image, image_id, stored, error)
@@ -130,25 +126,43 @@ class HQSam(BaseClient):
             return list(pool.map(embed_one, images))
 
     def is_ready(self, timeout_s: float = 5.0) -> bool:
-        """Tell whether the server says in time that it and all its models are ready.
+        """Tell whether the server says within `timeout_s` that it and all its models are ready.
 
-        A server says so even when a process of one of its models is dead; `server_status.read`
-        with a probe notices.
+        A server says so even when a process of one of its models has died;
+        `server_status.read` notices that.
+        """
+        try:
+            return self.run(readiness(), timeout_s=timeout_s)
+        except HQSamError:
+            return False
+
+    def run(self, flow: Flow[T], *, turn: Turn | None = None, timeout_s: float | None = None) -> T:
+        """Send a flow's calls until it returns; for code that builds on `shared.protocol`.
 
         Args:
-            timeout_s: seconds to wait.
+            flow: yields the calls and gets their responses and errors.
+            turn: makes a newer flow end this one; see `Turn`.
+            timeout_s: seconds for all calls together, instead of the client's timeouts.
+
+        Raises:
+            HQSamError: what the flow does not handle.
         """
-        if self._closed:
-            return False
-        request = service_pb2.ServerReadyRequest()
+        end = deadline(timeout_s)
         try:
-            answer = self._stub.ServerReady(request, timeout=timeout_s, metadata=self._metadata)
-        except grpc.RpcError:
-            return False
-        return bool(answer.ready)
+            call = next(flow)
+            while True:
+                try:
+                    response = self._send(call, turn, end)
+                except HQSamError as error:
+                    call = flow.throw(error)
+                else:
+                    call = flow.send(response)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
     def close(self) -> None:
-        """Close the connections; calls that are under way are cancelled."""
+        """Close the connections; running calls end with `UnavailableError`."""
         self._closed = True
         self._channel.close()
 
@@ -160,38 +174,26 @@ class HQSam(BaseClient):
         """Close the connections."""
         self.close()
 
-    def _run(self, flow: Flow[T], turn: _Turn | None = None) -> T:
-        """Send a flow's calls until it returns."""
-        try:
-            call = next(flow)
-            while True:
-                try:
-                    response = self._send(call, turn)
-                except HQSamError as error:
-                    call = flow.throw(error)
-                else:
-                    call = flow.send(response)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-
-    def _send(self, call: Call, turn: _Turn | None) -> Any:
+    def _send(self, call: Call, turn: Turn | None, end: float | None) -> Any:
         if call.after_s:
-            time.sleep(call.after_s)
+            turn.pause(call.after_s) if turn is not None else time.sleep(call.after_s)
+        method, options = getattr(self._stub, call.method), self._call_options(call, end)
         try:
-            if turn is None or call.encodes:
-                # An encoding is of use to the newer call, too.
-                return self._stub.ModelInfer(call.request, **self._call_options(call))
-            return turn.wait_for(
-                self._stub.ModelInfer.future(call.request, **self._call_options(call))
-            )
+            if turn is None:
+                return method(call.request, **options)
+            return turn.wait_for(method.future(call.request, **options), cancel=not call.encodes)
         except grpc.FutureCancelledError as error:
-            raise from_grpc("CANCELLED", "", self.url) from error
+            raise self._cancelled() from error
         except grpc.RpcError as error:
             raise self._error(error) from error
+        except ValueError as error:
+            # What gRPC raises on a closed channel.
+            if self._closed:
+                raise closed() from error
+            raise
 
 
-class RemoteImage:
+class RemoteImage(BaseImage):
     """An image that the server knows; made by `HQSam.open`.
 
     Attributes:
@@ -199,12 +201,10 @@ class RemoteImage:
         size: (height, width) of the upright image: original pixels.
     """
 
-    def __init__(self, client: HQSam, upload: Upload, turns: _Turns | None = None) -> None:
+    def __init__(self, client: HQSam, upload: Upload, turns: Turns | None = None) -> None:
+        super().__init__(upload)
         self._client = client
-        self._upload = upload
         self._turns = turns
-        self.image_id: str = upload.image_id
-        self.size: Size = upload.size
 
     @cached_property
     def latest(self) -> RemoteImage:
@@ -214,27 +214,19 @@ class RemoteImage:
         image.latest.segment(points=[cursor])  # from any thread, at every movement
         ```
 
-        A call takes the place of the one before it, which raises `SupersededError` at
-        once and which the server drops if it had not begun. There is one such line of
-        calls for each image that `open` returned.
+        A call replaces the one before it, which raises `SupersededError` at once. The server
+        drops the replaced call if it has not started it. Each image that `open` returns has
+        its own sequence of such calls.
         """
-        return (
-            self if self._turns is not None else RemoteImage(self._client, self._upload, _Turns())
-        )
-
-    @property
-    def encoded(self) -> bytes:
-        """The image file as it is sent to the server."""
-        return self._upload.encoded
+        return self if self._turns is not None else RemoteImage(self._client, self._upload, Turns())
 
     def full_image(self) -> Image.Image:
-        """Decode the upright image, as a new Pillow image of mode RGB in original pixels."""
+        """Decode the upright image: a new Pillow image of mode RGB, original pixels."""
         return self._upload.full_image()
 
     def embed(self) -> bool:
         """Make sure that the server has the image; returns whether it had it before."""
-        ask = len(self._upload.encoded) >= ASK_FROM_BYTES
-        return self._client._run(embed_flow(self._upload, ask))
+        return self._client.run(self._embedding())
 
     @overload
     def segment(
@@ -278,89 +270,102 @@ class RemoteImage:
         refine: Any = None,
         mode: Mode = "hq",
     ) -> Mask | list[Mask]:
-        """Segment one object, or many in one request.
+        """Segment one object, or many at once.
 
-        All coordinates are original pixels of the upright image, from (0, 0) at the
-        top left corner to (width, height).
+        Coordinates are original pixels of the upright image: (column, row) is the centre of
+        the pixel in that column and row, (0, 0) that of the top left pixel. Points may lie up
+        to one pixel outside the image, and boxes reach over its edge; they are sent as they are.
+        More than 256 prompts are sent in several requests.
 
         Args:
             points: (x, y) pairs; for many objects a list of such lists, of any lengths.
             labels: 1 for a point on the object, 0 for one beside it; all 1 if not given.
             box: (x0, y0, x1, y1) around the object, on its own or with points.
             boxes: one box for each of many objects; `points`, `labels` and `refine`, if
-                given, then have an entry for each, too, None where there is none.
+                given, then have one entry for each box, or None.
             refine: an earlier mask of this image to start from.
-            mode: "hq" is the HQ mask alone, right for single objects. "hq+sam" adds
+            mode: "hq" is the HQ mask alone, best for single objects. "hq+sam" adds
                 SAM's mask, which the authors advise for images of many objects.
                 "best" adds the best of SAM's three masks for ambiguous prompts.
 
         Returns:
-            A mask; a list of them if `boxes` is given or `points` is a list of lists.
+            A mask; a list of masks, in order, if `boxes` is given or `points` is a list of lists.
 
         Raises:
             PromptError: an argument is wrong; nothing was sent.
-            SupersededError: on `latest`, a newer call took this one's place.
+            SupersededError: on `latest`, a newer call replaced this one.
             ConnectionLostError: no server can be reached, or none answers in time.
             RequestRefusedError: the server answered with an error.
         """
-        choice = protocol.choice(mode)
-        prompts = prompt_encoding.build(self.size, points, labels, box, boxes, refine)
-        masks = self._segment(prompts, choice)
-        return masks if prompts.many else masks[0]
+        flow = self._segmenting(points, labels, box, boxes, refine, mode)
+        return self._client.run(flow, turn=self._turn())
 
-    def _segment(self, prompts: Prompts, choice: Choice) -> list[Mask]:
-        turn = self._turns.next() if self._turns is not None else None
-        return self._client._run(segment_flow(self._upload, prompts, choice), turn)
+    def _turn(self) -> Turn | None:
+        return None if self._turns is None else self._turns.next()
 
 
-class _Turn:
-    """One of several overlapping calls, which a newer one can end."""
+class Turn:
+    """One of several overlapping flows. `HQSam.run` ends it as soon as it is superseded."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._superseded = False
-        self._future: Any = None
+        self._cancel: Callable[[], object] | None = None
 
     def supersede(self) -> None:
-        with self._lock:
+        """End the flow, from any thread."""
+        with self._changed:
             self._superseded = True
-            if self._future is not None:
-                self._future.cancel()
+            if self._cancel is not None:
+                self._cancel()
+            self._changed.notify_all()
 
-    def wait_for(self, future: Any) -> Any:
-        """Return the call's response, or raise `SupersededError` as soon as it is superseded.
+    def pause(self, seconds: float) -> None:
+        """Wait, or raise `SupersededError` as soon as the turn is superseded."""
+        self._wait_until(lambda: False, seconds)
+
+    def wait_for(self, future: Any, cancel: bool) -> Any:
+        """Return the response of a call, or raise `SupersededError` as soon as superseded.
+
+        Args:
+            future: the call.
+            cancel: whether to cancel it then. An encoding is of use to the newer call, too.
 
         Raises:
             grpc.FutureCancelledError: it was cancelled for another reason.
         """
-        with self._lock:
-            self._future = future
-            if self._superseded:
+        with self._changed:
+            self._cancel = future.cancel if cancel else None
+            if cancel and self._superseded:
                 future.cancel()
+        future.add_done_callback(self._wake)
         try:
-            response = future.result()
-        except grpc.FutureCancelledError as error:
+            self._wait_until(future.done)
+        finally:
+            self._cancel = None
+        return future.result()
+
+    def _wake(self, _: Any) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _wait_until(self, over: Callable[[], bool], timeout_s: float | None = None) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._superseded or over(), timeout_s)
             if self._superseded:
-                raise _superseded() from error
-            raise
-        if self._superseded:
-            raise _superseded()
-        return response
+                raise SupersededError("a newer call on image.latest replaced this one")
 
 
-def _superseded() -> SupersededError:
-    return SupersededError("a newer call on image.latest took this one's place")
-
-
-class _Turns:
+class Turns:
     """Hands out turns, each of which supersedes the one before."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._newest: _Turn | None = None
+        self._newest: Turn | None = None
 
-    def next(self) -> _Turn:
-        turn = _Turn()
+    def next(self) -> Turn:
+        """Return a new turn, and supersede the one before."""
+        turn = Turn()
         with self._lock:
             previous, self._newest = self._newest, turn
         if previous is not None:

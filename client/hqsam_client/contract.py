@@ -20,6 +20,19 @@ MASK_SIZE = 256
 EMBEDDING_SIZE = 64
 """Side in tokens of the image embeddings, a sixteenth of the input frame."""
 
+# Limits of a server, unless its operator chose others.
+MAX_PROMPTS = 256
+"""Prompts in one request."""
+
+MAX_POINTS = 128
+"""Points of a prompt, including box corners and padding."""
+
+MAX_IMAGE_BYTES = 64 * 2**20
+"""Size of an encoded image."""
+
+MAX_IMAGE_PIXELS = 128 * 10**6
+"""Width times height of an image."""
+
 IMAGE_ID_LENGTH = 64
 """Hex digits of an `image_id`: the SHA-256 of the encoded bytes, in lower case."""
 

@@ -3,14 +3,14 @@
 ```text
 HQSamError
 ├── PromptError             points, labels, boxes or an earlier mask are wrong (ValueError)
-├── ImageError            it is not an image, or cannot be read (ValueError)
-├── OptionError             an address, certificate or other option is wrong (ValueError)
+├── ImageError              it is not an image, or cannot be read or drawn on (ValueError)
+├── OptionError             an address, path, certificate or other option is wrong (ValueError)
 ├── MissingPackageError     an optional package is not installed
-├── SupersededError         a newer call on `image.latest` took this one's place
-├── ConnectionLostError     nothing that can be used came back
-│   ├── UnavailableError        no server there, or one with a full queue: UNAVAILABLE;
-│   │                           the client was closed meanwhile: CANCELLED
-│   └── RequestTimeoutError     no answer in time: DEADLINE_EXCEEDED
+├── SupersededError         a newer call on `image.latest` replaced this one
+├── ConnectionLostError     the server returned no usable response
+│   ├── UnavailableError        no server there, or a full queue: UNAVAILABLE;
+│   │                           the client was closed: CANCELLED
+│   └── RequestTimeoutError     no response in time: DEADLINE_EXCEEDED
 └── RequestRefusedError     the server answered with an error; `code` names it
     ├── InvalidRequestError     the request cannot succeed: INVALID_ARGUMENT
     ├── NotFoundError           no such model, or the image is gone again: NOT_FOUND
@@ -23,6 +23,8 @@ The first five are raised before anything is sent, or instead of a result.
 """
 
 from __future__ import annotations
+
+import re
 
 
 class HQSamError(Exception):
@@ -38,29 +40,29 @@ class PromptError(HQSamError, ValueError):
 
 
 class ImageError(HQSamError, ValueError):
-    """What was given is not an image, or cannot be read. Nothing was sent."""
+    """It is not an image, or cannot be read or drawn on. Nothing was sent."""
 
 
 class OptionError(HQSamError, ValueError):
-    """An option of the client is wrong. Nothing was sent."""
+    """An option is wrong. Nothing was sent."""
 
 
 class MissingPackageError(HQSamError):
-    """What was asked for needs an optional package that is not installed."""
+    """The call needs an optional package that is not installed."""
 
 
 class SupersededError(HQSamError):
-    """A newer call on the same `image.latest` took the place of this one."""
+    """A newer call on the same `image.latest` replaced this one."""
 
 
 class ConnectionLostError(HQSamError):
-    """Nothing that can be used came back; the same call may succeed later."""
+    """The server returned no usable response; the same call may succeed later."""
 
 
 class UnavailableError(ConnectionLostError):
-    """No server answers at the address, or its queue is full; retried a few times already.
+    """No server answers at the address, or its queue is full, also after a few attempts.
 
-    Or the client was closed while the call was under way.
+    Or the client was closed.
     """
 
 
@@ -81,15 +83,15 @@ class RequestRefusedError(HQSamError):
 
 
 class InvalidRequestError(RequestRefusedError):
-    """The request can never succeed as it is: a damaged image, for one."""
+    """The request can never succeed as it is; a damaged image, for example."""
 
 
 class NotFoundError(RequestRefusedError):
-    """The server has no such model, or lost the image again right after it was embedded."""
+    """The server has no such model, or lost the image again right after embedding it."""
 
 
 class AccessDeniedError(RequestRefusedError):
-    """The server, or a proxy before it, wants other credentials."""
+    """The server, or a proxy in front of it, wants other credentials."""
 
 
 class TooLargeError(RequestRefusedError):
@@ -102,26 +104,65 @@ class ServerFailedError(RequestRefusedError):
 
 _REFUSALS: dict[str, tuple[type[RequestRefusedError], str]] = {
     "INVALID_ARGUMENT": (InvalidRequestError, "correct the request"),
-    "NOT_FOUND": (NotFoundError, "see `hqsam status` for the models that the server has"),
+    "NOT_FOUND": (NotFoundError, "run `hqsam status` to see the models that the server has"),
     "UNAUTHENTICATED": (AccessDeniedError, "pass a valid token or client certificate"),
     "PERMISSION_DENIED": (AccessDeniedError, "pass a token or certificate that has the right"),
     "RESOURCE_EXHAUSTED": (TooLargeError, "send a smaller image or fewer prompts at once"),
+    "UNIMPLEMENTED": (
+        ServerFailedError,
+        "check that the address is the gRPC port of a Triton server, usually 8001",
+    ),
 }
+
+# What gRPC says when it cannot connect, and what that means. These choose words; the
+# exception's class depends on the code alone.
+_CONNECTION_FAILURES = (
+    (
+        "Connection refused",
+        "nothing listens there; start a server with `hqsam serve`, or correct the address",
+    ),
+    (
+        "Failed parsing HTTP/2",
+        "the server there does not speak gRPC; Triton's HTTP port is 8000, its gRPC port 8001",
+    ),
+    (
+        "andshake failed",
+        "the TLS handshake failed; check the certificates and whether the server uses TLS",
+    ),
+    ("address lookup failed", "the name has no address; correct it"),
+    ("DNS resolution failed", "the name has no address; correct it"),
+)
+
+_HTTP_PORT = re.compile(r":8000\b")
 
 
 def from_grpc(code: str, details: str, url: str) -> HQSamError:
-    """Return the error for a call that ended with the gRPC status `code`."""
+    """Return the error for a call that ended with the gRPC status `code`.
+
+    Args:
+        code: the gRPC code's name.
+        details: the status message.
+        url: the address as the client was given it.
+    """
     details = " ".join(details.split()) or "no details"
     if code == "UNAVAILABLE":
-        return UnavailableError(
-            f"no answer from {url}: {details}; check the address, whether the server is ready "
-            "(`hqsam status`), or try again when it is less busy"
-        )
+        return UnavailableError(f"no answer from {url}: {_connection_failure(details, url)}")
     if code == "CANCELLED":
-        return UnavailableError(f"a call to {url} was cancelled; was the client closed meanwhile?")
+        return UnavailableError(f"a call to {url} was cancelled: the client was closed")
     if code == "DEADLINE_EXCEEDED":
         return RequestTimeoutError(
-            f"{url} did not answer in time; pass a longer timeout or look at the server's load"
+            f"{url} did not answer in time; pass a longer timeout, or check the server's load"
         )
-    error, advice = _REFUSALS.get(code, (ServerFailedError, "see the server's log"))
+    error, advice = _REFUSALS.get(code, (ServerFailedError, "read the server's log"))
     return error(f"{url} answered {code}: {details}; {advice}", code)
+
+
+def _connection_failure(details: str, url: str) -> str:
+    """Return in plain words why a server does not answer, and what to do."""
+    for sign, words in _CONNECTION_FAILURES:
+        if sign not in details:
+            continue
+        if sign == "Connection refused" and _HTTP_PORT.search(url):
+            return f"{words}: port 8000 is Triton's HTTP port, gRPC is port 8001"
+        return words
+    return f"{details}; run `hqsam status`, or try again when the server is less busy"

@@ -96,7 +96,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a decoded image to mode RGB, as the model sees it; see the module's rules."""
+    """Return a decoded image as a new one of mode RGB, as the model sees it; see the module."""
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image) >> 8).astype(np.uint8)
     elif image.mode in ("I", "F"):

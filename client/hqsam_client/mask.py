@@ -1,19 +1,38 @@
-"""A mask: low-resolution logits, brought to the image's own pixels when asked for."""
+"""A mask: low-resolution logits, brought to the image's own pixels at first use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
 from os import PathLike
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hqsam_client import drawing
-from hqsam_client.errors import ImageError, MissingPackageError
+from hqsam_client import drawing, image_files
+from hqsam_client.errors import ImageError, MissingPackageError, OptionError
 from hqsam_client.shared.geometry import Size, upsampled_bands
+
+MASK_ENDINGS = frozenset([".bmp", ".gif", ".pgm", ".png", ".tif", ".tiff"])
+"""Endings of the files that `Mask.save` writes, in lower case: formats that keep each pixel."""
+
+
+class Polygon(NamedTuple):
+    """The outline of one part of a mask, and of the holes in it.
+
+    All are int32 [N, 2]: (column, row) of the mask's own pixels along the border, in original
+    pixels.
+
+    Attributes:
+        outline: the part's outer border.
+        holes: the border of each hole, the largest first.
+    """
+
+    outline: NDArray[np.int32]
+    holes: list[NDArray[np.int32]]
 
 
 class Mask:
@@ -58,7 +77,7 @@ class Mask:
 
     @property
     def logits(self) -> NDArray[np.float32]:
-        """What `array` thresholds at 0: float32 [height, width], original pixels.
+        """The logits, float32 [height, width], original pixels; `array` is where they exceed 0.
 
         Computed at every use: four bytes a pixel are too many to keep.
         """
@@ -74,7 +93,10 @@ class Mask:
 
     @cached_property
     def box(self) -> tuple[int, int, int, int] | None:
-        """(x0, y0, x1, y1) in original pixels, x1 and y1 just outside; None when empty."""
+        """(x0, y0, x1, y1) in original pixels; None when the mask is empty.
+
+        x0 and y0 are the first column and row of the object, x1 and y1 the first ones after it.
+        """
         columns = np.flatnonzero(self.array.any(axis=0))
         if not columns.size:
             return None
@@ -86,8 +108,27 @@ class Mask:
         return Image.fromarray(self.array.view(np.uint8) * np.uint8(255))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write `image()` to a file; the name's ending gives the format."""
-        self.image().save(path)
+        """Write `image()` to a file, without loss.
+
+        Args:
+            path: its ending, one of `MASK_ENDINGS`, gives the format; ``~`` is the home folder.
+
+        Raises:
+            OptionError: the ending is another, or the file cannot be written.
+        """
+        file = Path(path).expanduser()
+        if file.suffix.lower() not in MASK_ENDINGS:
+            reason = f"{file.suffix} would change its pixels" if file.suffix else "it has no ending"
+            raise OptionError(
+                f"a mask cannot be saved as {str(path)!r}: {reason}; expected a name that ends in "
+                ".png, or in one of " + ", ".join(sorted(MASK_ENDINGS - {".png"}))
+            )
+        if not file.parent.is_dir():
+            raise OptionError(f"{path} cannot be written: make the folder {file.parent} first")
+        try:
+            self.image().save(file)
+        except OSError as error:
+            raise OptionError(f"{path} cannot be written: {error.strerror or error}") from error
 
     def overlay(
         self,
@@ -96,20 +137,25 @@ class Mask:
     ) -> Image.Image:
         """Draw the mask on its image: tinted inside, with a contour.
 
+        16-bit and float images are drawn as the model sees them; see `image_files`.
+
         Args:
-            image: drawn on instead of the image that the mask is of; same size.
+            image: drawn on instead of the mask's own image; of any mode and of the same size,
+                once its EXIF orientation is applied.
             color: RGB, 0 to 255.
 
         Returns:
             A new Pillow image of mode RGB in original pixels.
 
         Raises:
-            ImageError: `image` has another size, or the mask knows none.
+            ImageError: `image` has another size, or is None and the mask has no image.
         """
-        if image is None:
-            if self._image is None:
-                raise ImageError("the mask knows no image to draw on: pass one")
+        if image is not None:
+            image = image_files.upright(image)
+        elif self._image is not None:
             image = self._image()
+        else:
+            raise ImageError("the mask has no image to draw on: pass one")
         if image.size != self.size[::-1]:
             raise ImageError(
                 f"the image has {image.size} pixels (width, height), "
@@ -135,12 +181,11 @@ class Mask:
         encoded = coco.encode(np.asfortranarray(self.array.view(np.uint8)))
         return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
 
-    def polygons(self) -> list[NDArray[np.int32]]:
-        """Return the outer contours, the largest first; holes are left out.
+    def polygons(self) -> list[Polygon]:
+        """Return the outline of each part of the mask with its holes, the largest part first.
 
-        Returns:
-            For each part of the mask, int32 [N, 2]: (x, y) of pixels on its border, in
-            original pixels.
+        Filling the outline, erasing the inside of each hole, border excluded, and doing the
+        same with the smaller parts, which may lie in a hole, gives the mask back.
 
         Raises:
             MissingPackageError: OpenCV is not installed.
@@ -151,8 +196,21 @@ class Mask:
             raise MissingPackageError(
                 "Mask.polygons needs OpenCV: pip install 'hqsam-triton[masks]'"
             ) from error
-        found = cv2.findContours(
-            self.array.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+        # Two levels: outlines of parts, and in them those of holes.
+        contours, tree = cv2.findContours(
+            self.array.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
         )
-        contours = sorted(found[0], key=cv2.contourArea, reverse=True)
-        return [np.asarray(contour[:, 0], np.int32) for contour in contours]
+        holes: dict[int, list[NDArray[np.int32]]] = {}
+        by_area = sorted(range(len(contours)), key=lambda i: -cv2.contourArea(contours[i]))
+        for index in by_area:
+            if (part := int(tree[0, index, 3])) >= 0:
+                holes.setdefault(part, []).append(_line(contours[index]))
+        return [
+            Polygon(_line(contours[index]), holes.get(index, []))
+            for index in by_area
+            if tree[0, index, 3] < 0
+        ]
+
+
+def _line(contour: NDArray[Any]) -> NDArray[np.int32]:
+    return np.asarray(contour[:, 0], np.int32)

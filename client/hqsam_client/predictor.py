@@ -9,10 +9,10 @@ predictor.set_image(image)
 masks, scores, low_res = predictor.predict(point_coords=points, point_labels=labels)
 ```
 
-The model is the server's: `checkpoint` is not read. The server is the one that the
-environment variable ``HQSAM_URL`` names, else ``localhost:8001``; or pass an `HQSam`
-in place of the model. `set_torch_image`, `predict_torch` and `get_image_embedding`,
-which hand out the model's own tensors, have no counterpart.
+The model is the server's: `checkpoint` is not read. The address is that of the environment
+variable ``HQSAM_URL``, or ``localhost:8001``; or pass an `HQSam` in place of the model.
+`set_torch_image`, `predict_torch` and `get_image_embedding`, which return the model's own
+tensors, do not exist here.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqsam_client import contract
-from hqsam_client.client import HQSam, RemoteImage
+from hqsam_client.client import HQSam
 from hqsam_client.errors import ImageError, OptionError, PromptError
 from hqsam_client.mask import Mask
 from hqsam_client.shared import prompt_encoding
 from hqsam_client.shared.base import DEFAULT_URL
 from hqsam_client.shared.geometry import Size
-from hqsam_client.shared.protocol import Choice
+from hqsam_client.shared.protocol import Choice, embed_flow, segment_flow
+from hqsam_client.shared.upload import Upload, prepare
 
 __all__ = ["RemoteSam", "SamPredictor", "sam_model_registry"]
 
 
 class RemoteSam:
-    """Stands where the official model stands: takes its calls, and has nothing to do."""
+    """Replaces the official model: takes its calls, and does nothing."""
 
     def __init__(self, checkpoint: Any = None) -> None:
         self.client = HQSam(os.environ.get("HQSAM_URL", DEFAULT_URL))
 
     def to(self, *_: Any, **__: Any) -> RemoteSam:
-        """Do nothing: the server chose its device."""
+        """Do nothing: the server chooses its device."""
         return self
 
     def eval(self) -> RemoteSam:
@@ -71,14 +72,14 @@ class SamPredictor:
 
     is_image_set: bool
     original_size: Size | None
-    _image: RemoteImage | None
+    _upload: Upload | None
 
     def __init__(self, sam_model: RemoteSam | HQSam) -> None:
         client = sam_model.client if isinstance(sam_model, RemoteSam) else sam_model
         if not isinstance(client, HQSam):
             raise OptionError(
-                f"sam_model is a {type(sam_model).__name__}, expected what "
-                "hqsam_client.predictor.sam_model_registry returns, or an HQSam"
+                f"sam_model is of type {type(sam_model).__name__}, expected an HQSam or what "
+                "hqsam_client.predictor.sam_model_registry returns"
             )
         self._client = client
         self.reset_image()
@@ -96,10 +97,15 @@ class SamPredictor:
         if image_format not in ("RGB", "BGR"):
             raise ImageError(f"image_format is {image_format!r}, expected 'RGB' or 'BGR'")
         if not isinstance(image, np.ndarray):
-            raise ImageError(f"image is a {type(image).__name__}, expected an array")
+            raise ImageError(
+                f"image is of type {type(image).__name__}, expected an array; "
+                "pass np.asarray(image) of a Pillow image of mode RGB"
+            )
         self.reset_image()
-        self._image = self._client.open(image if image_format == "RGB" else image[..., ::-1])
-        self.original_size = self._image.size
+        upload = prepare(image if image_format == "RGB" else image[..., ::-1])
+        self._client.run(embed_flow(upload, ask=True))
+        self._upload = upload
+        self.original_size = upload.size
         self.is_image_set = True
 
     def predict(
@@ -114,14 +120,16 @@ class SamPredictor:
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
         """Segment one object of the image that was set.
 
+        As in the official class, points and boxes may lie anywhere, also outside the image.
+
         Args:
             point_coords: [N, 2], (x, y) in original pixels.
             point_labels: [N], 1 foreground, 0 background.
             box: [4] or [1, 4], (x0, y0, x1, y1) in original pixels.
             mask_input: float32 [1, 256, 256], the third result of an earlier call.
-            multimask_output: take the best of SAM's three masks for ambiguous prompts in
-                place of its one for clear ones. There is one mask in either case.
-            return_logits: return logits in place of booleans.
+            multimask_output: take the best of SAM's three masks for ambiguous prompts
+                instead of its one for clear prompts. The result is one mask in either case.
+            return_logits: return logits instead of booleans.
             hq_token_only: leave SAM's mask out, and return the HQ mask alone.
 
         Returns:
@@ -132,20 +140,22 @@ class SamPredictor:
             RuntimeError: no image was set.
             PromptError: an argument is wrong, or there is neither a point nor a box.
         """
-        if self._image is None:
+        if self._upload is None:
             raise RuntimeError("An image must be set with .set_image(...) before mask prediction.")
-        image = self._image
-        size = image.size
+        size = self._upload.size
         corners = None if box is None else np.asarray(box).reshape(-1)
         refine = None if mask_input is None else Mask(_low_res(mask_input), 0.0, size)
-        prompts = prompt_encoding.build(size, point_coords, point_labels, corners, refine=refine)
-        (mask,) = image._segment(prompts, Choice(multimask_output, hq_token_only))
+        prompts = prompt_encoding.build(
+            size, point_coords, point_labels, corners, refine=refine, anywhere=True
+        )
+        choice = Choice(multimask_output, hq_token_only)
+        (mask,) = self._client.run(segment_flow(self._upload, prompts, choice))
         full = mask.logits if return_logits else mask.array
         return full[None], np.array([mask.iou], np.float32), mask.low_res_logits[None]
 
     def reset_image(self) -> None:
         """Forget the image that was set."""
-        self._image = None
+        self._upload = None
         self.original_size = None
         self.is_image_set = False
 

@@ -1,19 +1,24 @@
-"""What a server says of itself, and whether it really answers."""
+"""What a server says about itself, and whether its models really answer."""
 
 from __future__ import annotations
 
 import http.client
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
-import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
 
 from hqsam_client import contract
 from hqsam_client.client import HQSam
+from hqsam_client.errors import HQSamError, InvalidRequestError
+from hqsam_client.shared import prompt_encoding, protocol
+from hqsam_client.shared.protocol import Call, Flow
+from hqsam_client.shared.upload import prepare
+
+_NO_IMAGE_ID = "status"
 
 _METRIC = re.compile(r"^hqsam_(?P<name>\w+?)(_total)?(\{[^}]*\})? (?P<value>\S+)$", re.MULTILINE)
 
@@ -29,15 +34,17 @@ class Model:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """What one server says of itself.
+    """The status of one server.
 
     Attributes:
         version: Triton's version.
-        ready: whether it says that it and all its models are ready.
-        models: all that the contract names, there or not.
+        ready: whether the server says that it and all its models are ready, and `embed` and
+            `segment` really answer.
+        models: all models of the contract, loaded or not.
         metrics: this project's metrics by name, without ``hqsam_`` and ``_total``; empty
             when they cannot be read.
-        probe_s: seconds that a real call took; None when none was made.
+        probe_s: seconds that segmenting an image took; None without a probe.
+        problem: why the server is not ready although it says so; None otherwise.
     """
 
     version: str
@@ -45,44 +52,80 @@ class ServerStatus:
     models: list[Model]
     metrics: dict[str, float] = field(default_factory=dict)
     probe_s: float | None = None
+    problem: str | None = None
 
 
 def read(client: HQSam, timeout_s: float, probe: bool) -> ServerStatus:
     """Ask a server for its status, without metrics.
 
+    Triton says that it is ready even when a process of one of its models has died. So `embed` and
+    `segment` are called, too, with requests that they refuse.
+
     Args:
         client: connected to this one server.
-        timeout_s: seconds for each question.
-        probe: whether to segment an image of one pixel, too. A server says that it is
-            ready when a process of one of its models is dead; this call notices. The
-            first time, it takes as long as encoding does.
+        timeout_s: seconds for the questions together, and again for the probe.
+        probe: whether to segment an image of one pixel, too. The first time, it is encoded;
+            where that takes longer than `timeout_s`, the first probe fails.
 
     Raises:
-        HQSamError: it does not answer, or the probe failed.
+        HQSamError: the server does not answer, or the probe failed.
     """
-    stub = client._stub
-    options = {"timeout": timeout_s, "metadata": client._metadata}
-    try:
-        metadata = stub.ServerMetadata(service_pb2.ServerMetadataRequest(), **options)
-        ready = stub.ServerReady(service_pb2.ServerReadyRequest(), **options).ready
-        # Not from the repository's index, which operators may keep for themselves.
-        models = [_model(stub, spec.name, options) for spec in contract.MODELS]
-    except grpc.RpcError as error:
-        raise client._error(error) from error
-    probe_s = None
-    if probe:
-        start = time.perf_counter()
-        # Opened first, though a click alone would do: so a dead `embed` is noticed, too.
-        client.open(np.full((1, 1, 3), 128, np.uint8)).segment(points=[(0.5, 0.5)])
-        probe_s = time.perf_counter() - start
-    return ServerStatus(metadata.version, ready, models, probe_s=probe_s)
+    status = client.run(_questions(), timeout_s=timeout_s)
+    if not probe:
+        return status
+    start = time.perf_counter()
+    client.run(_probe(), timeout_s=timeout_s)
+    probe_s = time.perf_counter() - start
+    return ServerStatus(status.version, status.ready, status.models, {}, probe_s, status.problem)
 
 
-def _model(stub: Any, name: str, options: dict[str, Any]) -> Model:
-    if not stub.ModelReady(service_pb2.ModelReadyRequest(name=name), **options).ready:
+def _questions() -> Flow[ServerStatus]:
+    metadata = yield Call(service_pb2.ServerMetadataRequest(), "", method="ServerMetadata")
+    answer = yield Call(service_pb2.ServerReadyRequest(), "", method="ServerReady")
+    models = []
+    # Not from the repository's index, which operators may keep for themselves.
+    for spec in contract.MODELS:
+        models.append((yield from _model(spec.name)))
+    problem = None
+    if answer.ready:
+        try:
+            yield from _answers()
+        except HQSamError as error:
+            problem = str(error)
+    return ServerStatus(
+        metadata.version, bool(answer.ready) and problem is None, models, problem=problem
+    )
+
+
+def _model(name: str) -> Flow[Model]:
+    request = service_pb2.ModelReadyRequest(name=name)
+    if not (yield Call(request, "", method="ModelReady")).ready:
         return Model(name, False, [])
-    metadata = stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=name), **options)
+    metadata_request = service_pb2.ModelMetadataRequest(name=name)
+    metadata = yield Call(metadata_request, "", method="ModelMetadata")
     return Model(name, True, list(metadata.versions))
+
+
+def _answers() -> Flow[None]:
+    """Make `embed` and `segment` refuse a malformed `image_id`, which costs and counts nothing.
+
+    Raises:
+        HQSamError: one of them does not answer.
+    """
+    prompts = prompt_encoding.build((1, 1), points=[(0, 0)])
+    segment = protocol.segment_call(_NO_IMAGE_ID, prompts, protocol.choice("hq"))
+    for call in (protocol.is_stored_call(_NO_IMAGE_ID), segment):
+        with suppress(InvalidRequestError):
+            yield call
+
+
+def _probe() -> Flow[None]:
+    """Embed and segment an image of one pixel."""
+    upload = prepare(np.full((1, 1, 3), 128, np.uint8))
+    # `segment` alone would do, but would not notice that `embed` has died.
+    yield from protocol.embed_flow(upload, ask=False)
+    prompts = prompt_encoding.build(upload.size, points=[(0, 0)])
+    yield from protocol.segment_flow(upload, prompts, protocol.choice("hq"))
 
 
 def read_metrics(host: str, port: int, timeout_s: float) -> dict[str, float]:
@@ -92,6 +135,9 @@ def read_metrics(host: str, port: int, timeout_s: float) -> dict[str, float]:
         host: name or address of the server.
         port: of its Prometheus endpoint.
         timeout_s: seconds to wait.
+
+    Returns:
+        Values by name, without ``hqsam_`` and ``_total``.
     """
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:

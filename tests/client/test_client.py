@@ -5,17 +5,17 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from hqsam_client import EmbedResult, HQSam, ImageError, Mask, RemoteImage, SupersededError
-from hqsam_client.shared.protocol import Call, _tensors
+from hqsam_server import TritonServer
+from hqsam_testing.api import Api
 from numpy.typing import NDArray
 from PIL import Image
-from tritonclient.grpc import service_pb2
 
 POINTS = [(105, 90), (216, 110), (150, 30), (10, 190)]
 
@@ -25,34 +25,43 @@ def close(mask: Mask, other: Mask) -> bool:
     return np.allclose(mask.low_res_logits, other.low_res_logits, atol=1e-3)
 
 
-def reference(sam: HQSam, photo: bytes, points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Segment through the stateless ensemble: [256, 256] logits for points in the input frame."""
-    points = np.concatenate([points, np.zeros((1, 2), np.float32)])
-    labels = np.array([1] * (len(points) - 1) + [-1], np.float32)
+IN_FRAME = np.array([1024 / 300, 683 / 200])
+"""Scale of a photo to the input frame, (x, y)."""
+
+
+def reference(
+    api: Api,
+    photo: bytes,
+    points: Sequence[tuple[float, float]],
+    labels: Sequence[int],
+    refine: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Segment through the stateless ensemble, which stores nothing: logits [256, 256]."""
+    mask = np.zeros((256, 256), np.float32) if refine is None else refine
     inputs: dict[str, NDArray[Any]] = {
         "encoded_image": np.frombuffer(photo, np.uint8),
-        "point_coords": points[None],
-        "point_labels": labels[None],
-        "mask_input": np.zeros((1, 1, 256, 256), np.float32),
-        "has_mask_input": np.zeros(1, np.float32),
+        "point_coords": np.array([[*points, (0, 0)]] * IN_FRAME, np.float32),
+        "point_labels": np.array([[*labels, -1]], np.float32),
+        "mask_input": mask[None, None],
+        "has_mask_input": np.full(1, refine is not None, np.float32),
     }
-    request = service_pb2.ModelInferRequest(model_name="hq_sam")
-    for name, tensor in inputs.items():
-        dtype = "UINT8" if tensor.dtype == np.uint8 else "FP32"
-        request.inputs.add(name=name, datatype=dtype, shape=tensor.shape)
-        request.raw_input_contents.append(tensor.tobytes())
-    request.outputs.add(name="low_res_masks")
-    response = sam._send(Call(request, "", encodes=True), None)
-    return np.asarray(_tensors(response)["low_res_masks"][0, 0], np.float32)
+    return np.asarray(api.infer("hq_sam", inputs, ["low_res_masks"])["low_res_masks"][0, 0])
 
 
-def test_a_click_gives_the_mask_that_the_whole_model_gives(sam: HQSam, photo: bytes) -> None:
+@pytest.fixture
+def api(server: TritonServer) -> Iterator[Api]:
+    with Api(server) as api:
+        yield api
+
+
+def test_a_click_gives_the_mask_that_the_whole_model_gives(
+    sam: HQSam, api: Api, photo: bytes
+) -> None:
     mask = sam.open(photo).segment(points=[(105, 90)])
     assert mask.size == (200, 300)
     assert mask.array.shape == (200, 300)
     assert mask.array.dtype == np.bool_
-    in_frame = np.array([[105 * 1024 / 300, 90 * 683 / 200]], np.float32)
-    expected = reference(sam, photo, in_frame)
+    expected = reference(api, photo, [(105, 90)], [1])
     np.testing.assert_allclose(mask.low_res_logits, expected, atol=2e-3)
 
 
@@ -127,26 +136,37 @@ def test_prompts_in_one_request_give_what_they_give_alone(sam: HQSam, photo: byt
     assert close(ragged[1], image.segment(scattered, [1, 0, 1]))
 
 
-def test_modes_add_sams_masks(sam: HQSam, photo: bytes) -> None:
+def test_modes_add_sams_masks(sam: HQSam, api: Api, photo: bytes) -> None:
     image = sam.open(photo)
-    hq = image.segment(points=POINTS)
-    both = image.segment(points=POINTS, mode="hq+sam")
-    best = image.segment(points=POINTS, mode="best")
-    assert both.iou == pytest.approx(hq.iou, abs=1e-4)
-    assert not close(both, hq)
-    assert not close(best, both)
+    prompt = {
+        "point_coords": (np.array([POINTS]) * IN_FRAME).astype(np.float32),
+        "point_labels": np.ones((1, 4), np.float32),
+    }
+    outputs = {name: array[0] for name, array in api.segment(image.image_id, prompt).items()}
+    best = 1 + int(outputs["sam_iou_predictions"][1:].argmax())
+    for mode, sam_mask in (("hq", None), ("hq+sam", 0), ("best", best)):
+        mask = image.segment(points=POINTS, mode=mode)  # type: ignore[call-overload]
+        expected = outputs["low_res_masks"][0]
+        iou = outputs["iou_predictions"][0]
+        if sam_mask is not None:
+            expected = expected + outputs["sam_masks"][sam_mask]
+            iou = outputs["sam_iou_predictions"][sam_mask]
+        np.testing.assert_allclose(mask.low_res_logits, expected, atol=1e-3)
+        assert mask.iou == pytest.approx(iou, abs=1e-4)
 
 
-def test_refining_starts_from_the_earlier_mask(sam: HQSam, photo: bytes) -> None:
+def test_refining_starts_from_the_earlier_mask(sam: HQSam, api: Api, photo: bytes) -> None:
     image = sam.open(photo)
     first = image.segment(points=[(105, 90)])
     prompt: list[tuple[float, float]] = [(105, 90), (10, 190)]
     refined = image.segment(points=prompt, labels=[1, 0], refine=first)
-    assert not close(refined, image.segment(points=prompt, labels=[1, 0]))
+    expected = [reference(api, photo, prompt, [1, 0], it) for it in (first.low_res_logits, None)]
+    np.testing.assert_allclose(refined.low_res_logits, expected[0], atol=2e-3)
     clicks: list[list[tuple[float, float]]] = [prompt, prompt]
-    in_batch, plain = image.segment(clicks, [[1, 0], [1, 0]], refine=[first, None])
-    assert close(in_batch, refined)
-    assert not close(plain, refined)
+    in_batch = image.segment(clicks, [[1, 0], [1, 0]], refine=[first, None])
+    for mask, logits in zip(in_batch, expected, strict=True):
+        np.testing.assert_allclose(mask.low_res_logits, logits, atol=2e-3)
+    assert np.abs(expected[0] - expected[1]).max() > 0.1  # far beyond the tolerance
 
 
 def test_many_threads_share_a_client_and_get_their_own_results(sam: HQSam, photo: bytes) -> None:

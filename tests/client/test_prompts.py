@@ -17,10 +17,10 @@ def mask(size: tuple[int, int] = SIZE, value: float = 1.0) -> Mask:
     return Mask(np.full((256, 256), value, np.float32), 0.5, size)
 
 
-def test_a_point_takes_one_padding_point_with_it() -> None:
+def test_a_point_is_sent_without_padding_which_is_the_servers() -> None:
     prompts = build(SIZE, points=[(420, 310)])
-    assert prompts.coords.tolist() == [[[420, 310], [0, 0]]]
-    assert prompts.labels.tolist() == [[1, -1]]
+    assert prompts.coords.tolist() == [[[420, 310]]]
+    assert prompts.labels.tolist() == [[1]]
     assert prompts.masks is None
     assert prompts.has_mask is None
     assert not prompts.many
@@ -46,8 +46,8 @@ def test_coordinates_are_sent_in_the_1024_frame() -> None:
 def test_ragged_prompts_are_padded_at_the_end() -> None:
     prompts = build(SIZE, points=[[(1, 2)], [(3, 4), (5, 6), (7, 8)]], labels=[None, [1, 0, 1]])
     assert prompts.many
-    assert prompts.coords.shape == (2, 4, 2)
-    assert prompts.labels.tolist() == [[1, -1, -1, -1], [1, 0, 1, -1]]
+    assert prompts.coords.shape == (2, 3, 2)
+    assert prompts.labels.tolist() == [[1, -1, -1], [1, 0, 1]]
 
 
 def test_in_a_batch_a_prompt_has_a_box_or_points_or_both() -> None:

@@ -1,11 +1,11 @@
-"""A server with the small model, and a folder with what the documentation's commands expect."""
+"""A server with the small model, and a folder with the files that documented commands expect."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def server(small_server: TritonServer) -> TritonServer:
 
 @pytest.fixture(scope="package")
 def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the commands that are stood in for."""
+    """The folder of the commands that have stand-ins."""
     folder = tmp_path_factory.mktemp("docs") / "bin"
     standins.install(folder)
     return folder
@@ -72,7 +72,7 @@ def folder(tmp_path: Path, tiny_repository: Path) -> Path:
 
 
 def examples(folder: Path) -> None:
-    """Write what the examples read."""
+    """Write the files that the examples read."""
     (folder / "images").mkdir()
     shutil.copy(COINS, folder / "images" / "coins.png")
     prompts = [
@@ -88,7 +88,7 @@ def examples(folder: Path) -> None:
 
 @pytest.fixture
 def environment(server: TritonServer, bin_folder: Path, folder: Path) -> dict[str, str]:
-    """The environment of commands: the server's address, and the stand-ins first."""
+    """The environment of commands: the server's address, and the stand-ins first in `PATH`."""
     return {
         **os.environ,
         "HQSAM_URL": server.grpc_url,
@@ -106,22 +106,19 @@ def service(server: TritonServer) -> Iterator[str]:
 
 @contextmanager
 def running(name: str, server: TritonServer, **environment: str) -> Iterator[str]:
-    """Run a web service of the examples on a free port; its address."""
+    """Run a web service of the examples on a free port; yields its address."""
     arguments: list[str | Path] = [
-        sys.executable,
-        ROOT / "examples" / name,
-        "--port=0",
-        f"--url={server.grpc_url}",
-    ]
-    with Command(arguments, env={**os.environ, **environment}) as service:
-        found = re.search(r"running on http://(\S+)", service.line("running on http://"))
-        assert found
-        yield found[1]
+        sys.executable, ROOT / "examples" / name, "--port=0", f"--url={server.grpc_url}",
+    ]  # fmt: skip
+    with Command(arguments, env={**os.environ, **environment}) as example:
+        line = example.line("running on http://")
+        yield line.partition("http://")[2].split()[0]
+        example.stop(signal.SIGTERM)
 
 
 @pytest.fixture
 def addressed(server: TritonServer, service: str) -> Callable[[str], str]:
-    """Puts the running servers' addresses in the place of the usual ones."""
+    """Replaces the usual addresses in a text by those of the running servers."""
     places = {
         "localhost:8000": server.http_url,
         "localhost:8001": server.grpc_url,

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
+from hqsam_testing import command
 from hqsam_testing.coins import COINS
 from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
@@ -49,12 +50,10 @@ def sam(server: TritonServer) -> Iterator[HQSam]:
 def run(
     name: str, *arguments: str | Path, folder: Path, server: TritonServer
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    """Run an example to its end, in a folder."""
+    return command.run(
         [sys.executable, ROOT / "examples" / name, *arguments, f"--url={server.grpc_url}"],
         cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
     )
 
 
@@ -135,7 +134,7 @@ def test_the_service_says_what_is_wrong_with_a_request(
 
 @pytest.fixture
 def label_studio(folder: Path) -> Iterator[str]:
-    """The address of a web server with the images, in Label Studio's place."""
+    """The address of a web server that serves the images, as Label Studio would."""
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
         thread = threading.Thread(target=web.serve_forever)
@@ -146,7 +145,10 @@ def label_studio(folder: Path) -> Iterator[str]:
 
 
 def keypoint(x: int, y: int, positive: bool) -> dict[str, Any]:
-    """Return a smart keypoint as Label Studio sends it: in percent of the image."""
+    """Return a smart keypoint as Label Studio sends it: in percent of the image.
+
+    The pointer is in the lower right half of the pixel (x, y).
+    """
     return {
         "type": "keypointlabels",
         "from_name": "click",
@@ -154,7 +156,12 @@ def keypoint(x: int, y: int, positive: bool) -> dict[str, Any]:
         "original_width": 384,
         "original_height": 303,
         "is_positive": positive,
-        "value": {"x": 100 * x / 384, "y": 100 * y / 303, "width": 1, "keypointlabels": ["coin"]},
+        "value": {
+            "x": 100 * (x + 0.75) / 384,
+            "y": 100 * (y + 0.75) / 303,
+            "width": 1,
+            "keypointlabels": ["coin"],
+        },
     }
 
 
@@ -189,6 +196,8 @@ def test_label_studio_gets_a_brush_mask_for_clicks_and_a_box(
         assert (region["original_width"], region["original_height"]) == (384, 303)
         assert region["value"]["brushlabels"] == ["coin"]
         assert agreement(decode(region["value"]["rle"], (303, 384)), expected.array) > 0.99
+        # The same bits, so the same prompt: a click is the pixel under the pointer.
+        assert prediction["score"] == expected.iou
     assert backend.predict(tasks, None) == []
 
 

@@ -1,4 +1,4 @@
-"""A restarted server on the small model, its store, and clients that click all the while."""
+"""A supervised server on the small model, its store, and clients that click all the time."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CLIENTS = 3
 
 
 class Clicks:
-    """What clients that click all the while were answered.
+    """Clients that click all the time, and the answers that they got.
 
     Attributes:
-        right: how many masks were right to the last bit.
-        wrong: how many were not.
-        errors: how many errors of each kind there were, by the class's name.
+        right: number of masks that were right to the last bit.
+        wrong: number of all other masks.
+        errors: number of errors by the name of their class.
     """
 
     def __init__(self, url: str, files: list[bytes]) -> None:
@@ -44,7 +44,7 @@ class Clicks:
         return sam.segment(file, points=[(150, 100)])
 
     def work(self, first: int) -> None:
-        """Click as one client, until it is over."""
+        """Click as one client, until `stop`."""
         with HQSam(self._url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
             number = first
             while not self._over:
@@ -64,7 +64,7 @@ class Clicks:
                     self._more.notify_all()
 
     def go_on(self, count: int = 2 * CLIENTS) -> None:
-        """Wait until that many more masks were right."""
+        """Wait for `count` more masks that are right."""
         with self._more:
             wanted = self.right + count
             self._more.wait_for(lambda: self.wrong or self.right >= wanted, TIMEOUT_S)
@@ -76,7 +76,7 @@ class Clicks:
 
 
 class World:
-    """A server, its store, and how to load it."""
+    """A server, its store, and clients."""
 
     def __init__(self, server: Serve, store: Path) -> None:
         self.server = server
@@ -85,7 +85,7 @@ class World:
 
     @contextmanager
     def clicks(self) -> Iterator[Clicks]:
-        """Clients that click; afterwards they have to have been right, and to go on."""
+        """Have clients click during the block and a little longer; all masks have to be right."""
         clicks = Clicks(self.server.grpc_url, self.files)
         with ThreadPoolExecutor(CLIENTS) as pool:
             working: list[Future[None]] = [pool.submit(clicks.work, n) for n in range(CLIENTS)]
@@ -117,7 +117,7 @@ def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(
     small_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., World]]:
-    """Starts `hqsam serve` with a store of its own, or the one given."""
+    """Starts `hqsam serve` with a new store, or the given one."""
     started: list[Serve] = []
 
     def start(store: Path | None = None, **options: str) -> World:
@@ -136,5 +136,5 @@ def start(
 
 @pytest.fixture(scope="package")
 def world(start: Callable[..., World]) -> World:
-    """A server that the tests share: each of them has to leave it as it was."""
+    """A server that tests share; each one has to leave it as it was."""
     return start()

@@ -1,4 +1,4 @@
-"""A way to the server on which bytes get lost, late, or stuck."""
+"""A network path on which bytes are lost, late, or stuck."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _CHUNK = 65536
 
 
 class Forwarder:
-    """Forwards one TCP connection to a server, up or down as far as it is told to.
+    """Forwards one TCP connection to a server, as far as it is told to.
 
     Attributes:
-        url: where a client connects instead.
-        stuck: set once as many bytes have gone up as may.
+        url: where the client connects.
+        stuck: set when `max_up_bytes` have been forwarded.
     """
 
     def __init__(self, url: str, max_up_bytes: int | None = None) -> None:
@@ -25,7 +25,7 @@ class Forwarder:
 
         Args:
             url: ``host:port`` of the server.
-            max_up_bytes: how much of what the client sends is forwarded.
+            max_up_bytes: how many of the client's bytes are forwarded; None for all.
         """
         self._server_address = url.rpartition(":")[0], int(url.rpartition(":")[2])
         self._left = max_up_bytes
@@ -66,11 +66,11 @@ class Forwarder:
                 client.sendall(data)
 
     def hold_answers(self) -> None:
-        """Read nothing more of what the server sends."""
+        """Stop reading what the server sends."""
         self._down.clear()
 
     def release_answers(self) -> None:
-        """Read on."""
+        """Continue reading."""
         self._down.set()
 
     def reset(self) -> None:

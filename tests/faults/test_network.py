@@ -85,7 +85,7 @@ def test_a_client_does_not_read_its_answer(world: World) -> None:
     assert not clicks.errors
 
 
-def test_a_connection_that_is_no_http2_ends_alone(world: World) -> None:
+def test_a_connection_that_does_not_speak_http2_harms_no_other(world: World) -> None:
     host, _, port = world.server.grpc_url.rpartition(":")
     with world.clicks() as clicks:
         for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100_000, b"\x16\x03\x01\x02\0\x01"):

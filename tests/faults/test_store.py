@@ -1,7 +1,7 @@
-"""The store is lost, damaged or unusable while clients click: no wrong mask, and it goes on.
+"""The store is lost, damaged or unusable while clients click: no mask is wrong, and clicks go on.
 
-A backend process that is killed is told of in `tests/server/test_whole_repository.py`, a
-full disk in `tests/models/test_store.py`.
+`tests/server/test_whole_repository.py` kills backend processes, and `tests/models/test_store.py`
+fills the disk.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def test_the_folder_is_deleted(world: World) -> None:
         for _ in range(3):
             shutil.rmtree(world.store, ignore_errors=True)
             clicks.go_on()
-    # An entry may be written into a folder that is being deleted.
+    # A write may fail in a folder that is being deleted.
     assert not set(clicks.errors) - {"ServerFailedError"}
     assert world.entry(0).exists()
 
@@ -53,13 +53,13 @@ def test_the_folder_is_read_only(world: World) -> None:
         world.store.chmod(0o500)
         try:
             if os.access(world.store, os.W_OK):
-                pytest.skip("modes do not hold back this user")
+                pytest.skip("this user can write in spite of the mode")
             with (
                 HQSam(world.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam,
                 pytest.raises(ServerFailedError, match="cannot be written"),
             ):
                 sam.open(new_png())
-            clicks.go_on()  # what is stored is served
+            clicks.go_on()  # stored images are served
         finally:
             world.store.chmod(0o700)
     assert not clicks.errors
@@ -78,7 +78,7 @@ def test_the_disk_is_filled(start: Callable[..., World], tmp_path: Path) -> None
                 while True:
                     others.write(bytes(1_000_000))
             clicks.go_on()
-            # In the place of another one, which is then encoded again.
+            # It replaces another image, which is then encoded again.
             with HQSam(world.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam:
                 sam.open(new_png())
         assert not set(clicks.errors) - {"NotFoundError"}
@@ -122,7 +122,7 @@ def test_an_entry_is_damaged_in_place(world: World, damage: Callable[[Path], Non
     before = world.server.instances()
     with world.clicks() as clicks:
         for _ in range(3):
-            while True:  # until there is one to damage: the clients bring it back
+            while True:  # until the clients have brought the entry back
                 try:
                     damage(world.entry())
                     break
@@ -134,7 +134,7 @@ def test_an_entry_is_damaged_in_place(world: World, damage: Callable[[Path], Non
 
 
 def test_the_clock_is_set_back(start: Callable[..., World]) -> None:
-    # As entries look that were written before: room for three, all of them from tomorrow.
+    # Entries from before the clock was set back: room for three, all of them from tomorrow.
     world = start(HQSAM_STORE_BYTES=str(3 * 12_600_000))
     tomorrow = time.time() + 86400
     with HQSam(world.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam:
@@ -163,7 +163,7 @@ def test_a_server_that_is_killed_while_it_writes_is_started_again(
     files = [new_png() for _ in range(3)]
     with HQSam(world.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam:
         kept = sam.open(files[0]).segment(points=[(20, 20)])
-    # Where a writer is when it dies: half of an entry under its temporary name.
+    # A writer that died left half of an entry under its temporary name.
     (entry,) = store.glob("*.safetensors")
     half = entry.with_name(entry.name.replace(digest(files[0]), digest(files[1])))
     half.with_suffix(".writing").write_bytes(entry.read_bytes()[:6_000_000])

@@ -1,4 +1,4 @@
-"""A server on the small model, which has to survive everything that is sent to it here."""
+"""A server on the small model, which has to survive everything that these tests send."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Hostile image files, each made by a function whose name says what is wrong with it.
 
-`CASES` says of each what has to come of it: an image of that (height, width), a refusal
-whose message has these words, or either of the two, where decoders may differ.
+`CASES` holds the expected result of each: an image of a certain (height, width), a refusal with
+certain words in its message, or either of the two, where decoders differ.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ REFUSED = ""
 
 
 class Case(NamedTuple):
-    """A file and what has to come of it.
+    """A file and its expected result.
 
     Attributes:
         make: returns the file.
-        refusal: words of the error's message, or None where the file has to be read.
-        size: (height, width) where it is or may be read, else None.
+        refusal: words of the error's message, or None if the file has to be read.
+        size: (height, width) if the file has to be or may be read, else None.
     """
 
     make: Callable[[], bytes]
@@ -191,7 +191,7 @@ def apng_of_frames_out_of_order() -> bytes:
 
 
 def jpeg(*segments: bytes) -> bytes:
-    """Return a JPEG of `SIZE` with segments behind its start."""
+    """Return a JPEG of `SIZE` with segments after its start."""
     whole = valid("JPEG")
     return whole[:2] + b"".join(segments) + whole[2:]
 
@@ -201,7 +201,7 @@ def segment(marker: int, data: bytes) -> bytes:
 
 
 def with_sides(whole: bytes, width: int, height: int) -> bytes:
-    """Return a JPEG whose header promises other sides."""
+    """Return a JPEG whose header claims other sides."""
     start = whole.index(b"\xff\xc0")
     return whole[: start + 5] + struct.pack(">HH", height, width) + whole[start + 9 :]
 
@@ -227,7 +227,7 @@ def jpeg_of_fill_bytes() -> bytes:
 
 
 def jpeg_of_scans() -> bytes:
-    """Return a file whose last scan, which goes over all pixels, comes a thousand times."""
+    """Return a file with a thousand copies of its last scan, which passes over all pixels."""
     whole = encoded(Image.new("L", (2048, 2048), 128), "JPEG", progressive=True)
     tables = whole.rindex(b"\xff\xc4")
     return whole[:-2] + whole[tables:-2] * 1000 + whole[-2:]
@@ -448,7 +448,7 @@ def jpeg2000_bomb() -> bytes:
     return whole[:size] + sides + whole[size + 8 :]
 
 
-# No image, or parts of two
+# Not an image, or parts of two
 
 
 def nothing() -> bytes:
@@ -565,19 +565,19 @@ def _cases() -> dict[str, Case]:
     cases = {make.__name__: Case(make, words) for make, words in refused.items()}
     cases |= {make.__name__: Case(make, None, SIZE) for make in read}
     cases |= {make.__name__: Case(make, REFUSED, SIZE) for make in either}
-    # The first of many counts; it turns the image.
+    # The first of many is valid; it rotates the image.
     turned = jpeg_of_fifteen_thousand_orientations
     cases[turned.__name__] = Case(turned, None, (WIDTH, HEIGHT))
-    # The JPEG library makes up what is missing.
+    # The JPEG library fills in the missing rows.
     cases["jpeg_of_more_rows_than_it_has"] = Case(
         jpeg_of_more_rows_than_it_has, REFUSED, (4 * HEIGHT, WIDTH)
     )
-    # Larger than the image, by where its one frame is.
+    # Its one frame makes it larger than its header says.
     cases["gif_of_a_frame_outside_of_it"] = Case(gif_of_a_frame_outside_of_it, REFUSED)
     for file_format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "PPM"):
         for name, part in (("a_tenth", 0.1), ("half", 0.5), ("nine_tenths", 0.9)):
             cases[f"{file_format.lower()}_cut_to_{name}"] = Case(_cut(file_format, part), REFUSED)
-        # Enough for some decoders: only a checksum or the mark of the end is incomplete.
+        # Enough for some decoders: only a checksum or the end marker is incomplete.
         last = f"{file_format.lower()}_without_its_last_byte"
         cases[last] = Case(_cut(file_format, 0), REFUSED, SIZE)
     return cases

@@ -13,7 +13,7 @@ from hqsam_testing.image_files import encoded
 from hqsam_testing.oracle import images
 from PIL import Image, ImageCms, features
 
-# What breaks arithmetic on sizes and counts.
+# Numbers that break arithmetic on sizes and counts.
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
@@ -64,7 +64,7 @@ def mutated(number: int) -> bytes:
     for _ in range(int(random.integers(1, 4))):
         if data:
             _MUTATIONS[random.integers(len(_MUTATIONS))](random, data)
-    # Checksums would keep what is damaged from the decoders.
+    # Wrong checksums would keep damaged data from the decoders.
     if data.startswith(b"\x89PNG") and random.random() < 0.8:
         return _with_checksums(bytes(data))
     return bytes(data)

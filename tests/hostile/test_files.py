@@ -1,4 +1,4 @@
-"""Each hostile file, as raw bytes and by the client: read as what it is, or clearly refused."""
+"""Each hostile file, sent as raw bytes and by the client, is read or clearly refused."""
 
 from __future__ import annotations
 

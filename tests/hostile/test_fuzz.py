@@ -1,8 +1,8 @@
-"""Seeded, bounded fuzzing: 1,000 inputs here, as many as `HQSAM_FUZZ_INPUTS` says otherwise.
+"""Seeded, bounded fuzzing: 1,000 inputs, or as many as `HQSAM_FUZZ_INPUTS` says.
 
-Seven of ten inputs are damaged files to the function that reads images, one of ten
-damaged files to the same in Triton, two of ten requests to `embed`, `segment` and `hq_sam`.
-The same number gives the same inputs.
+Of ten inputs, seven are damaged files for the function that reads images, one is a damaged file
+for the same function in Triton, and two are requests to `embed`, `segment` and `hq_sam`. The same
+number gives the same inputs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def wire(server: TritonServer) -> Iterator[Wire]:
 
 @pytest.fixture(scope="module")
 def counts() -> Iterator[Counter[str]]:
-    """Counts what came of the inputs; shown with `-s`."""
+    """Counts the results; shown with `-s`."""
     counted: Counter[str] = Counter()
     yield counted
     print(f"\nfuzz: {dict(sorted(counted.items()))}")
@@ -89,7 +89,7 @@ _FLOATS = st.floats(width=32) | st.sampled_from([-1, 0, 1, 2, 3, 0, 1024, np.nan
 
 @st.composite
 def _anything(draw: st.DrawFn) -> Raw:
-    """A tensor of which nothing need agree, but mostly its bytes do."""
+    """A tensor whose parts may contradict each other; most have as many bytes as their shape."""
     dtype, shape = draw(_DTYPES), draw(_SHAPES)
     size = int(np.prod([float(side) for side in shape])) * _BYTES.get(dtype, 1)
     if not 0 <= size <= 2**16 or draw(st.integers(0, 3)) == 0:
@@ -117,7 +117,7 @@ _IMAGE_IDS = st.binary(max_size=80) | st.text("0123456789abcdef", min_size=64, m
 
 @st.composite
 def _requests(draw: st.DrawFn) -> tuple[str, dict[str, Raw], list[str]]:
-    """A request that is right but for some of its inputs and outputs."""
+    """A request with some invalid inputs and outputs."""
     model = draw(st.sampled_from([contract.EMBED, contract.SEGMENT, contract.SEGMENT]))
     # An encode for every third input would take hours.
     if draw(st.integers(0, 3)) == 0:

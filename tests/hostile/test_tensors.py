@@ -1,6 +1,6 @@
-"""Hostile tensors: an error that names what is wrong, or an answer in the contract's shapes.
+"""Malicious tensors, which no client sends: each one gets an error that names what is wrong.
 
-What plain wrong prompts come to is told in `tests/models`. These are what no client writes.
+`tests/models` has the tests of prompts that are merely wrong.
 """
 
 from __future__ import annotations
@@ -232,8 +232,7 @@ def _of_a_sequence(request: Any) -> None:
 
 NO_SUCH_VERSION = {"INVALID_ARGUMENT", "NOT_FOUND", "UNAVAILABLE"}
 
-# What Triton itself says; content too many, and what it has no use for, it leaves unread, so
-# that the answer is the ordinary one.
+# Triton's own answers. It ignores surplus content, so the answer is the ordinary one.
 EXPECTED: dict[Any, set[str]] = {
     _with_more_content: {"OK", "NOT_FOUND"},
     _of_another_version: NO_SUCH_VERSION,

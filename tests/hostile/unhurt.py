@@ -1,4 +1,4 @@
-"""What has to hold after the worst: ready, the same processes, the same masks, the same memory."""
+"""What has to hold after hostile input: ready, the same processes, masks and memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 MEMORY_GROWTH_BYTES = 300 * 2**20
-"""What the processes may hold more than before. Allocators keep what one image of the
-largest size needed, once for each of the processes that decode; what grows with each
-request is more after hundreds of them."""
+"""How much more memory the processes may hold than before. Allocators keep what one image of
+the largest size needed, in each process that decodes. A leak exceeds it after hundreds of
+requests."""
 
 _IMAGE = image_files.png(300, 200)
 
@@ -31,12 +31,12 @@ def processes(server: TritonServer) -> list[psutil.Process]:
 
 
 def memory_bytes(server: TritonServer) -> int:
-    """Return the memory of a server's processes; what several share counts once."""
+    """Return the memory of a server's processes; shared memory counts once."""
     return sum(process.memory_full_info().pss for process in processes(server))
 
 
 def _warm(api: Api) -> None:
-    """Have every model run once: what they take for themselves at first is no growth."""
+    """Run every model once: the memory that each takes at first is not a leak."""
     inputs = {
         **point(),
         "encoded_image": np.frombuffer(_IMAGE, np.uint8),
@@ -48,14 +48,14 @@ def _warm(api: Api) -> None:
 
 
 def click(api: Api) -> dict[str, NDArray[Any]]:
-    """Return all outputs of an ordinary click on an ordinary image, encoded if need be."""
+    """Return all outputs of an ordinary click on an ordinary image."""
     image_id, _, _ = api.embed(_IMAGE)
     return api.segment(image_id)
 
 
 @contextmanager
 def unhurt(server: TritonServer, api: Api) -> Iterator[None]:
-    """Assert that what is done inside does not hurt the server."""
+    """Assert that the block does not hurt the server."""
     _warm(api)
     expected = click(api)
     before = instances(server.pid)

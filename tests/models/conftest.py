@@ -1,4 +1,4 @@
-"""A running server with a tiny model, limits that are easily reached, and a small store."""
+"""A running server with a tiny model, low limits, and a small store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stand-ins for what Triton brings: metrics that can be read."""
+"""Stand-ins for Triton's metrics, whose values can be read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Number:
 
 
 class Metrics:
-    """`metrics` to hand over, and their values by Prometheus name."""
+    """`metrics` for the code under test, and their values by Prometheus name."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, Number] = {}

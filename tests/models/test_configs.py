@@ -3,32 +3,68 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf import text_format
 from hqsam_client import contract
-from hqsam_client.contract import ModelSpec, TensorSpec
+from hqsam_client.contract import TensorSpec
 from hqsam_server.models import settings
 from hqsam_server.models.preprocess import Limits
 from hqsam_server.models.prompt_checks import PromptLimits
 from hqsam_testing import configs
 from tritonclient.grpc import model_config_pb2
 
+MODELS = {model.name: model for model in contract.MODELS}
 _PYTHON_MODELS = ["preprocess", "embed", "segment"]
 
 
+CONFIGS = sorted(
+    str(path.relative_to(configs.REPOSITORY)) for path in configs.REPOSITORY.rglob("*.pbtxt")
+)
+
+
 def _spec(tensor: Any) -> TensorSpec:
-    dtype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
     optional = getattr(tensor, "optional", False)  # outputs have no such field
-    return TensorSpec(
-        tensor.name, "BYTES" if dtype == "STRING" else dtype, tuple(tensor.dims), optional
-    )
+    return TensorSpec(tensor.name, _dtype(tensor.data_type), tuple(tensor.dims), optional)
 
 
-@pytest.mark.parametrize("model", contract.MODELS, ids=lambda model: model.name)
-def test_a_config_states_the_contract(model: ModelSpec) -> None:
-    config = configs.read(model.name)
+def _dtype(data_type: int) -> str:
+    name: str = model_config_pb2.DataType.Name(data_type).removeprefix("TYPE_")
+    return "BYTES" if name == "STRING" else name
+
+
+def _read(path: str) -> Any:
+    text = (configs.REPOSITORY / path).read_text(encoding="utf-8")
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_a_config_and_each_variant_state_the_contract(path: str) -> None:
+    config = _read(path)
+    model = MODELS[path.split("/")[0]]
     assert config.name == model.name
     assert config.max_batch_size == 0
     assert tuple(map(_spec, config.input)) == model.inputs
     assert tuple(map(_spec, config.output)) == model.outputs
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_warm_up_samples_fit_the_inputs(path: str) -> None:
+    config = _read(path)
+    inputs = {spec.name: spec for spec in MODELS[config.name].inputs}
+    for sample in config.model_warmup:
+        assert sample.inputs.keys() == inputs.keys()
+        for name, tensor in sample.inputs.items():
+            assert _dtype(tensor.data_type) == inputs[name].dtype
+            for side, declared in zip(tensor.dims, inputs[name].shape, strict=True):
+                assert declared in (-1, side)
+
+
+def test_the_decoder_has_room_for_all_that_segment_sends_at_once() -> None:
+    limits = configs.parameters("segment")
+    bounds = configs.cpu_variant("prompt_decoder")["parameters"]["max_open_dims"]["string_value"]
+    prompts, points = map(int, bounds.split(","))
+    assert int(limits["chunk_prompts"]) <= prompts
+    # A padding point more, and the next power of two.
+    assert 2 * int(limits["max_points"]) <= points
 
 
 def test_the_repository_holds_the_contracts_models_and_no_others() -> None:
@@ -37,18 +73,17 @@ def test_the_repository_holds_the_contracts_models_and_no_others() -> None:
 
 
 @pytest.mark.parametrize("name", ["encode", "hq_sam"])
-def test_an_ensemble_feeds_every_step_with_all_that_it_needs(name: str) -> None:
-    models = {model.name: model for model in contract.MODELS}
-    known = {spec.name: spec for spec in models[name].inputs}
+def test_an_ensemble_feeds_all_inputs_of_every_step(name: str) -> None:
+    known = {spec.name: spec for spec in MODELS[name].inputs}
     for step in configs.read(name).ensemble_scheduling.step:
-        model = models[step.model_name]
+        model = MODELS[step.model_name]
         assert set(step.input_map) == {spec.name for spec in model.inputs}
         for spec in model.inputs:
             fed = known[step.input_map[spec.name]]
             assert (fed.dtype, fed.shape) == (spec.dtype, spec.shape)
         outputs = {spec.name: spec for spec in model.outputs}
         known |= {step.output_map[inner]: outputs[inner] for inner in step.output_map}
-    assert {spec.name for spec in models[name].outputs} <= set(known)
+    assert {spec.name for spec in MODELS[name].outputs} <= set(known)
 
 
 @pytest.mark.parametrize("name", ["encode", "hq_sam"])

@@ -157,8 +157,14 @@ BAD_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
     "two boxes": (labelled([2, 3, 2, 3]), "2 top-left and 2 bottom-right"),
     "a coordinate that is no number": ({"point_coords": NAN_POINT}, "finite"),
     "infinite padding": ({"point_coords": INFINITE_PADDING}, "finite"),
-    "left of the frame": ({"point_coords": np.full((1, 2, 2), -1, np.float32)}, "0 to 1024"),
-    "right of the frame": ({"point_coords": np.full((1, 2, 2), 1025, np.float32)}, "0 to 1024"),
+    "far left of the frame": (
+        {"point_coords": np.full((1, 2, 2), -7e4, np.float32)},
+        "input frame",
+    ),
+    "far right of the frame": (
+        {"point_coords": np.full((1, 2, 2), 7e4, np.float32)},
+        "input frame",
+    ),
     "a flag without a mask": ({"has_mask_input": np.ones(1, np.float32)}, "got none"),
     "a flag too many": ({"has_mask_input": np.zeros(2, np.float32)}, r"expected \[1\]"),
     "half a flag": ({"has_mask_input": np.full(1, 0.5, np.float32)}, "0 or 1"),
@@ -178,8 +184,37 @@ def test_bad_prompts_are_refused_before_anything_is_decoded(bench: Bench, name: 
     assert bench.decoder.calls == []
 
 
-def test_prompts_at_the_frames_edges_and_padding_anywhere_are_taken(bench: Bench) -> None:
-    coords = np.array([[[0, 0], [1024, 1024.0001], [9999, -9999]]], np.float32)
+def test_points_outside_the_frame_and_padding_anywhere_are_taken_unchanged(bench: Bench) -> None:
+    coords = np.array([[[-20, 0], [1044.5, 1024.0001], [1e6, -1e6]]], np.float32)
     labels = np.array([[2, 3, -1]], np.float32)
     bench.segment({"point_coords": coords, "point_labels": labels})
-    assert len(bench.decoder.calls) == 1
+    ((inputs, _),) = bench.decoder.calls
+    assert np.array_equal(inputs["point_coords"][:, :3], coords)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([1], [1, -1]),
+        ([1, 0], [1, 0, -1, -1]),
+        ([1, -1], [1, -1]),
+        ([1, 0, 1], [1, 0, 1, -1]),
+        ([2, 3], [2, 3]),
+        ([1, 2, 3], [1, 2, 3, -1]),
+    ],
+)
+def test_prompts_are_padded_as_the_model_expects_them(
+    bench: Bench, labels: list[float], expected: list[float]
+) -> None:
+    bench.segment(labelled(labels))
+    ((inputs, _),) = bench.decoder.calls
+    assert inputs["point_labels"].tolist() == [expected]
+    coords = np.zeros((1, len(expected), 2), np.float32)
+    coords[:, : len(labels)] = 5
+    assert np.array_equal(inputs["point_coords"], coords)
+
+
+def test_one_prompt_without_a_box_pads_all_of_them(bench: Bench) -> None:
+    bench.segment(labelled([2, 3], [1, 1]))
+    ((inputs, _),) = bench.decoder.calls
+    assert inputs["point_labels"].tolist() == [[2, 3, -1, -1], [1, 1, -1, -1]]

@@ -1,4 +1,4 @@
-"""embed, segment and their neighbours in a running Triton."""
+"""The models in a running Triton."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_malformed_image_id_is_an_invalid_argument(api: Api, image_id: str) ->
         assert "expected 64 lower-case hex digits" in message
 
 
-def test_embed_wants_bytes_or_a_digest_and_both_to_agree(api: Api) -> None:
+def test_embed_takes_bytes_or_a_digest_and_refuses_two_that_disagree(api: Api) -> None:
     for call in (api.embed, lambda: api.embed(new_png(), "0" * 64)):
         assert fails(call)[0] == "StatusCode.INVALID_ARGUMENT"
 
@@ -194,7 +194,7 @@ def test_a_wrong_dtype_is_an_invalid_argument(api: Api, name: str) -> None:
     assert status == "StatusCode.INVALID_ARGUMENT", message
 
 
-def test_bad_requests_leave_their_neighbours_untouched(api: Api) -> None:
+def test_bad_requests_do_not_affect_their_neighbours(api: Api) -> None:
     encoded = new_png()
     image_id, _, _ = api.embed(encoded)
     expected = api.segment(image_id)["low_res_masks"]
@@ -224,7 +224,7 @@ def test_two_clients_that_embed_the_same_image_cost_one_encode(
 
 @contextmanager
 def writes_held_up(store: Path) -> Iterator[None]:
-    """Keep the server from finishing an encode, as another process that writes does."""
+    """Hold the write lock, as another process does: no encode can finish."""
     with (store / ".write.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -263,7 +263,7 @@ def test_a_full_queue_is_unavailable_at_once_and_the_others_are_served(
     assert set(served) == {"OK"}
 
 
-def test_an_encode_that_was_given_up_in_the_queue_does_not_run(api: Api, store: Path) -> None:
+def test_an_encode_that_was_cancelled_in_the_queue_does_not_run(api: Api, store: Path) -> None:
     before = api.metric("encodes_total")
     with ThreadPoolExecutor(2) as pool:
         with writes_held_up(store):
@@ -273,13 +273,11 @@ def test_an_encode_that_was_given_up_in_the_queue_does_not_run(api: Api, store: 
             status, _ = fails(lambda: api.embed(new_png(), timeout_s=0.2))
         assert not any(future.result()[2] for future in encodes)
     assert status == "StatusCode.DEADLINE_EXCEEDED"
-    api.embed(new_png())  # by then, the one that was given up has had its turn
+    api.embed(new_png())  # the cancelled one came before it in the queue
     assert api.metric("encodes_total") == before + 3
 
 
-def test_entries_are_evicted_under_readers_that_never_see_half_of_one(
-    api: Api, store: Path
-) -> None:
+def test_readers_see_whole_entries_while_others_are_evicted(api: Api, store: Path) -> None:
     shown = [new_png() for _ in range(STORE_ENTRIES + 2)]
     expected = {}
     for encoded in shown:
@@ -317,7 +315,7 @@ def test_hits_misses_and_prompts_are_counted_across_processes(api: Api) -> None:
     assert counted == [2, 2, 3]
 
 
-def test_a_dead_model_behind_is_unavailable_until_it_is_back(
+def test_segment_is_unavailable_while_the_decoders_process_is_dead(
     api: Api, server: TritonServer
 ) -> None:
     image_id, _, _ = api.embed(new_png())
@@ -349,7 +347,7 @@ def test_servers_of_different_precision_share_a_folder_and_no_embeddings(
     assert len(list(tmp_path.glob(f"*{image_id}*"))) == 2
 
 
-def test_a_model_behind_that_fails_for_good_is_internal(tmp_path: Path) -> None:
+def test_a_decoder_that_always_fails_is_internal_and_not_retryable(tmp_path: Path) -> None:
     repository = cheap_repository.write(tmp_path / "repository")
     path = repository / "prompt_decoder" / "1" / "model.onnx"
     model = onnx.load(path)

@@ -1,4 +1,4 @@
-"""The server's view of a repository: what options change in it, and what they leave alone."""
+"""The server's view of a repository: what options change in it, and what they do not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 from hqsam_server import Tuning
-from hqsam_server.launcher.repository_view import write_repository
+from hqsam_server.launcher.repository_view import computed_by, write_repository
+from hqsam_server.runtime.openvino import resolved_precision
 from tritonclient.grpc import model_config_pb2
 
 ONNX_MODELS = ("decoder", "encoder", "features", "prompt_decoder")
@@ -39,12 +40,30 @@ def test_a_precision_reaches_all_models_but_the_contracts_decoder(
     assert found == dict.fromkeys(ONNX_MODELS, precision) | {"decoder": "fp32"}
 
 
-def test_without_options_only_the_decoder_has_a_fixed_precision(
+def test_by_default_the_processor_sets_the_precision_of_all_models_but_the_decoder(
     whole_repository: Path, tmp_path: Path
 ) -> None:
     configs = written(whole_repository, tmp_path, Tuning())
     found = {name: accelerator(configs[name])["precision"] for name in ONNX_MODELS}
-    assert found == dict.fromkeys(ONNX_MODELS, "auto") | {"decoder": "fp32"}
+    assert found == dict.fromkeys(ONNX_MODELS, resolved_precision("auto")) | {"decoder": "fp32"}
+
+
+@pytest.mark.parametrize(
+    ("tuning", "expected"),
+    [
+        (Tuning(precision="bf16"), "onnxruntime-openvino-bf16 onnxruntime-openvino-bf16"),
+        (Tuning(precision="fp32"), "onnxruntime-openvino-fp32 onnxruntime-openvino-fp32"),
+        (Tuning(model_config_name="cuda"), "onnxruntime-KIND_GPU onnxruntime-KIND_GPU"),
+        (Tuning(model_config_name="tensorrt"), "onnxruntime-tensorrt-FP16 onnxruntime"),
+        (Tuning(model_config_name="none"), "onnxruntime onnxruntime"),
+    ],
+    ids=["bf16", "fp32", "cuda", "tensorrt", "none"],
+)
+def test_the_view_tells_what_computes_embeddings(
+    whole_repository: Path, tmp_path: Path, tuning: Tuning, expected: str
+) -> None:
+    written(whole_repository, tmp_path, tuning)
+    assert computed_by(tmp_path) == expected
 
 
 def test_threads_instances_and_cache_reach_the_models(
@@ -79,7 +98,7 @@ def test_the_repository_itself_is_not_changed(whole_repository: Path, tmp_path: 
     assert content() == before != {}
 
 
-def test_on_tritons_own_backends_models_are_as_their_configs_say(
+def test_with_tritons_own_backends_the_configs_are_unchanged(
     whole_repository: Path, tmp_path: Path
 ) -> None:
     tuning = Tuning(threads=3, model_config_name="cuda", backend_directory=tmp_path)

@@ -23,7 +23,7 @@ from tests.server import standins
 
 @pytest.fixture
 def hanging(repository: Path, tmp_path: Path) -> Path:
-    """A repository whose model `gate` loads once somebody writes to the pipe `pipe` beside it."""
+    """A repository whose model `gate` does not load until the pipe next to it is written."""
     copy = Path(shutil.copytree(repository, tmp_path / "model_repository", symlinks=True))
     os.mkfifo(tmp_path / "pipe")
     source = f"open({str(tmp_path / 'pipe')!r}).read()\n{standins.GATE}"
@@ -37,10 +37,14 @@ def test_a_signal_while_a_model_loads_ends_it_at_once(
 ) -> None:
     arguments = [f"--model-repository={hanging}", *ANY_PORTS, "--exit-timeout-secs=100000"]
     process = psutil.Popen(command(*arguments), env=os.environ | {"TMPDIR": str(temporary)})
-    with (hanging.parent / "pipe").open("w"):  # opens once the model does: it is being loaded
+    with (hanging.parent / "pipe").open("w"):  # opens once the model opens it
         family = process.children(recursive=True)
         process.send_signal(signum)
-        assert process.wait(TIMEOUT_S) == 0
+        try:
+            assert process.wait(TIMEOUT_S) == 0
+        finally:
+            if process.is_running():
+                process.kill()
     assert not psutil.wait_procs(family, TIMEOUT_S)[1]
     assert list(temporary.iterdir()) == []
 

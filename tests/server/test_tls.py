@@ -1,4 +1,4 @@
-"""TLS of Triton's own."""
+"""Triton's own TLS."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_mutual_tls_lets_in_only_clients_with_a_certificate_of_the_authority(
         assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_certificate_that_is_not_there_is_one_clear_line(repository: Path, files: Files) -> None:
+def test_a_missing_certificate_is_one_clear_line(repository: Path, files: Files) -> None:
     flags = ["--grpc-use-ssl", *files.flags()]
     files.key.unlink()
     ended = subprocess.run(

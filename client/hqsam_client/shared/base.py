@@ -1,19 +1,22 @@
-"""What the sync and the async client have in common: options, and reading of errors."""
+"""What the sync and the async client share: options, prompts to calls, and reading of errors."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, ClassVar
 
-from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hqsam_client import contract
 from hqsam_client.errors import HQSamError, OptionError, UnavailableError, from_grpc
-from hqsam_client.shared import channel
-from hqsam_client.shared.protocol import Call
-from hqsam_client.shared.upload import ImageLike
+from hqsam_client.mask import Mask
+from hqsam_client.shared import channel, prompt_encoding, protocol
+from hqsam_client.shared.geometry import Size
+from hqsam_client.shared.protocol import Call, Flow
+from hqsam_client.shared.upload import ImageLike, Upload
 
 DEFAULT_URL = "localhost:8001"
 DEFAULT_TIMEOUT_S = 30.0
@@ -22,12 +25,12 @@ DEFAULT_EMBED_TIMEOUT_S = 300.0
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """What became of one image of `embed`.
+    """The outcome for one image of `embed`.
 
     Attributes:
         image: as it was given.
-        image_id: SHA-256 of what was sent, 64 lower-case hex digits; None when it could
-            not be read.
+        image_id: SHA-256 of what was sent, 64 lower-case hex digits; None when the image
+            could not be read.
         already_stored: whether the server had it before.
         error: why it failed; None when it did not.
     """
@@ -39,24 +42,22 @@ class EmbedResult:
 
 
 def check_concurrency(concurrency: int) -> None:
-    """Raise `OptionError` unless something can be under way."""
+    """Raise `OptionError` unless at least one image can be processed."""
     if concurrency < 1:
         raise OptionError(f"concurrency is {concurrency}, expected at least 1")
 
 
 class BaseClient:
-    """A client that can open its channel, but send nothing yet.
-
-    It connects at the first call.
+    """The options and the channel of a client. It connects at the first call.
 
     Args:
         url: one ``host:port``; several separated by commas, whose names are resolved
             once, now; or a gRPC name such as ``dns:///headless-service:8001``, whose
-            addresses are looked up again when connections break. Requests for a
-            image go to the same replica as long as that answers.
-        timeout_s: seconds to wait for an answer that needs no encoding; None for ever.
-        embed_timeout_s: seconds to wait for an image to be encoded; None for ever.
-        tls: encrypt; the three files below imply it.
+            addresses are looked up again when connections break. Requests for an
+            image go to the same replica as long as it answers.
+        timeout_s: seconds to wait for an answer that needs no encoding; None for no limit.
+        embed_timeout_s: seconds to wait for an image to be encoded; None for no limit.
+        tls: encrypt; each of the three files below implies it.
         root_certificates: PEM file to check the server's certificate with, instead of
             the system's.
         client_certificate: PEM file of the client's certificate chain, for mutual TLS.
@@ -67,7 +68,7 @@ class BaseClient:
         metadata: further entries to send with every call.
 
     Raises:
-        OptionError: an address or certificate file is wrong.
+        OptionError: an address, a certificate file, the token or the metadata is wrong.
     """
 
     _grpc: ClassVar[Any]
@@ -93,22 +94,84 @@ class BaseClient:
         self._embed_timeout_s = embed_timeout_s
         self._metadata = channel.metadata(token, metadata)
         credentials = channel.credentials(tls, root_certificates, client_certificate, client_key)
-        target, options = channel.target(url), channel.options(url, authority)
+        target, options = channel.target(url), channel.options(url, authority, self._metadata)
         if credentials is None:
             self._channel = self._grpc.insecure_channel(target, options=options)
         else:
             self._channel = self._grpc.secure_channel(target, credentials, options=options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
-    def _call_options(self, call: Call) -> dict[str, Any]:
-        """Return gRPC's keyword arguments for a call; a closed client has none."""
-        if self._closed:
-            raise UnavailableError("the client is closed; make a new one")
-        return {
-            "timeout": self._embed_timeout_s if call.encodes else self._timeout_s,
-            "metadata": (*self._metadata, (contract.IMAGE_ID_HEADER, call.image_id)),
-        }
+    def _call_options(self, call: Call, deadline: float | None) -> dict[str, Any]:
+        """Return gRPC's keyword arguments for a call.
+
+        Args:
+            call: what is sent.
+            deadline: by `time.monotonic`, instead of the client's timeouts.
+        """
+        if deadline is not None:
+            timeout_s: float | None = max(0.0, deadline - time.monotonic())
+        else:
+            timeout_s = self._embed_timeout_s if call.encodes else self._timeout_s
+        image = ((contract.IMAGE_ID_HEADER, call.image_id),) if call.image_id else ()
+        return {"timeout": timeout_s, "metadata": (*self._metadata, *image)}
 
     def _error(self, error: Any) -> HQSamError:
         """Return the error of this package for a `grpc.RpcError`."""
         return from_grpc(error.code().name, error.details() or "", self.url)
+
+    def _cancelled(self) -> HQSamError:
+        """Return the error for a call that ended because the client was closed."""
+        return from_grpc("CANCELLED", "", self.url)
+
+
+def closed() -> UnavailableError:
+    """Return the error for a call on a closed client."""
+    return UnavailableError("the client is closed; make a new one")
+
+
+def deadline(timeout_s: float | None) -> float | None:
+    """Return when a flow has to be over, by `time.monotonic`; None for no limit of its own."""
+    return None if timeout_s is None else time.monotonic() + timeout_s
+
+
+def readiness() -> Flow[bool]:
+    """Ask whether the server and all its models are ready."""
+    answer = yield Call(service_pb2.ServerReadyRequest(), "", method="ServerReady")
+    return bool(answer.ready)
+
+
+class BaseImage:
+    """An image that the server knows.
+
+    Attributes:
+        image_id: SHA-256 of what was sent, 64 lower-case hex digits.
+        size: (height, width) of the upright image: original pixels.
+    """
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+        self.image_id: str = upload.image_id
+        self.size: Size = upload.size
+
+    @property
+    def encoded(self) -> bytes:
+        """The image file as it is sent to the server."""
+        return self._upload.encoded
+
+    def _embedding(self) -> Flow[bool]:
+        """Make sure that the server has the image; returns whether it had it before."""
+        ask = len(self._upload.encoded) >= protocol.ASK_FROM_BYTES
+        return protocol.embed_flow(self._upload, ask)
+
+    def _segmenting(
+        self, points: Any, labels: Any, box: Any, boxes: Any, refine: Any, mode: protocol.Mode
+    ) -> Flow[Mask | list[Mask]]:
+        """Check the prompts now; return what sends them, see `RemoteImage.segment`."""
+        choice = protocol.choice(mode)
+        prompts = prompt_encoding.build(self.size, points, labels, box, boxes, refine)
+
+        def flow() -> Flow[Mask | list[Mask]]:
+            masks = yield from protocol.segment_flow(self._upload, prompts, choice)
+            return masks if prompts.many else masks[0]
+
+        return flow()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-# gRPC reads it when a channel is made; without it the ring ignores the header.
+# gRPC reads this when it makes a channel; without it the ring ignores the header.
 os.environ.setdefault("GRPC_EXPERIMENTAL_RING_HASH_SET_REQUEST_HASH_KEY", "true")
 
 import grpc
@@ -21,10 +21,14 @@ from hqsam_client.errors import OptionError
 MAX_MESSAGE_BYTES = 512 * 2**20
 """Limit of a request and of a response; 256 masks in mode "best" take 320 MiB."""
 
-# Requests up to this size can be sent a second time when a server goes away.
-_RETRY_BUFFER_BYTES = 128 * 2**20
+REPEATED_BYTES = 4 * 1024
+"""Requests up to this size are repeated by gRPC when no server takes them: clicks and questions.
+Larger ones, uploads above all, are not; see `protocol`."""
 
-# The first release whose ring hash can take its key from a header.
+# What gRPC adds to a request and counts with it.
+_OVERHEAD_BYTES = 512
+
+# The first release of gRPC whose ring hash takes its key from a header.
 _RING_HASH_SINCE = (1, 71)
 
 # A name with one of gRPC's own schemes, such as dns:///host:8001 or ipv4:10.0.0.1:8001.
@@ -32,6 +36,9 @@ _GRPC_NAME = re.compile(r"(dns|ipv4|ipv6|unix|xds):.*[:/]")
 
 _SERVICE = "inference.GRPCInferenceService"
 
+_METADATA_KEY = re.compile(r"[a-z0-9_.-]+")
+
+Metadata: TypeAlias = "tuple[tuple[str, str], ...]"
 
 _Path: TypeAlias = "str | os.PathLike[str] | None"
 
@@ -39,11 +46,9 @@ _Path: TypeAlias = "str | os.PathLike[str] | None"
 def credentials(
     tls: bool, root_certificates: _Path, client_certificate: _Path, client_key: _Path
 ) -> Any:
-    """Return gRPC's credentials, or None for a connection in the clear; see `BaseClient`."""
+    """Return gRPC's credentials, or None for an unencrypted connection; see `BaseClient`."""
     if (client_certificate is None) != (client_key is None):
-        raise OptionError(
-            "client_certificate and client_key belong together, expected both or neither"
-        )
+        raise OptionError("client_certificate and client_key belong together: pass both or neither")
     files = (root_certificates, client_key, client_certificate)
     if not tls and all(path is None for path in files):
         return None
@@ -54,10 +59,11 @@ def _pem(path: _Path) -> bytes | None:
     if path is None:
         return None
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise OptionError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    # gRPC itself would only log it, and then fail to connect.
+        content = Path(path).expanduser().read_bytes()
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"{path} cannot be read: {reason}; check the path") from error
+    # gRPC would only log this, and then fail to connect.
     if b"-----BEGIN " not in content:
         raise OptionError(f"{path} is not a PEM file: convert it, or check the path")
     return content
@@ -113,7 +119,7 @@ class Replica(NamedTuple):
 
 
 def replicas(url: str) -> list[Replica]:
-    """Return each of the servers that a URL stands for, looking up names of several."""
+    """Return each server of a URL; the addresses of a name are looked up now."""
     parts = addresses(url)
     first = _without_scheme(parts[0])
     if len(parts) > 1:
@@ -124,24 +130,28 @@ def replicas(url: str) -> list[Replica]:
     return [Replica(address, first.rpartition(":")[0]) for address in found]
 
 
-def options(url: str, authority: str | None) -> list[tuple[str, str | int]]:
+def options(
+    url: str, authority: str | None, metadata: Metadata = ()
+) -> list[tuple[str, str | int]]:
     """Return the channel's arguments.
 
     Args:
         url: see `BaseClient`.
-        authority: the name in the server's certificate, if not the address' own.
+        authority: the name in the server's certificate, if it is not that of the address.
+        metadata: sent with every call.
     """
+    metadata_bytes = sum(len(key) + len(value) + 32 for key, value in metadata)
     chosen: list[tuple[str, str | int]] = [
         ("grpc.service_config", json.dumps(service_config())),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
-        # Finds dead connections under waiting calls. Triton closes connections that
-        # ping more often than every five minutes without data, from the third on.
+        ("grpc.per_rpc_retry_buffer_size", REPEATED_BYTES + _OVERHEAD_BYTES + metadata_bytes),
+        # Finds dead connections under waiting calls. Triton closes a connection at the
+        # third ping within five minutes without data.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.max_pings_without_data", 2),
-        # A server that comes back is found again within seconds.
+        # Finds a server that is back within seconds.
         ("grpc.max_reconnect_backoff_ms", 5_000),
     ]
     parts = addresses(url)
@@ -154,7 +164,11 @@ def options(url: str, authority: str | None) -> list[tuple[str, str | int]]:
 
 
 def service_config() -> dict[str, Any]:
-    """Return gRPC's service config: an image stays on its replica, brief outages are retried."""
+    """Return gRPC's service config.
+
+    An image stays on its replica. Small requests that no server takes are repeated for about
+    three seconds, until 200 more calls have failed than succeeded: then it is no brief outage.
+    """
     version = tuple(int(part) for part in grpc.__version__.split(".")[:2])
     if version >= _RING_HASH_SINCE:
         balancing = {"ring_hash_experimental": {"requestHashHeader": contract.IMAGE_ID_HEADER}}
@@ -162,6 +176,7 @@ def service_config() -> dict[str, Any]:
         balancing = {"round_robin": {}}
     return {
         "loadBalancingConfig": [balancing],
+        "retryThrottling": {"maxTokens": 400, "tokenRatio": 1},
         "methodConfig": [
             {
                 "name": [{"service": _SERVICE}],
@@ -177,9 +192,21 @@ def service_config() -> dict[str, Any]:
     }
 
 
-def metadata(token: str | None, extra: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
-    """Return what goes with every call: the bearer token and the caller's own entries."""
+def metadata(token: str | None, extra: Mapping[str, str] | None) -> Metadata:
+    """Return what is sent with every call: the bearer token and the caller's own entries."""
     pairs = [(key.lower(), value) for key, value in (extra or {}).items()]
-    if token is not None:
+    for key, value in pairs:
+        if not _METADATA_KEY.fullmatch(key) or not (value.isascii() and value.isprintable()):
+            raise OptionError(
+                f"metadata has {key!r}, expected keys of letters, digits, '-', '_' and '.', and "
+                "values of printable ASCII characters"
+            )
+    if token:
+        # The message does not repeat the token.
+        if not (token.isascii() and token.isprintable()):
+            raise OptionError(
+                "the token has a line break or another character that cannot be sent, expected "
+                "printable ASCII characters; check where it is read from"
+            )
         pairs.append(("authorization", f"Bearer {token}"))
     return tuple(pairs)

@@ -1,7 +1,10 @@
-"""Frames: original pixels, the input frame, and the way of masks between them.
+"""Frames: points from original pixels to the input frame, and masks back.
 
 The model sees an image scaled so that its longest side is 1024, padded on the right
 and at the bottom. Sizes are (height, width); points are (x, y).
+
+Neither Pillow nor NumPy gives the reference's logits: Pillow antialiases when it shrinks, and
+NumPy has no interpolation in two dimensions.
 """
 
 from __future__ import annotations
@@ -17,12 +20,11 @@ from hqsam_client.contract import INPUT_SIZE, MASK_SIZE, resized_size
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
-# Multiply-adds of a matrix product that BLAS libraries still do in one thread. Threads of
-# theirs wait busily for more work: they would take the processor from a server that runs on
-# the same machine.
+# Multiply-adds of a matrix product that BLAS libraries still do in one thread. Their threads
+# wait busily for more work, and would take the processor from a server on the same machine.
 _ONE_THREAD = 1 << 18
 
-# Rows or columns that are worked on at once: few, so that little of the other axis counts.
+# Rows or columns in a band: few, so that each band depends on little of the other axis.
 _BAND = 16
 
 
@@ -35,7 +37,7 @@ def to_input_frame(points: NDArray[np.float64], size: Size) -> NDArray[np.float3
 def upsampled_bands(
     logits: NDArray[np.float32], size: Size
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Bring low-resolution logits to the image's size, band by band.
+    """Interpolate low-resolution logits to the image's size, band by band.
 
     The reference enlarges 256 to 1024 bilinearly, crops the padding away and resizes
     to the original size bilinearly, without antialiasing, with half-pixel centres. All
@@ -80,8 +82,8 @@ class _Axis:
 def _bands(axis: _Axis, size: int) -> Iterator[tuple[slice, slice]]:
     """Cut an axis into bands; yield each as a slice, and the columns that it needs.
 
-    All are of one size, and the last overlaps the one before: products of a single row are
-    threaded even when they are small.
+    All have one size, so the last may overlap the one before: BLAS libraries thread products
+    of a single row even when they are small.
     """
     length = len(axis.weights)
     for offset in range(0, length, size):

@@ -1,8 +1,13 @@
-"""Prompts in original pixels, checked, to the tensors that `segment` takes."""
+"""Prompts in original pixels, checked, to the tensors that `segment` takes.
+
+As in the official predictor, the centre of the pixel in column c and row r is (c, r), and its
+edges are half a pixel away: the model adds that half itself. Coordinates are passed on unchanged,
+those a little outside the image included.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,13 +20,16 @@ from hqsam_client.mask import Mask
 from hqsam_client.shared.geometry import Size, to_input_frame
 
 Points: TypeAlias = Sequence[tuple[float, float]] | NDArray[Any]
-"""Points of one prompt: (x, y) in original pixels, or an array [N, 2] of them."""
+"""Points of one prompt: (x, y), that is column and row, in original pixels, or an array [N, 2]."""
 
 Labels: TypeAlias = Sequence[int] | NDArray[Any]
 """Labels of one prompt's points, [N]: 1 foreground, 0 background."""
 
 Box: TypeAlias = Sequence[float] | NDArray[Any]
-"""(x0, y0, x1, y1) in original pixels: the left, top, right and bottom edge."""
+"""(x0, y0, x1, y1) in original pixels: the left, top, right and bottom side."""
+
+_MARGIN_PX = 1.0
+"""How far outside the image a point may lie: detectors and rounding put it there."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Prompts:
         labels: float32 [P, N], codes of `contract`; shorter prompts end in padding.
         masks: float32 [P, 1, 256, 256], logits to refine; None when there are none.
         has_mask: float32 [P], 1 where `masks` holds one; None when there are none.
-        many: whether the caller asked for a list, be it of one.
+        many: whether the caller asked for a list, even a list of one.
     """
 
     coords: NDArray[np.float32]
@@ -41,6 +49,18 @@ class Prompts:
     masks: NDArray[np.float32] | None
     has_mask: NDArray[np.float32] | None
     many: bool
+
+    def parts(self) -> Iterator[Prompts]:
+        """Yield the prompts in parts of at most `contract.MAX_PROMPTS`, in order."""
+        for start in range(0, len(self.coords), contract.MAX_PROMPTS):
+            part = slice(start, start + contract.MAX_PROMPTS)
+            yield Prompts(
+                self.coords[part],
+                self.labels[part],
+                None if self.masks is None else self.masks[part],
+                None if self.has_mask is None else self.has_mask[part],
+                self.many,
+            )
 
 
 def build(
@@ -50,12 +70,14 @@ def build(
     box: Box | None = None,
     boxes: Sequence[Box | None] | NDArray[Any] | None = None,
     refine: Mask | Sequence[Mask | None] | None = None,
+    *,
+    anywhere: bool = False,
 ) -> Prompts:
-    """Check prompts and bring them into the input frame.
+    """Check prompts and scale them to the input frame.
 
     There are many prompts when `boxes` is given or `points` is a list of lists of
-    points; everything else is then a list with one entry a prompt, too. Otherwise
-    there is one.
+    points; every other argument is then a list with one entry a prompt. Otherwise
+    there is one prompt.
 
     Args:
         size: (height, width) of the image.
@@ -64,6 +86,8 @@ def build(
         box: a box for the one prompt.
         boxes: a box for each of many prompts, None where there is none, or an array [P, 4].
         refine: an earlier mask of the same image to start from, or a list of them.
+        anywhere: take any finite points and boxes, as the official predictor does. Otherwise
+            points lie on the image or at most one pixel outside, and boxes overlap it.
 
     Raises:
         PromptError: an argument is wrong; the message names it.
@@ -75,9 +99,9 @@ def build(
         raise PromptError("labels were given without points, expected one label for each point")
     if not many and points is None and box is None:
         raise PromptError("no prompt was given, expected at least one of points, box and boxes")
-
-    if boxes is not None and not isinstance(boxes, (Sequence, np.ndarray)):
-        raise PromptError(f"boxes is {_short(boxes)}, expected a list of (x0, y0, x1, y1)")
+    if boxes is not None:
+        _check_many(points, boxes)
+    check_size = None if anywhere else size
     of_many = boxes if boxes is not None else points
     count = len(of_many) if many and of_many is not None else 1
     if count == 0:
@@ -88,8 +112,8 @@ def build(
         one_points = _entry("points", points, index, count, many)
         one_labels = _entry("labels", labels, index, count, many)
         one_box = _entry("boxes", boxes, index, count, many) if many else box
-        coords, codes = _points(one_points, one_labels, size, suffix)
-        corners = _box(one_box, size, f"boxes{suffix}" if many else "box")
+        coords, codes = _points(one_points, one_labels, check_size, suffix)
+        corners = _box(one_box, check_size, f"boxes{suffix}" if many else "box")
         if not len(coords) and not len(corners):
             raise PromptError(f"points{suffix} is empty, expected at least one point or a box")
         rows.append((coords, codes, corners))
@@ -99,16 +123,34 @@ def build(
     return _stack(rows, refined, size, many)
 
 
+def _check_many(points: Any, boxes: Any) -> None:
+    """Refuse the arguments of one prompt where those of many are expected."""
+    if not isinstance(boxes, (Sequence, np.ndarray)) or isinstance(boxes, str):
+        raise PromptError(f"boxes is {_short(boxes)}, expected a list of (x0, y0, x1, y1)")
+    if len(boxes) == 4 and np.ndim(boxes[0]) == 0 and boxes[0] is not None:
+        raise PromptError(
+            f"boxes is {_short(boxes)}, which is one box, expected a list of boxes; "
+            "pass it as box for one mask"
+        )
+    given = isinstance(points, (Sequence, np.ndarray)) and len(points) > 0
+    if given and not _is_nested(points):
+        raise PromptError(
+            f"points is {_short(points)}, which are the points of one object, expected with boxes "
+            "a list of points for each box, or None; for one object pass box instead of boxes"
+        )
+
+
 def _stack(
     rows: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]],
     refined: list[NDArray[np.float32] | None],
     size: Size,
     many: bool,
 ) -> Prompts:
-    """Lay prompts of different lengths side by side, padded at the end."""
-    # A prompt without a box takes one padding point more: it is part of what the model
-    # was trained on. Further ones change nothing.
-    length = max(len(coords) + (len(corners) or 1) for coords, _, corners in rows)
+    """Stack prompts of different lengths, padded at the end.
+
+    The server adds the padding point that the model expects after a prompt without a box.
+    """
+    length = max(len(coords) + len(corners) for coords, _, corners in rows)
     all_coords = np.zeros((len(rows), length, 2), np.float32)
     all_labels = np.full((len(rows), length), contract.LABEL_PADDING, np.float32)
     for index, (coords, codes, corners) in enumerate(rows):
@@ -178,16 +220,20 @@ def _numbers(
 
 
 def _points(
-    points: Any, labels: Any, size: Size, suffix: str
+    points: Any, labels: Any, size: Size | None, suffix: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Check one prompt's points and labels; returns [N, 2] and [N]."""
+    """Check one prompt's points and labels; returns [N, 2] and [N].
+
+    Without a size, points may lie anywhere.
+    """
     coords = _numbers(
         f"points{suffix}", () if points is None else points, (None, 2), "(x, y) pairs"
     )
-    _check_inside(f"points{suffix}", coords, size)
+    if size is not None:
+        _check_near(f"points{suffix}", coords, size)
     if labels is None:
         return coords, np.full(len(coords), float(contract.LABEL_FOREGROUND))
-    codes = _numbers(f"labels{suffix}", labels, (None,), "a list of 0 and 1")
+    codes = _numbers(f"labels{suffix}", labels, (None,), "a list of 0 and 1, one for each point")
     if len(codes) != len(coords):
         raise PromptError(
             f"labels{suffix} has {len(codes)} entries for {len(coords)} points, expected one each"
@@ -199,25 +245,36 @@ def _points(
     return coords, codes
 
 
-def _box(box: Any, size: Size, name: str) -> NDArray[np.float64]:
-    """Check a box; returns its two corners, [2, 2], or [0, 2] for None."""
+def _box(box: Any, size: Size | None, name: str) -> NDArray[np.float64]:
+    """Check a box; returns its two corners, [2, 2], or [0, 2] for None.
+
+    Without a size, it may lie anywhere, and its corners may be swapped.
+    """
     if box is None:
         return np.empty((0, 2))
     corners = _numbers(name, box, (4,), "(x0, y0, x1, y1)").reshape(2, 2)
-    _check_inside(name, corners, size)
+    if size is None:
+        return corners
     if (corners[0] >= corners[1]).any():
         raise PromptError(f"{name} is {_short(box)}, expected x0 < x1 and y0 < y1")
+    height, width = size
+    if (corners[0] >= (width, height)).any() or (corners[1] <= 0).any():
+        raise PromptError(
+            f"{name} is {_short(box)}, which is outside the image, expected a box that overlaps "
+            f"it: {width} x {height} pixels (width x height) of the upright image"
+        )
     return corners
 
 
-def _check_inside(name: str, coords: NDArray[np.float64], size: Size) -> None:
+def _check_near(name: str, coords: NDArray[np.float64], size: Size) -> None:
     height, width = size
-    outside = ((coords < 0) | (coords > (width, height))).any(axis=1)
+    low, high = -_MARGIN_PX, (width - 1 + _MARGIN_PX, height - 1 + _MARGIN_PX)
+    outside = ((coords < low) | (coords > high)).any(axis=1)
     if outside.any():
         x, y = coords[outside][0]
         raise PromptError(
-            f"{name} has ({x:g}, {y:g}), which is outside the image, expected "
-            f"0 <= x <= {width} and 0 <= y <= {height} in original pixels"
+            f"{name} has ({x:g}, {y:g}), which is outside the image, expected x from 0 to "
+            f"{width - 1} and y from 0 to {height - 1}: columns and rows of the upright image"
         )
 
 
@@ -225,7 +282,9 @@ def _logits(refine: Any, size: Size) -> NDArray[np.float32] | None:
     if refine is None:
         return None
     if not isinstance(refine, Mask):
-        raise PromptError(f"refine is a {type(refine).__name__}, expected a Mask or None")
+        raise PromptError(
+            f"refine is of type {type(refine).__name__}, expected an earlier Mask or None"
+        )
     if refine.size != size:
         raise PromptError(
             f"refine is a mask of an image of {refine.size} (height, width), "

@@ -1,7 +1,7 @@
 """Requests and responses of the models `embed` and `segment`, and the flows of calls.
 
 A flow is a generator that yields calls and is sent their responses, or thrown their
-errors. It knows nothing of networks, so that the sync and the async client share it.
+errors. It does no I/O, so the sync and the async client share it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,25 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from hqsam_client import contract
-from hqsam_client.errors import NotFoundError, PromptError, ServerFailedError
+from hqsam_client.errors import (
+    NotFoundError,
+    PromptError,
+    ServerFailedError,
+    UnavailableError,
+)
 from hqsam_client.mask import Mask
+from hqsam_client.shared.channel import REPEATED_BYTES
 from hqsam_client.shared.prompt_encoding import Prompts
 from hqsam_client.shared.upload import Upload
 
 Mode: TypeAlias = Literal["hq", "hq+sam", "best"]
 
 ASK_FROM_BYTES = 64 * 1024
-"""Images of at least so many bytes are asked for before they are sent: a question
-costs about a millisecond, as many bytes on a 100 Mbit/s line take five."""
+"""From this size on, the client asks whether the server has an image before it sends it. The
+question costs about a millisecond; on a 100 Mbit/s line so many bytes take five."""
 
 UNLOADING_PAUSES_S = (0.1, 0.4, 1.0)
-"""Pauses before what was not found is asked for again, where a server may be ending."""
+"""Pauses before a call is repeated that found nothing: the server may be shutting down."""
 
 _SAM_MASKS = slice(1, 4)
 """SAM's three masks for ambiguous prompts; its mask 0 is the one for clear prompts."""
@@ -37,7 +43,7 @@ class Choice(NamedTuple):
     """Which of the decoder's masks make up the result; the official predictor's two flags.
 
     Attributes:
-        multimask: of SAM, take the best of three masks rather than the single one.
+        multimask: take the best of SAM's three masks instead of its single one.
         hq_only: leave SAM's mask out.
     """
 
@@ -45,7 +51,7 @@ class Choice(NamedTuple):
     hq_only: bool
 
     def outputs(self) -> list[str]:
-        """Return the outputs of `segment` that it takes."""
+        """Return the names of the outputs of `segment` that make it up."""
         names = ["low_res_masks", "sam_iou_predictions" if self.multimask else "iou_predictions"]
         return names if self.hq_only else [*names, "sam_masks"]
 
@@ -71,16 +77,18 @@ class Call:
     """A request to send.
 
     Attributes:
-        request: the `ModelInferRequest`.
-        image_id: what the balancing goes by.
+        request: the request, such as a `ModelInferRequest`.
+        image_id: which image it is about, for the load balancing; "" for none.
         encodes: whether it may take as long as encoding an image does.
         after_s: seconds to wait before it is sent.
+        method: the method of Triton's gRPC service.
     """
 
     request: Any
     image_id: str
     encodes: bool = False
     after_s: float = 0.0
+    method: str = "ModelInfer"
 
 
 Flow: TypeAlias = Generator[Call, Any, T]
@@ -89,25 +97,48 @@ Flow: TypeAlias = Generator[Call, Any, T]
 def embed_flow(upload: Upload, ask: bool) -> Flow[bool]:
     """Make sure that the server has the image; returns whether it had it before.
 
+    gRPC repeats only small requests that no server took. An upload is sent once more, after a
+    question whether that is needed, which gRPC does repeat.
+
     Args:
         upload: the image.
         ask: whether to ask before sending the bytes.
     """
-    if ask:
-        question = Call(_embed_request(upload.image_id), upload.image_id)
-        response = yield from _wherever_it_is_served(question)
-        if _tensors(response)["already_stored"][0]:
-            return True
+    if ask and (yield from _is_stored(upload)):
+        return True
     request = _embed_request(upload.image_id, upload.encoded)
-    response = yield from _wherever_it_is_served(Call(request, upload.image_id, encodes=True))
-    return bool(_tensors(response)["already_stored"][0])
+    call = Call(request, upload.image_id, encodes=True)
+    try:
+        response = yield from _wherever_it_is_served(call)
+    except UnavailableError:
+        if _is_small(call):
+            raise
+        if (yield from _is_stored(upload)):
+            return True
+        response = yield from _wherever_it_is_served(call)
+    return _already_stored(response)
+
+
+def _is_stored(upload: Upload) -> Flow[bool]:
+    """Ask whether the server has the image."""
+    question = is_stored_call(upload.image_id)
+    return _already_stored((yield from _wherever_it_is_served(question)))
+
+
+def _already_stored(response: Any) -> bool:
+    return bool(read_tensors(response, "already_stored")["already_stored"][0])
+
+
+def _is_small(call: Call) -> bool:
+    """Tell whether gRPC has repeated a call that no server took."""
+    return bool(call.request.ByteSize() <= REPEATED_BYTES)
 
 
 def _wherever_it_is_served(call: Call) -> Flow[Any]:
-    """Call `embed`, which every server has, but for the moment in which one ends.
+    """Call `embed`, which every server has except for the moment in which it shuts down.
 
-    A Triton that ends unloads its models before it closes its port, and answers NOT_FOUND
-    in between. A little later the balancing has found another replica.
+    Triton then unloads its models before it closes its port, and answers NOT_FOUND in
+    between. A little later the load balancing has found another replica.
     """
     for pause_s in UNLOADING_PAUSES_S:
         try:
@@ -118,19 +149,34 @@ def _wherever_it_is_served(call: Call) -> Flow[Any]:
 
 
 def segment_flow(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list[Mask]]:
-    """Segment by `image_id`; where the server lost the image, embed it and ask again.
+    """Segment by `image_id`, in parts if there are many prompts; returns a mask for each."""
+    masks: list[Mask] = []
+    for part in prompts.parts():
+        masks += yield from _segment_part(upload, part, choice)
+    return masks
 
-    Once is enough, unless the server ends just now.
+
+def _segment_part(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list[Mask]]:
+    """Segment; if the server lost the image, embed it and segment again.
+
+    Once is enough, unless the server is shutting down. A request that is too large for gRPC to
+    repeat is sent once more, after the question whether the server has the image.
     """
-    call = Call(_segment_request(upload.image_id, prompts, choice), upload.image_id)
+    call = segment_call(upload.image_id, prompts, choice)
+    repeated = _is_small(call)
     for pause_s in (0.0, 0.0, *UNLOADING_PAUSES_S):
         try:
             response = yield replace(call, after_s=pause_s)
         except NotFoundError as error:
             missed = error
             yield from embed_flow(upload, ask=len(upload.encoded) >= ASK_FROM_BYTES)
+        except UnavailableError:
+            if repeated:
+                raise
+            repeated = True
+            yield from embed_flow(upload, ask=True)
         else:
-            return _masks(_tensors(response), upload, choice)
+            return _masks(read_tensors(response, *choice.outputs()), upload, choice)
     raise missed
 
 
@@ -179,7 +225,13 @@ def _embed_request(image_id: str, encoded: bytes | None = None) -> Any:
     return request
 
 
-def _segment_request(image_id: str, prompts: Prompts, choice: Choice) -> Any:
+def is_stored_call(image_id: str) -> Call:
+    """Return the question whether the server has an image."""
+    return Call(_embed_request(image_id), image_id)
+
+
+def segment_call(image_id: str, prompts: Prompts, choice: Choice) -> Call:
+    """Return the call that segments an image which the server has."""
     request = service_pb2.ModelInferRequest(model_name=contract.SEGMENT.name)
     _add_image_id(request, image_id)
     _add_array(request, "point_coords", prompts.coords)
@@ -189,7 +241,7 @@ def _segment_request(image_id: str, prompts: Prompts, choice: Choice) -> Any:
         _add_array(request, "has_mask_input", prompts.has_mask)
     for name in choice.outputs():
         request.outputs.add(name=name)
-    return request
+    return Call(request, image_id)
 
 
 def _add_image_id(request: Any, image_id: str) -> None:
@@ -207,16 +259,27 @@ def _add_input(request: Any, name: str, dtype: str, shape: Sequence[int], raw: b
     request.raw_input_contents.append(raw)
 
 
-def _tensors(response: Any) -> dict[str, NDArray[Any]]:
-    """Return the outputs of a response by name, read-only; BYTES outputs are left out."""
-    outputs = zip(response.outputs, response.raw_output_contents, strict=True)
+def read_tensors(response: Any, *names: str) -> dict[str, NDArray[Any]]:
+    """Return outputs of a `ModelInferResponse` by name, read-only.
+
+    Args:
+        response: of any model.
+        names: the outputs that are needed; of any dtype of the contract but BYTES.
+
+    Raises:
+        ServerFailedError: an output is missing or malformed.
+    """
     try:
-        return {
+        outputs = zip(response.outputs, response.raw_output_contents, strict=True)
+        found = {
             output.name: np.frombuffer(raw, _DTYPES[output.datatype]).reshape(output.shape)
             for output, raw in outputs
-            if output.datatype in _DTYPES
+            if output.name in names
         }
-    except ValueError as error:
+        return {name: found[name] for name in names}
+    except (KeyError, ValueError) as error:
         raise ServerFailedError(
-            f"the answer of {response.model_name} cannot be read: {error}", "INTERNAL"
+            f"the answer of {response.model_name} cannot be read: {error}; expected the outputs "
+            f"{', '.join(names)}",
+            "INTERNAL",
         ) from error

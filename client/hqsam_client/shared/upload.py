@@ -1,9 +1,11 @@
-"""An image in any of its forms, to the bytes that are sent, their name and the true size."""
+"""An image in any of its forms, to the bytes that are sent, their `image_id` and the true size."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import threading
+import warnings
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -24,6 +26,12 @@ uint8 [height, width, 3]."""
 
 UploadMode: TypeAlias = Literal["original", "resized"]
 
+# The server takes the high byte of 16-bit values. Of 12 bits it leaves the upper 4.
+_DARK = 1 << 12
+
+# Changing what Python warns of is not safe in several threads at once.
+_WARNINGS = threading.Lock()
+
 
 @dataclass(frozen=True)
 class Upload:
@@ -34,7 +42,7 @@ class Upload:
         image_id: their SHA-256, 64 lower-case hex digits.
         size: (height, width) of the upright full image, which `encoded` may be a
             smaller version of: original pixels.
-        source: the upright full image, where it is in memory anyway.
+        source: the upright full image, if it is in memory already.
     """
 
     encoded: bytes
@@ -43,25 +51,26 @@ class Upload:
     source: Image.Image | None = field(default=None, repr=False)
 
     def full_image(self) -> Image.Image:
-        """Return the upright image in mode RGB, original pixels."""
-        if self.source is not None:
-            return image_files.to_rgb(self.source)
-        return image_files.to_rgb(_upright(_open(self.encoded)))
+        """Return the upright image as a new one of mode RGB, original pixels."""
+        image = self.source if self.source is not None else _upright(_open(self.encoded))
+        return image_files.to_rgb(image)
 
 
 def prepare(image: ImageLike, upload: UploadMode = "original") -> Upload:
-    """Read an image as far as needed: for a file, its header.
+    """Read an image as far as needed: of a file, the header and the metadata.
 
-    Files travel as they are. Arrays and Pillow images are shrunk to the model's size,
-    exactly as the server would, and travel without loss as PPM: it costs nothing to
-    write, and the same pixels have the same `image_id` whatever wrote them.
+    Files are sent as they are. Arrays and Pillow images are shrunk to the model's size,
+    exactly as the server would, and sent without loss as PPM: it costs nothing to
+    write, and the same pixels have the same `image_id` whatever wrote them. Files of 16-bit
+    grey are decoded, to see whether their values fill the range.
 
     Args:
-        image: see `ImageLike`.
+        image: see `ImageLike`. ``~`` in a path is the home folder.
         upload: "resized" shrinks files, too, and sends them as PNG where that is less.
 
     Raises:
-        ImageError: it is not an image, or cannot be read.
+        ImageError: it is not an image, or cannot be read; or it has 16 bits a pixel and so
+            small values that the model would see it black.
         OptionError: `upload` is neither of the two.
     """
     if upload not in ("original", "resized"):
@@ -71,24 +80,21 @@ def prepare(image: ImageLike, upload: UploadMode = "original") -> Upload:
     if isinstance(image, np.ndarray):
         return _from_image(_from_array(image), "PPM")
     encoded = _read(image)
-    image = _open(encoded)
-    if upload == "resized" and max(image.size) > INPUT_SIZE:
-        resized = _from_image(_upright(image), "PNG")
+    file = _open(encoded)
+    if file.mode.startswith("I;16"):
+        _check_range(_upright(file))
+    if upload == "resized" and max(file.size) > INPUT_SIZE:
+        resized = _from_image(_upright(file), "PNG")
         if len(resized.encoded) < len(encoded):
             return resized
-    return Upload(encoded, _digest(encoded), image_files.upright_size(image))
+    return Upload(encoded, _digest(encoded), image_files.upright_size(file))
 
 
 def _read(image: Any) -> bytes:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return bytes(image)
     if isinstance(image, (str, PathLike)):
-        try:
-            return Path(image).read_bytes()
-        except OSError as error:
-            raise ImageError(
-                f"{image} cannot be read: {error.strerror or error}; check the path"
-            ) from error
+        return _read_file(Path(image))
     if hasattr(image, "read"):
         encoded = image.read()
         if isinstance(encoded, bytes):
@@ -97,21 +103,41 @@ def _read(image: Any) -> bytes:
             f"the file object gave {type(encoded).__name__}, expected bytes: open it in mode 'rb'"
         )
     raise ImageError(
-        f"the image is a {type(image).__name__}, expected a path, bytes, a binary file "
-        "object, a Pillow image or an RGB array"
+        f"expected an image as a path, bytes, a binary file object, a Pillow image or an RGB "
+        f"array, got an object of type {type(image).__name__}"
     )
 
 
-def _open(encoded: bytes) -> Image.Image:
+def _read_file(path: Path) -> bytes:
     try:
-        image = Image.open(io.BytesIO(encoded))
+        return path.expanduser().read_bytes()
+    except IsADirectoryError as error:
+        raise ImageError(f"{path} is a folder, expected an image file") from error
+    # Without a home folder, `expanduser` raises RuntimeError.
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path} cannot be read: {reason}; check the path") from error
+
+
+def _open(encoded: bytes) -> Image.Image:
+    """Open an image file; its pixels are decoded later."""
+    Image.init()
+    formats = [name for name in image_files.FORMATS if name in Image.OPEN]
+    try:
+        # Pillow warns of sizes that the server may well take; the server has the last word.
+        with _WARNINGS, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(encoded), formats=formats)
     except Image.DecompressionBombError as error:
-        raise ImageError(f"the image is too large for Pillow: {error}; shrink it") from error
+        raise ImageError(
+            "the image has more pixels than Pillow opens: shrink it, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS and the server's limit"
+        ) from error
     # Pillow's readers raise nearly anything over hostile bytes, not only OSError.
     except Exception as error:
         raise ImageError(
-            f"the {len(encoded)} bytes are not an image that can be read, expected a file such "
-            "as JPEG, PNG, TIFF or WebP"
+            f"the {len(encoded)} bytes are not an image that can be read, expected a file in one "
+            f"of the formats {', '.join(formats)}"
         ) from error
     if min(image.size) < 1:
         raise ImageError(f"the image has {image.width} x {image.height} pixels")
@@ -127,19 +153,57 @@ def _upright(image: Image.Image) -> Image.Image:
         ) from error
 
 
-def _from_array(array: NDArray[Any]) -> Image.Image:
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
+def _check_range(image: Image.Image) -> None:
+    """Refuse 16-bit values that are 12-bit ones, as microscopes and scanners write them."""
+    brightest = int(np.asarray(image).max())
+    if 0 < brightest < _DARK:
         raise ImageError(
-            f"the array is {array.dtype} {list(array.shape)}, "
-            "expected uint8 [height, width, 3], RGB, 0 to 255"
+            f"the image has 16 bits a pixel but no value above {brightest} of 65535, which the "
+            "model would see as black: scale its values to 0-65535, or convert it to 8 bits"
         )
-    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8 and array.size:
+        return Image.fromarray(np.ascontiguousarray(array))
+    raise ImageError(
+        f"the array is {array.dtype} {list(array.shape)}, expected uint8 [height, width, 3], "
+        f"RGB, 0 to 255{_conversion(array)}"
+    )
+
+
+def _conversion(array: NDArray[Any]) -> str:
+    """Return how to make an RGB array of bytes of an array, as the end of a message."""
+    if not array.size:
+        return ""
+    if array.ndim == 2:
+        if array.dtype == np.bool_:
+            return ": convert it with np.stack([array.astype(np.uint8) * 255] * 3, axis=-1)"
+        if array.dtype in (np.uint8, np.uint16, np.int32, np.float32):
+            return ": a grey image can be passed as PIL.Image.fromarray(array)"
+        return ": a grey image can be passed as PIL.Image.fromarray(array.astype(np.float32))"
+    if array.ndim != 3:
+        return ""
+    if array.shape[2] == 1:
+        return ": drop the last axis, and pass PIL.Image.fromarray(array[..., 0])"
+    if array.shape[2] == 4:
+        return ": drop the alpha channel with array[..., :3]"
+    if array.shape[2] != 3:
+        channels_first = array.shape[0] == 3
+        return ": move the channels last with array.transpose(1, 2, 0)" if channels_first else ""
+    if array.dtype == np.uint16:
+        return ": convert it with (array >> 8).astype(np.uint8)"
+    if np.issubdtype(array.dtype, np.floating) and np.nanmax(array) <= 1:
+        return ": convert it with (array * 255).round().astype(np.uint8)"
+    return ": convert it with array.round().clip(0, 255).astype(np.uint8)"
 
 
 def _from_image(image: Image.Image, file_format: Literal["PPM", "PNG"]) -> Upload:
     size = image.height, image.width
+    if image.mode.startswith("I;16"):
+        _check_range(image)
     if image.mode.startswith("I") or image.mode == "F":
-        # Deeper than eight bits: the server knows best how to bring them to RGB.
+        # Deeper than eight bits: the server converts it to RGB.
         return _encode(image, "TIFF", size, image)
     rgb = image.convert("RGB")
     height, width = resized_size(size)

@@ -51,7 +51,7 @@ _CODED = re.compile(r"(?:in ensemble '[^']*', )*\[([A-Z_]+)\] (.*)", re.DOTALL)
 
 
 def parameters(args: Mapping[str, str]) -> dict[str, str]:
-    """Return the `parameters` of the model's config.pbtxt, from what `initialize` is given."""
+    """Return the `parameters` of the model's config.pbtxt; takes the argument of `initialize`."""
     config = json.loads(args["model_config"])
     return {name: value["string_value"] for name, value in config["parameters"].items()}
 
@@ -66,14 +66,14 @@ def metrics() -> Metrics:
 
 
 def report_restarts() -> None:
-    """Publish how often `hqsam serve` restarted something; for `initialize` of any model.
+    """Publish how often `hqsam serve` restarted something; call it in `initialize`.
 
-    A restart ends with a model's `initialize`, so there is no need to look again later. A
-    gauge, though it only grows: several models say the same number.
+    Each restart runs some model's `initialize`, so the number is up to date. It is a gauge although
+    it only grows, because several models report the same number.
     """
     file = os.environ.get("HQSAM_RESTARTS_FILE")
     if file is not None:
-        text = "Times that a model was loaded, or the server started, again because it died"
+        text = "Times that a model or the server was restarted because it died"
         gauge = _metric("hqsam_restarts_total", text, pb_utils.MetricFamily.GAUGE)
         gauge.set(Path(file).stat().st_size)
         _families.append(gauge)
@@ -105,12 +105,11 @@ def answer(
 
 
 def send_later(request: Any) -> tuple[Callable[[Any], None], Callable[[], bool]]:
-    """Keep a request after `execute` has returned None for all of its requests.
+    """Keep a request, to answer it after `execute` has returned None.
 
     Returns:
-        What sends the one response to it, and what tells whether it was cancelled; both
-        may be called from any thread. What cannot be sent is logged: it concerns nobody
-        but the one caller.
+        A function that sends the response, and one that says whether the request was cancelled.
+        Both can be called from any thread. A response that cannot be sent is logged.
     """
     sender = request.get_response_sender()
 
@@ -156,27 +155,27 @@ def error_response(error: Exception, *, inner: bool = False) -> Any:
 
 
 def read(request: Any, name: str) -> NDArray[Any] | None:
-    """Return an input as an array, or None where the request leaves it out."""
+    """Return an input as an array, or None if the request omits it."""
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return None if tensor is None else tensor.as_numpy()
 
 
 def read_text(request: Any, name: str) -> str | None:
-    """Return an input of one string, or None where the request leaves it out."""
+    """Return an input of one string, or None if the request omits it."""
     array = read(request, name)
     return None if array is None else bytes(array[0]).decode("ascii", "replace")
 
 
 def repository(args: Mapping[str, str]) -> Path:
-    """Return the model repository's folder, from what `initialize` is given."""
+    """Return the model repository's folder; takes the argument of `initialize`."""
     return Path(args["model_repository"]).parent
 
 
 class RepeatedTensors:
-    """Makes input tensors, and those of the names given only once for the same array.
+    """Makes input tensors; for certain names it makes one tensor for the same array.
 
-    Triton copies a tensor to shared memory when it is first sent. One that comes again,
-    such as the embedding of the image that somebody clicks on, is there already.
+    Triton copies a tensor to shared memory when it is first sent. A tensor that is sent again, such
+    as the embedding of an image with several clicks, is there already.
     """
 
     def __init__(self, names: Collection[str]) -> None:
@@ -198,9 +197,13 @@ def call(
     outputs: Iterable[str],
     tensor: Callable[[str, NDArray[Any]], Any] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Run another model of this server and return the outputs asked for, by name.
+    """Run another model of this server and return the requested outputs by name.
 
-    `tensor` makes the inputs' tensors; Triton's own class by default.
+    Args:
+        model_name: the model.
+        inputs: its inputs by name.
+        outputs: names of the outputs to return.
+        tensor: makes the tensors of the inputs; Triton's own class by default.
 
     Raises:
         BadRequestError: that model refused the inputs.

@@ -1,8 +1,8 @@
-"""What `embed` does: images are encoded once, and questions never wait for an encode.
+"""The model `embed`: each image is encoded once, and no lookup waits for an encode.
 
-A request that the store can answer is answered at once. The others wait in a bounded
-queue for a few workers; those that ask for the same image share one encode, also
-with other processes that use the same store.
+A request that the store can answer is answered at once. The others wait in a bounded queue for a
+few workers. Requests for the same image share one encode, also with other processes that use the
+same store.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Embedded(NamedTuple):
     """The answer to a request.
 
     Attributes:
-        image_id: the image's.
-        original_size: (height, width) of the upright image in original pixels, (0, 0)
-            for one that is not stored.
-        already_stored: whether the image was stored before the request came.
+        image_id: SHA-256 of the encoded image, 64 lower-case hex digits.
+        original_size: (height, width) of the upright image in original pixels; (0, 0) if it is not
+            stored.
+        already_stored: whether the image was stored before this request.
     """
 
     image_id: str
@@ -42,11 +42,11 @@ class Embedded(NamedTuple):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who waits for an answer.
+    """The sender of a request.
 
     Attributes:
         reply: takes the answer or the error, once, from any thread.
-        is_cancelled: whether nobody waits any more.
+        is_cancelled: whether the request was cancelled or its deadline has passed.
     """
 
     reply: Callable[[Embedded | Exception], None]
@@ -66,15 +66,15 @@ class Embedder:
         workers: int,
         max_waiting: int,
     ) -> None:
-        """Start without work.
+        """Start the workers.
 
         Args:
-            store: where embeddings are looked up and put.
-            encode: embeds an image, or raises `ModelCallError`.
-            metrics: where lookups and encodes are counted.
-            limits: what an image may cost.
-            workers: how many images are encoded at once.
-            max_waiting: how many requests may wait for an encode, those at work included.
+            store: where embeddings are looked up and written.
+            encode: embeds an image; its errors become the answer.
+            metrics: counts lookups and encodes.
+            limits: limits on an image.
+            workers: images that are encoded at once.
+            max_waiting: requests that may wait for an encode, including those being encoded.
         """
         self._store = store
         self._encode = encode
@@ -86,7 +86,7 @@ class Embedder:
         self._waiting: dict[str, list[Caller]] = {}
 
     def close(self) -> None:
-        """Wait for the work at hand, and take no more."""
+        """Finish the encodes under way and refuse new ones."""
         self._pool.shutdown()
 
     def embed(
@@ -95,15 +95,15 @@ class Embedder:
         """Answer a request, at once or later.
 
         Args:
-            encoded: an image's bytes, or None to ask whether it is stored. They are not
-                read after this returns.
-            image_id: the image's, or None to take the digest of its bytes.
-            caller: who gets the answer.
+            encoded: the bytes of an image file, or None to ask whether the image is stored. They
+                are not read after this returns.
+            image_id: checked against the bytes if both are given.
+            caller: gets the answer.
 
         Raises:
-            BadRequestError: there is neither, or they do not belong together, or it is no
-                image.
+            BadRequestError: both are missing, or they do not match, or the bytes are not an image.
             OverloadedError: too many requests are waiting.
+            StoreError: the store cannot be read.
         """
         if image_id is not None:
             checked_image_id(image_id)
@@ -126,7 +126,7 @@ class Embedder:
         if image_id not in (None, digest):
             raise BadRequestError(
                 f"image_id is {image_id}, expected {digest}, the SHA-256 of encoded_image: "
-                "send the bytes that belong to it, or leave image_id out"
+                "send the bytes that it was computed from, or omit image_id"
             )
         return digest
 
@@ -135,8 +135,8 @@ class Embedder:
             waiting = sum(map(len, self._waiting.values()))
             if waiting >= self._max_waiting:
                 raise OverloadedError(
-                    f"{waiting} requests are waiting for an encode, at most {self._max_waiting} "
-                    "may: try again later"
+                    f"{waiting} requests are waiting for an encode, the limit is "
+                    f"{self._max_waiting}: try again later"
                 )
             if image_id in self._waiting:
                 self._waiting[image_id].append(caller)
@@ -146,8 +146,8 @@ class Embedder:
 
     def _work(self, image_id: str, encoded: bytes) -> None:
         answer: Embedded | Exception
-        if callers := self._given_up(image_id):
-            answer = RequestCancelledError("cancelled before the encode had begun")
+        if callers := self._cancelled(image_id):
+            answer = RequestCancelledError("cancelled before the encode began")
         else:
             try:
                 answer = self._embedded(image_id, encoded)
@@ -158,8 +158,8 @@ class Embedder:
         for caller in callers:
             caller.reply(answer)
 
-    def _given_up(self, image_id: str) -> list[Caller]:
-        """Return the callers of an image that none of them waits for any more."""
+    def _cancelled(self, image_id: str) -> list[Caller]:
+        """Return the callers of an image if all of them have cancelled, else none."""
         with self._lock:
             if all(caller.is_cancelled() for caller in self._waiting[image_id]):
                 return self._waiting.pop(image_id)
@@ -167,7 +167,7 @@ class Embedder:
 
     def _embedded(self, image_id: str, encoded: bytes) -> Embedded:
         with self._store.exclusive(image_id):
-            size = self._store.original_size(image_id)  # another process may have been first
+            size = self._store.original_size(image_id)  # another process may have stored it
             if size is None:
                 embedding = self._encode(encoded)
                 self._metrics.encodes.increment(1)

@@ -1,12 +1,16 @@
-"""Images of few bytes and pixels that would keep a reader busy for minutes or hours.
+"""Checks for images of few bytes and pixels that would keep a reader busy for minutes or hours.
 
-Pillow bounds neither of these, each of which an ordinary file has few of:
+Ordinary files have few of each of these, and Pillow does not limit them:
 
-- steps in which a file is read: a reader in Python goes through 16 million empty
-  segments of a JPEG file, or chunks of a PNG file, one by one;
-- scans of a progressive JPEG: one of 56 bytes goes over all of the pixels again;
-- numbers in a tag of a TIFF file: each offset of a strip becomes an object;
-- comments among the numbers of a plain PPM file: each is cut out of a megabyte.
+- read steps: a reader in Python goes through 16 million empty segments of a JPEG file, or chunks
+  of a PNG file, one by one;
+- scans of a progressive JPEG: a scan of 56 bytes passes over all pixels again;
+- numbers in a tag of a TIFF file: each strip offset becomes an object;
+- comments among the numbers of a plain PPM file: each one copies up to a megabyte.
+
+A time limit on decoding could not replace them. It would have to allow the seconds that a large
+JPEG 2000 file takes, for each hostile file; these checks refuse it in milliseconds. And it needs a
+process of its own to kill, as decoders do not return to Python in between.
 """
 
 from __future__ import annotations
@@ -32,16 +36,16 @@ _BIG_TIFF = 43
 # Types of a TIFF tag that stay bytes: BYTE, ASCII and UNDEFINED.
 _BYTES = (1, 2, 7)
 
-# JPEG's markers but for those that stand alone, and for 0xFF00, which is a byte 0xFF of data.
+# JPEG's markers, except those without a length, and 0xFF00, which is a byte 0xFF of data.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 
 class SteppedBytes(io.BytesIO):
-    """An image's bytes, which a reader may read in so many steps.
+    """An image's bytes, which can be read in a limited number of steps.
 
     Attributes:
-        max_steps: how many; more than that many raise `BadRequestError`.
+        max_steps: the limit; the next step raises `BadRequestError`.
     """
 
     def __init__(self, encoded: bytes | memoryview, max_steps: int) -> None:
@@ -50,7 +54,7 @@ class SteppedBytes(io.BytesIO):
         self._steps = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read, as a step."""
+        """Read, which counts as a step."""
         self._steps += 1
         if self._steps > self.max_steps:
             raise _too_many("pieces", self.max_steps)
@@ -58,7 +62,7 @@ class SteppedBytes(io.BytesIO):
 
 
 def check_before_open(encoded: bytes | memoryview) -> None:
-    """Refuse what would be a bomb as soon as Pillow reads the header.
+    """Refuse files that would keep Pillow busy when it reads the header.
 
     Raises:
         BadRequestError: a TIFF file has too many numbers in a tag.
@@ -68,11 +72,11 @@ def check_before_open(encoded: bytes | memoryview) -> None:
 
 
 def check_before_decode(encoded: bytes | memoryview, image: Image.Image) -> None:
-    """Refuse what would be a bomb in decoding.
+    """Refuse files that would keep a decoder busy.
 
     Args:
-        encoded: the image.
-        image: what Pillow has opened of it.
+        encoded: the bytes of the file.
+        image: the same, opened by Pillow.
 
     Raises:
         BadRequestError: it has too many scans or comments.
@@ -87,14 +91,14 @@ def check_before_decode(encoded: bytes | memoryview, image: Image.Image) -> None
 def _too_many(what: str, limit: int) -> BadRequestError:
     return BadRequestError(
         f"the image has more than {limit} {what}, which no ordinary file has: "
-        "write it anew with an image editor"
+        "save it again with an image editor"
     )
 
 
 def _tag_numbers(encoded: bytes | memoryview) -> int:
     """Return how many numbers the longest tag has in a TIFF file's first directory."""
     order = "<" if encoded[0] == _TIFF[0][0] else ">"
-    # As Pillow tells them apart, whatever the byte order.
+    # Pillow looks at this byte, whatever the byte order.
     big = len(encoded) > 2 and encoded[2] == _BIG_TIFF
     entry = struct.Struct(f"{order}HHQ8x" if big else f"{order}HHL4x")
 
@@ -106,7 +110,7 @@ def _tag_numbers(encoded: bytes | memoryview) -> int:
         tags = number("Q", directory) if big else number("H", directory)
         start = directory + (8 if big else 2)
         available = (len(encoded) - start) // entry.size
-        # A directory that ends early is Pillow's to judge; each entry was a step to read.
+        # Pillow judges a directory that ends early; it reads each entry in a step.
         end = start + entry.size * max(0, min(tags, available, MAX_HEADER_STEPS))
         entries = entry.iter_unpack(encoded[start:end])
         return max((count for _, kind, count in entries if kind not in _BYTES), default=0)

@@ -1,7 +1,7 @@
-"""What is counted beside Triton's own metrics, on the same Prometheus endpoint.
+"""This project's metrics, on the same Prometheus endpoint as Triton's own.
 
-Triton adds up what its processes report under one name, so every instance of every
-model may count for itself.
+Triton sums up what its processes report under one name, so each instance of each model counts for
+itself.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Counter(Protocol):
 
 
 class Gauge(Protocol):
-    """A number that is what it is at the moment."""
+    """A number that goes up and down."""
 
     def set(self, value: float, /) -> None:
-        """Replace it."""
+        """Set it."""
 
 
 @dataclass(frozen=True)

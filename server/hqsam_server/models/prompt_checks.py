@@ -1,4 +1,8 @@
-"""The prompts of a request to `segment`, checked before anything is computed."""
+"""The prompts of a request to `segment`: checked, and padded as the model expects them.
+
+This is the one place of the padding rule. A prompt without a box needs a padding point, label -1,
+because the model was trained with it; a prompt with a box needs none. Clients may leave it out.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from hqsam_client.contract import (
     LABEL_FOREGROUND,
     LABEL_PADDING,
     MASK_SIZE,
+    MAX_POINTS,
+    MAX_PROMPTS,
 )
 from numpy.typing import NDArray
 
@@ -28,21 +34,22 @@ _LABELS = (
     LABEL_BOX_BOTTOM_RIGHT,
 )
 
-# Scaling an image's own edge to the input frame may round past the frame's.
-_ROUNDING_PX = 0.5
+_FARTHEST_PX = 64 * INPUT_SIZE
+"""How far outside the input frame a coordinate may be. Detectors put corners of boxes there. The
+model takes any number, but its position encoding loses precision, and overflows in the end."""
 
 
 @dataclass(frozen=True)
 class PromptLimits:
-    """What a request may ask for.
+    """Limits on a request; one that exceeds them is refused.
 
     Attributes:
         max_prompts: prompts in one request.
-        max_points: points of a prompt, box corners and padding included.
+        max_points: points of a prompt, including box corners and padding.
     """
 
-    max_prompts: int = 256
-    max_points: int = 128
+    max_prompts: int = MAX_PROMPTS
+    max_points: int = MAX_POINTS
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,9 @@ class Prompts:
 
     Attributes:
         point_coords: float32 [P, N, 2], (x, y) in the input frame.
-        point_labels: float32 [P, N], a label code each; -1 is padding.
-        mask_input: float32 [P, 1, 256, 256], logits to refine, or None for none at all.
-        has_mask_input: float32 [P], 1 where the prompt has a mask to refine, else 0.
+        point_labels: float32 [P, N], label codes of the contract.
+        mask_input: float32 [P, 1, 256, 256], logits to refine, or None if no prompt has any.
+        has_mask_input: float32 [P], 1 where the prompt's `mask_input` is valid, else 0.
     """
 
     point_coords: NDArray[np.float32]
@@ -63,14 +70,17 @@ class Prompts:
 
     @classmethod
     def checked(cls, inputs: Mapping[str, NDArray[Any] | None], limits: PromptLimits) -> Prompts:
-        """Take a request's inputs by name.
+        """Check and pad the prompts of a request.
 
-        `mask_input` without `has_mask_input` means that every prompt has a mask. Prompts
-        are padded: one without a box ends in a padding point, as SAM has it, and N becomes
-        a power of two, of which `prompt_decoder` sees few.
+        `mask_input` without `has_mask_input` means that every prompt has a mask. N is padded to a
+        power of two, so that `prompt_decoder` sees few shapes.
+
+        Args:
+            inputs: inputs of the contract's `segment` by name, None where missing.
+            limits: limits on their number.
 
         Raises:
-            BadRequestError: they are not prompts that can be decoded.
+            BadRequestError: the prompts cannot be decoded.
         """
         coords, labels = inputs["point_coords"], inputs["point_labels"]
         if coords is None or labels is None:
@@ -87,7 +97,7 @@ class Prompts:
         return len(self.point_coords)
 
     def part(self, chunk: slice) -> dict[str, NDArray[Any]]:
-        """Return some of the prompts, as inputs of `prompt_decoder` by name."""
+        """Return a part of the prompts, as inputs of `prompt_decoder` by name."""
         has_mask = self.has_mask_input[chunk]
         if self.mask_input is None:
             mask = np.zeros((len(has_mask), 1, MASK_SIZE, MASK_SIZE), np.float32)
@@ -104,7 +114,7 @@ class Prompts:
 def _padded(
     coords: NDArray[np.float32], labels: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Lengthen [P, N, 2] and [P, N] by padding, which changes no prompt's mask."""
+    """Pad [P, N, 2] and [P, N] in N; padding points after the first one change no mask."""
     points = labels.shape[1]
     complete = np.isin(labels, (LABEL_PADDING, LABEL_BOX_TOP_LEFT)).any(axis=1)  # [P]
     needed = points if complete.all() else points + 1
@@ -125,7 +135,7 @@ def _check_shapes(coords: NDArray[Any], labels: NDArray[Any], limits: PromptLimi
     if not 1 <= count <= limits.max_prompts:
         raise BadRequestError(
             f"the request has {count} prompts, expected 1 to {limits.max_prompts}: "
-            "send more in further requests"
+            "split it into several requests"
         )
     if not 1 <= points <= limits.max_points:
         raise BadRequestError(
@@ -165,13 +175,14 @@ def _check_coords(coords: NDArray[Any], labels: NDArray[Any]) -> None:
             f"point_coords[{prompt}, {point}] is {_pair(coords[prompt, point])}, "
             "expected finite numbers"
         )
-    outside = (coords < -_ROUNDING_PX) | (coords > INPUT_SIZE + _ROUNDING_PX)
-    outside = outside.any(axis=2) & (labels != LABEL_PADDING)  # [P, N]
-    if outside.any():
-        prompt, point = np.argwhere(outside)[0]
+    far = (coords < -_FARTHEST_PX) | (coords > INPUT_SIZE + _FARTHEST_PX)
+    far = far.any(axis=2) & (labels != LABEL_PADDING)  # [P, N]
+    if far.any():
+        prompt, point = np.argwhere(far)[0]
         raise BadRequestError(
             f"point_coords[{prompt}, {point}] is {_pair(coords[prompt, point])}, expected "
-            f"0 to {INPUT_SIZE}: coordinates are those of the {INPUT_SIZE} frame"
+            f"pixels of the {INPUT_SIZE} x {INPUT_SIZE} input frame, or at most {_FARTHEST_PX} "
+            "outside it"
         )
 
 
@@ -187,7 +198,7 @@ def _checked_masks(
         )
     if mask is None:
         if has_mask.any():
-            raise BadRequestError("has_mask_input is 1, expected a mask_input with it, got none")
+            raise BadRequestError("has_mask_input is 1, expected mask_input with it, got none")
         return None, has_mask
     if mask.shape != (count, 1, MASK_SIZE, MASK_SIZE):
         raise BadRequestError(

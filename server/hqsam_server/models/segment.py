@@ -1,4 +1,4 @@
-"""What `segment` does: prompts on a stored image, a chunk at a time."""
+"""The model `segment`: masks for prompts on a stored image, a chunk of prompts at a time."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Segmenter:
     """Answers requests to `segment`.
 
     Attributes:
-        store: where images are looked up.
-        decode: runs `prompt_decoder` on its inputs by name, for the outputs asked for.
-        metrics: where lookups and prompts are counted.
-        limits: what a request may ask for.
-        chunk_prompts: how many prompts are decoded at once, which bounds the memory.
+        store: where embeddings are looked up.
+        decode: runs `prompt_decoder` on its inputs by name, for the outputs named.
+        metrics: counts lookups and prompts.
+        limits: limits on a request.
+        chunk_prompts: prompts that are decoded at once, which bounds the memory.
     """
 
     store: EmbeddingStore
@@ -48,18 +48,18 @@ class Segmenter:
         """Answer a request.
 
         Args:
-            image_id: of an image that was embedded. Triton, which counts inputs, lets a
-                request without it pass where there is an optional one in its stead.
-            inputs: the other inputs of the contract's `segment` by name.
-            requested: names of the outputs to make.
+            image_id: of an embedded image. Triton only counts inputs, so a request may lack it
+                and have an optional input instead.
+            inputs: the other inputs of the contract's `segment` by name, None where missing.
+            requested: names of the outputs to return.
 
         Returns:
             The outputs by name, with the contract's shapes and dtypes.
 
         Raises:
-            BadRequestError: `image_id` or a prompt is not as it should be.
+            BadRequestError: `image_id` or a prompt is malformed.
             UnknownImageError: the image is not stored.
-            ModelCallError: `prompt_decoder` failed.
+            ServingError: the store cannot be read, or `prompt_decoder` failed.
         """
         if image_id is None:
             raise BadRequestError("expected image_id, got none")

@@ -1,16 +1,16 @@
-"""The file of one embedding: safetensors, written by the library and read in one go.
+"""The file of one embedding, in the safetensors format.
 
-The tensors are those of `Embedding`, in fp32 or fp16. The metadata says height and
-width, whose embedding it is (the key that reader and writer agree on), and what finds
-damage, not forgery: height and width again, and the sum of the data's 64-bit words. The
-sum takes a tenth of the time of a CRC-32.
+The tensors are those of `Embedding`, in fp32 or fp16. The metadata holds height and width, the key
+that reader and writer agree on, and a check that finds damage, not forgery: height and width
+again, and the sum of the data's 64-bit words. The sum takes a tenth of the time of a CRC-32.
 
     8 bytes   length of the header, little-endian
     header    JSON: {"__metadata__": {…}, name: {"dtype", "shape", "data_offsets"}, …}
     data      the tensors; offsets count from here
 
-Files are read and not mapped: somebody who truncates a mapped file ends the process
-that reads it.
+Files are read and not mapped: truncating a mapped file kills the process that reads it. So the
+library writes them and this module reads them: the library's reader from memory drops the metadata
+and copies the tensors.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _MAX_HEADER_BYTES = 4096  # its length included
 
 @dataclass(frozen=True)
 class Embedding:
-    """What is kept of an image.
+    """What a click needs of an image.
 
     Attributes:
-        image_embeddings: the encoder's, float32 [1, 256, 64, 64].
-        hq_features: what `features` makes of the encoder's outputs, float32 [1, 32, 256, 256].
+        image_embeddings: output of the encoder, float32 [1, 256, 64, 64].
+        hq_features: output of `features`, float32 [1, 32, 256, 256].
         original_size: (height, width) of the upright image in original pixels.
     """
 
@@ -48,7 +48,7 @@ class Embedding:
 
 
 def max_file_bytes(half_precision: bool) -> int:
-    """Return what a file takes at most."""
+    """Return the largest size of a file."""
     values = sum(int(np.prod(shape)) for shape in _SHAPES.values())
     return values * (2 if half_precision else 4) + _MAX_HEADER_BYTES
 
@@ -65,11 +65,11 @@ def dump(embedding: Embedding, key: Mapping[str, str], half_precision: bool) -> 
 
 
 def load(path: Path, key: Mapping[str, str]) -> Embedding:
-    """Read a file; its arrays cannot be written to.
+    """Read a file; its arrays are read-only.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged, or no embedding of this key.
+        FileNotFoundError: it does not exist.
+        ValueError: it is damaged, or is not the embedding of this key.
         OSError: it cannot be read.
     """
     content = path.read_bytes()
@@ -79,7 +79,7 @@ def load(path: Path, key: Mapping[str, str]) -> Embedding:
         for name, (dtype, offset) in layout.tensors.items()
     }
     if _sum(stored.values()) != layout.words:
-        raise ValueError("its numbers are not those that were written")
+        raise ValueError("the check does not match the data")
     arrays = {
         name: array.reshape(_SHAPES[name]).astype(np.float32, copy=False)
         for name, array in stored.items()
@@ -88,7 +88,7 @@ def load(path: Path, key: Mapping[str, str]) -> Embedding:
 
 
 def load_size(path: Path, key: Mapping[str, str]) -> tuple[int, int]:
-    """Read only `original_size` of a file, and check all but its numbers; errors as of `load`."""
+    """Read `original_size` of a file and check its header; the errors are those of `load`."""
     with path.open("rb", buffering=0) as file:
         head = file.read(_MAX_HEADER_BYTES) or b""
         return _layout(head, os.fstat(file.fileno()).st_size, key).size
@@ -101,7 +101,7 @@ def _sum(arrays: Iterable[NDArray[Any]]) -> str:
 
 
 class _Layout(NamedTuple):
-    """What a file's header says: each tensor's dtype and offset, (height, width), the sum."""
+    """A file's header: dtype and offset of each tensor, (height, width), and the sum."""
 
     tensors: dict[str, tuple[np.dtype[Any], int]]
     size: tuple[int, int]
@@ -109,7 +109,7 @@ class _Layout(NamedTuple):
 
 
 def _layout(head: bytes, file_bytes: int, key: Mapping[str, str]) -> _Layout:
-    """Read the first bytes of a file of so many bytes; raises `ValueError`."""
+    """Read the header from the first bytes of a file; raises `ValueError`."""
     header_bytes = int.from_bytes(head[:8], "little")
     if 8 + header_bytes > _MAX_HEADER_BYTES:
         raise ValueError("the header is too long")
@@ -123,12 +123,12 @@ def _layout(head: bytes, file_bytes: int, key: Mapping[str, str]) -> _Layout:
             dtype, shape = _DTYPES[tensor["dtype"]], _SHAPES[name]
             begin, end = end, end + int(np.prod(shape)) * dtype.itemsize
             if (tensor["shape"], tensor["data_offsets"]) != (list(shape), [begin, end]):
-                raise ValueError(f"{name} is not where or what it should be")
+                raise ValueError(f"{name} has another shape or place")
             tensors[name] = (dtype, 8 + header_bytes + begin)
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError("the header is not an embedding's") from error
+        raise ValueError("the header is not that of an embedding") from error
     if metadata != dict(key) or min(size) < 1 or tensors.keys() != _SHAPES.keys():
-        raise ValueError("it is another file under this name")
+        raise ValueError("it is the embedding of another key")
     if size_again != f"{size[0]}x{size[1]}":
         raise ValueError("height or width is damaged")
     if file_bytes != 8 + header_bytes + end:
