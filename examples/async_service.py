@@ -1,9 +1,9 @@
-"""A web service for other programs: an image and a click in, a PNG file of the mask out.
+"""A web service: send an image and a click, get the mask as a PNG file.
 
     curl --data-binary @photo.jpg 'localhost:8080/mask?point=420,310' --output mask.png
 
-It keeps nothing itself. The client asks for the mask by the image's `image_id`, and sends
-the image on only to a server that does not know it.
+The service stores nothing. The client asks for the mask by the image's `image_id`, and sends
+the image only to a server that does not have it.
 """
 
 from __future__ import annotations
@@ -65,17 +65,17 @@ async def mask(request: Request) -> Response:
         return JSONResponse({"error": str(error)}, 503)
     except HQSamError as error:
         return JSONResponse({"error": str(error)}, 502)
-    # Millions of pixels: not on the event loop.
+    # Encoding millions of pixels would block the event loop.
     return Response(await asyncio.to_thread(png, found), media_type="image/png")
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """Read numbers between commas."""
+    """Parse comma-separated numbers."""
     return tuple(float(part) for part in text.split(","))
 
 
 def png(mask: Mask) -> bytes:
-    """Return the mask as a file: white the object, black the rest."""
+    """Return the mask as a PNG file: the object is white, the rest black."""
     buffer = io.BytesIO()
     mask.image().save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,10 +1,10 @@
-"""Gives a detector's boxes masks: COCO detections in, the same with "segmentation" out.
+"""Adds masks to a detector's boxes: reads COCO detections, writes them with "segmentation".
 
-Detections are in COCO's format for results, as evaluation tools read and write it:
+The detections are in COCO's results format, which evaluation tools read and write:
 
     [{"image_id": 7, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}]
 
-and the images' names come from the data set's own file, {"images": [{"id": 7,
+The names of the images come from the data set's own file, {"images": [{"id": 7,
 "file_name": "coins.png"}]}.
 """
 
@@ -20,12 +20,9 @@ from typing import Any
 
 from hqsam_client import HQSam, HQSamError
 
-BOXES_AT_ONCE = 64
-"""In a request; servers take 256 unless told otherwise."""
-
 
 def main() -> int:
-    """Segment all boxes; returns 1 if any image failed."""
+    """Segment all boxes; return 1 if an image failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -59,18 +56,11 @@ def main() -> int:
 
 def segment(sam: HQSam, file: Path, detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the detections of one image with their masks."""
-    image = sam.open(file)
-    height, width = image.size
     boxes = []
     for detection in detections:
-        x, y, box_width, box_height = detection["bbox"]
-        # Detectors overshoot the border by a fraction of a pixel.
-        boxes.append((max(0, x), max(0, y), min(width, x + box_width), min(height, y + box_height)))
-    masks = [
-        mask
-        for start in range(0, len(boxes), BOXES_AT_ONCE)
-        for mask in image.segment(boxes=boxes[start : start + BOXES_AT_ONCE])
-    ]
+        x, y, width, height = detection["bbox"]
+        boxes.append((x, y, x + width, y + height))
+    masks = sam.open(file).segment(boxes=boxes)
     return [
         {**detection, "segmentation": mask.rle()}
         for detection, mask in zip(detections, masks, strict=True)

@@ -1,11 +1,11 @@
-"""Labels a folder of images: prompts in, a COCO file and images of the masks out.
+"""Labels a folder of images: reads prompts, writes a COCO file and images of the masks.
 
-Each line of the prompts is an object:
+Each line of the prompts file is an object:
 
     {"image": "coins.png", "category": "coin", "points": [[335, 44]]}
     {"image": "coins.png", "category": "coin", "box": [242, 92, 297, 145]}
 
-with "labels" beside "points" where some points are beside the object (0).
+"labels" says which "points" are on the object (1) and which are beside it (0).
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ Prompt = dict[str, Any]
 
 
 def main() -> int:
-    """Label the folder; returns 1 if any image failed."""
+    """Label the folder; return 1 if an image failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="the images")
     parser.add_argument("prompts", type=Path, help="JSON lines")
     parser.add_argument("--output", type=Path, default=Path("coco.json"), metavar="FILE")
-    parser.add_argument("--masks", type=Path, metavar="FOLDER", help="for a PNG file of each mask")
+    parser.add_argument(
+        "--masks", type=Path, metavar="FOLDER", help="write a PNG file of each mask"
+    )
     parser.add_argument("--url", default=os.environ.get("HQSAM_URL", "localhost:8001"))
     args = parser.parse_args()
 
@@ -41,7 +43,7 @@ def main() -> int:
         prompt = json.loads(line)
         prompts[prompt["image"]].append(prompt)
 
-    # Several images under way: while one is encoded, others are sent and answered.
+    # Several images at once: while the server encodes one, others are sent and answered.
     with HQSam(args.url) as sam, ThreadPoolExecutor(4) as pool:
         results = pool.map(lambda name: segment(sam, args.folder / name, prompts[name]), prompts)
         labelled = dict(zip(prompts, results, strict=True))
@@ -55,7 +57,7 @@ def main() -> int:
 
 
 def segment(sam: HQSam, file: Path, prompts: list[Prompt]) -> list[Mask]:
-    """Return a mask for each prompt, in one request; none, and a line, for a bad image."""
+    """Return a mask for each prompt, in one request; report a bad image and return none."""
     try:
         return sam.open(file).segment(
             [prompt.get("points") for prompt in prompts],
@@ -68,7 +70,7 @@ def segment(sam: HQSam, file: Path, prompts: list[Prompt]) -> list[Mask]:
 
 
 def coco(prompts: dict[str, list[Prompt]], labelled: dict[str, list[Mask]]) -> dict[str, Any]:
-    """Return the objects as COCO's instances, masks run-length encoded."""
+    """Return the objects as COCO instances with run-length encoded masks."""
     names = sorted({prompt["category"] for group in prompts.values() for prompt in group})
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

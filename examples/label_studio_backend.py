@@ -1,7 +1,7 @@
 """HQ-SAM in Label Studio: a click or a box becomes a brush mask.
 
-Start it, add its address to the project (Settings, Model; "interactive preannotations" on),
-and use smart tools. The project's labels are named alike in all tags, such as
+Start it, add its address to the project (Settings, Model; switch "interactive preannotations"
+on), and use the smart tools. Use the same label names in all tags:
 
     <View>
       <Image name="image" value="$image"/>
@@ -14,7 +14,7 @@ and use smart tools. The project's labels are named alike in all tags, such as
       </RectangleLabels>
     </View>
 
-`LABEL_STUDIO_URL` and `LABEL_STUDIO_API_KEY` are for images that Label Studio keeps.
+Set `LABEL_STUDIO_URL` and `LABEL_STUDIO_API_KEY` for images that were uploaded to Label Studio.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ DOWNLOAD_TIMEOUT_S = 30.0
 
 
 class HQSamBackend:
-    """The interface of `label_studio_ml.model.LabelStudioMLBase`, as far as it is called.
+    """The methods of `label_studio_ml.model.LabelStudioMLBase` that Label Studio calls.
 
     Args:
         sam: the client.
@@ -63,10 +63,10 @@ class HQSamBackend:
     def predict(
         self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **_: Any
     ) -> list[dict[str, Any]]:
-        """Return the mask for what was clicked and drawn so far, as Label Studio's prediction.
+        """Return the mask for the clicks and boxes so far, as a Label Studio prediction.
 
         Args:
-            tasks: one task, of which the image is taken.
+            tasks: one task with the image.
             context: {"result": [...]}, the smart keypoints and rectangles of one object.
         """
         marks = (context or {}).get("result", [])
@@ -81,7 +81,8 @@ class HQSamBackend:
             if mark["type"] == "rectanglelabels":
                 box = x, y, x + value["width"] * width / 100, y + value["height"] * height / 100
             else:
-                points.append((x, y))
+                # The pixel under the pointer, whose position counts from the image's edge.
+                points.append((min(int(x), width - 1), min(int(y), height - 1)))
                 labels.append(int(mark.get("is_positive", True)))
         mask = image.segment(points or None, labels or None, box)
         label = marks[-1]["value"][marks[-1]["type"]]
@@ -109,7 +110,7 @@ class HQSamBackend:
 
 @lru_cache(maxsize=64)
 def open_image(sam: HQSam, address: str) -> RemoteImage:
-    """Fetch a task's image, and have it encoded; kept for the clicks that follow."""
+    """Fetch and embed a task's image; keep it for the next clicks."""
     home = os.environ.get("LABEL_STUDIO_URL", "http://localhost:8080")
     url = urllib.parse.urljoin(home, address)
     if not url.startswith(("http://", "https://")):
@@ -125,10 +126,10 @@ def open_image(sam: HQSam, address: str) -> RemoteImage:
 def brush_rle(mask: NDArray[np.bool_]) -> list[int]:
     """Return Label Studio's run-length encoding of a mask, [height, width], as bytes.
 
-    It is a stream of bits: the number of values in 32; the bits of a value, less one, in 5;
-    the four widths that a run's length may have, less one, in 4 each. Then for each run a 1,
-    the number of its width in 2 bits, its length less one, and the value. Values are 0 or
-    255, four for each pixel: red, green, blue and alpha.
+    The encoding is a stream of bits. Header: the number of values (32 bits), the bits of a
+    value minus 1 (5 bits), and the four possible widths of a run's length minus 1 (4 bits each).
+    Each run: a 1, the index of its width (2 bits), its length minus 1, and the value. Values are
+    0 or 255, four for each pixel: red, green, blue and alpha.
     """
     widths = (3, 4, 8, 16)
     flat = mask.ravel()
@@ -156,7 +157,7 @@ def service(url: str) -> Starlette:
             backend = HQSamBackend(sam, body["label_config"])
             results = await run_in_threadpool(backend.predict, body["tasks"], **params)
         except Exception as error:
-            # Label Studio shows the text to whom it clicked.
+            # Label Studio shows this text to the user.
             return JSONResponse({"error": str(error)}, 500)
         return JSONResponse({"results": results, "model_version": MODEL_VERSION})
 

@@ -69,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _attach_negative_numbers(list(sys.argv[1:] if argv is None else argv))
     name = next((argument for argument in arguments if argument in COMMANDS), "")
     try:
-        args = parser(name).parse_args(arguments)
+        args, unknown = parser(name).parse_known_args(arguments)
+        if unknown:
+            raise UsageError(f"unknown arguments: {' '.join(unknown)}; see hqsam {name} --help")
         status: int = importlib.import_module(COMMANDS[name].module).run(args)
         sys.stdout.flush()
         return status
@@ -108,8 +110,13 @@ def parser(name: str = "") -> Parser:
     for known, command in COMMANDS.items():
         subparser = subparsers.add_parser(known, help=command.help, description=command.help)
         if known == name:
-            importlib.import_module(command.module).add_arguments(subparser)
+            add_arguments(name, subparser)
     return whole
+
+
+def add_arguments(name: str, parser: argparse.ArgumentParser) -> None:
+    """Add the options of the subcommand `name` to a parser."""
+    importlib.import_module(COMMANDS[name].module).add_arguments(parser)
 
 
 def _attach_negative_numbers(arguments: list[str]) -> list[str]:

@@ -72,8 +72,16 @@ def _at_least(least: int, text: str) -> int:
     return number
 
 
-def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the address, timeouts and credentials of a server."""
+def add_server_arguments(
+    parser: argparse.ArgumentParser, one_timeout_s: float | None = None
+) -> None:
+    """Add the address, timeouts and credentials of a server.
+
+    Args:
+        parser: of a command.
+        one_timeout_s: default of one ``--timeout`` for all answers; None for the client's own
+            defaults, which give an encode more time.
+    """
     # gRPC is imported late: `hqsam --help` and `hqsam --version` do not need it.
     from hqsam_client.shared.base import DEFAULT_EMBED_TIMEOUT_S, DEFAULT_TIMEOUT_S, DEFAULT_URL
 
@@ -84,20 +92,22 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         help="host:port; several separated by commas; or a gRPC name such as "
         f"dns:///hqsam-headless:8001 (default: $HQSAM_URL, else {DEFAULT_URL})",
     )
+    which = "an answer that needs no encoding" if one_timeout_s is None else "each answer"
     group.add_argument(
         "--timeout",
         type=seconds,
-        default=DEFAULT_TIMEOUT_S,
+        default=one_timeout_s or DEFAULT_TIMEOUT_S,
         metavar="SECONDS",
-        help="how long to wait for an answer that needs no encoding (default: %(default)g)",
+        help=f"how long to wait for {which} (default: %(default)g)",
     )
-    group.add_argument(
-        "--embed-timeout",
-        type=seconds,
-        default=DEFAULT_EMBED_TIMEOUT_S,
-        metavar="SECONDS",
-        help="how long to wait for an image to be encoded (default: %(default)s)",
-    )
+    if one_timeout_s is None:
+        group.add_argument(
+            "--embed-timeout",
+            type=seconds,
+            default=DEFAULT_EMBED_TIMEOUT_S,
+            metavar="SECONDS",
+            help="how long to wait for an image to be encoded (default: %(default)g)",
+        )
     group.add_argument(
         "--tls",
         action="store_true",
@@ -119,7 +129,7 @@ def client_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the keyword arguments of `HQSam` and `AsyncHQSam`, without `url` and `authority`."""
     return {
         "timeout_s": args.timeout,
-        "embed_timeout_s": args.embed_timeout,
+        "embed_timeout_s": getattr(args, "embed_timeout", args.timeout),
         "tls": args.tls,
         "root_certificates": args.root_certificates,
         "client_certificate": args.client_certificate,
@@ -131,7 +141,7 @@ def client_options(args: argparse.Namespace) -> dict[str, Any]:
 def print_failure(command: str, name: object, error: HQSamError) -> None:
     """Print that one of several inputs failed, and name it once."""
     message = str(error)
-    if not message.startswith(f"{name} "):
+    if str(name) not in message:
         message = f"{name}: {message}"
     print(f"hqsam {command}: {message}", file=sys.stderr)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from hqsam_client import image_files
@@ -77,7 +77,9 @@ def _subfolder(folder: Path, name: str | None, usual: tuple[str, ...]) -> Path:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in image_files.IMAGE_ENDINGS)
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in image_files.IMAGE_ENDINGS
+    )
 
 
 def _by_name(files: list[Path], kind: str) -> dict[str, Path]:
@@ -94,20 +96,17 @@ def _check_partners(
     images: dict[str, Path], masks: dict[str, Path], image_folder: Path, mask_folder: Path
 ) -> None:
     shared = image_folder == mask_folder
-    expected = (
-        f"a {_MASK_ENDING} file of the same name beside each image"
-        if shared
-        else f"a file of the same name in {mask_folder} for each image of {image_folder}"
-    )
-    for files, others, kind, other in (
-        (images, masks, "image", "mask"),
-        (masks, images, "mask", "image"),
+    for files, others, kind, other, folder in (
+        (images, masks, "image", "mask", mask_folder),
+        (masks, images, "mask", "image", image_folder),
     ):
         if alone := sorted(files.keys() - others.keys()):
             raise OptionError(
-                f"{len(alone)} of {len(files)} {kind}s in {files[alone[0]].parent} have no {other} "
-                f"({_listed(files[name].name for name in alone)}): expected {expected}; "
-                "--images and --masks name other folders"
+                f"{len(alone)} of {len(files)} {kind}s have no {other} "
+                f"({_listed(files[name].name for name in alone)}): expected {other}s of the same "
+                f"names in {folder}"
+                + (f", where masks are {_MASK_ENDING} and images are not" if shared else "")
+                + "; --images and --masks name other folders"
             )
 
 
@@ -145,7 +144,7 @@ def read_objects(path: Path, labels: bool) -> list[BoolMask]:
     return [mask]
 
 
-def _values(path: Path, labels: bool) -> tuple[NDArray[np.generic], int]:
+def _values(path: Path, labels: bool) -> tuple[NDArray[Any], int]:
     """Return a mask file's values [height, width], and what white is among them."""
     try:
         with Image.open(path) as file:

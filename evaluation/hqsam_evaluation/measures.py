@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
-from hqsam_client.errors import MissingPackageError
 from numpy.typing import NDArray
 
 BoolMask = NDArray[np.bool_]
@@ -27,9 +27,6 @@ def boundary_iou(mask: BoolMask, truth: BoolMask, dilation_ratio: float = 0.02) 
         truth: as `mask`.
         dilation_ratio: the distance, as a share of the image's diagonal; 0.02 is the
             paper's, and HQ-SAM's.
-
-    Raises:
-        MissingPackageError: OpenCV is not installed.
     """
     height, width = truth.shape
     distance = max(1, round(dilation_ratio * float(np.hypot(height, width))))
@@ -55,9 +52,6 @@ def next_click(mask: BoolMask, truth: BoolMask) -> tuple[int, int, int] | None:
         column and row of the pixel, which are the coordinates x and y of its centre, and the
         label: 1 if the mask lacks the pixel, 0 if it has it in excess. None if there is no
         error.
-
-    Raises:
-        MissingPackageError: OpenCV is not installed.
     """
     missing, surplus = _depth(truth & ~mask), _depth(mask & ~truth)
     errors = missing if missing.max() >= surplus.max() else surplus
@@ -69,12 +63,6 @@ def next_click(mask: BoolMask, truth: BoolMask) -> tuple[int, int, int] | None:
 
 def _depth(mask: BoolMask, chessboard: bool = False) -> NDArray[np.float32]:
     """Return each pixel's distance to the nearest pixel outside the mask, 0 outside."""
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingPackageError(
-            "evaluating needs OpenCV: pip install 'hqsam-triton[evaluate]'"
-        ) from error
     padded = np.pad(mask.view(np.uint8), 1)
     kind, size = (cv2.DIST_C, 3) if chessboard else (cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     distances = cv2.distanceTransform(padded, kind, size)[1:-1, 1:-1]

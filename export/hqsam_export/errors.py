@@ -1,4 +1,4 @@
-"""What can go wrong in an export.
+"""The errors of fetching, exporting and validating.
 
 ::
 
@@ -15,7 +15,7 @@ from hqsam_client import HQSamError
 
 
 class ExportError(HQSamError):
-    """An export could not be done; files of an earlier one are untouched."""
+    """A model repository cannot be written, read or cleaned; the message says what was changed."""
 
 
 class CheckpointError(ExportError):
@@ -23,8 +23,8 @@ class CheckpointError(ExportError):
 
 
 class FetchError(ExportError):
-    """A checkpoint cannot be downloaded, or is not the one that was meant."""
+    """A checkpoint cannot be downloaded, or is not the expected one."""
 
 
 class VerificationError(ExportError):
-    """A file that was written does not do what the model does."""
+    """An exported file does not compute what the model does, or was changed."""

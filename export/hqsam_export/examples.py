@@ -1,4 +1,4 @@
-"""Inputs to trace graphs with and to compare files with PyTorch on."""
+"""Example inputs: to trace graphs with, and to compare files with PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 class Examples:
-    """Deterministic inputs; what an earlier model put out is input to the later ones."""
+    """Deterministic inputs. The outputs of one model are inputs of the next."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -35,7 +35,7 @@ class Examples:
         return {tensor.name: known[tensor.name] for tensor in spec.inputs}
 
     def keep(self, spec: contract.ModelSpec, outputs: tuple[Tensor, ...]) -> None:
-        """Remember the outputs of `spec`."""
+        """Keep the outputs of `spec` as inputs of later models."""
         for tensor, output in zip(spec.outputs, outputs, strict=True):
             self._known[tensor.name] = output
 

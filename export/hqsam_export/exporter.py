@@ -31,26 +31,26 @@ def export(
     precision: str = "fp32",
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Write the ONNX files of `model`, and what else a model repository needs.
+    """Write the ONNX files of `model` and the rest of its model repository.
 
     Every file is checked, run in ONNX Runtime and compared with PyTorch before any
-    file of an earlier export is replaced. Missing `config.pbtxt` files and Python
-    models are written too, and the configs follow the width of the model's embeddings.
+    file of an earlier export is replaced. Missing `config.pbtxt` files and Python models are
+    written, too; the configs get the width of the model's embeddings.
 
     Args:
         model: the model, in evaluation mode.
         output: the model repository; `encoder/1/model.onnx` and so on are written.
-        precision: "fp32"; "fp16" for files of half the size, of which the encoder computes
-            in float16; or "fp16-weights" for files of half the size that compute in float32.
-            Inputs and outputs are float32 all the same.
+        precision: "fp32"; "fp16" for files of half the size, with an encoder that computes in
+            float16; or "fp16-weights" for files of half the size that compute in float32.
+            Inputs and outputs are always float32.
         report: called with a line for each file.
 
     Returns:
         the manifest, as written to `manifest.json`.
 
     Raises:
-        VerificationError: a file does not do what the model does.
-        ExportError: the files cannot be written.
+        VerificationError: a file does not compute what the model does.
+        ExportError: the files cannot be written; see `repository.staging`.
     """
     width = interm_width(model)
     examples = Examples()
@@ -81,9 +81,9 @@ def export(
 
 
 def reduce(path: Path, spec: contract.ModelSpec, precision: str) -> None:
-    """Bring the file of a model from fp32 to a precision of `export`."""
-    # The encoder is nearly all of the arithmetic. The decoder's is not clean in float16: it
-    # sums squares over channels outside of a norm operator.
+    """Convert the fp32 file of a model to a precision of `export`."""
+    # Nearly all arithmetic is the encoder's. The decoder's is not accurate in float16: it sums
+    # squares over channels outside of a norm operator.
     if precision == "fp16" and spec is contract.ENCODER:
         onnx_files.lower(path)
     elif precision != "fp32":
@@ -91,7 +91,7 @@ def reduce(path: Path, spec: contract.ModelSpec, precision: str) -> None:
 
 
 def _loss(folder: Path, embeddings: Sequence[NDArray[np.float32]], expected: Tensor) -> str:
-    """Say how far masks are from PyTorch's when each file's outputs go into the next."""
+    """Run the files one after the other, and say how far the masks are from PyTorch's."""
     examples = Examples()
     outputs = embeddings
     examples.keep(contract.ENCODER, tuple(map(torch.from_numpy, outputs)))
@@ -106,7 +106,7 @@ def _loss(folder: Path, embeddings: Sequence[NDArray[np.float32]], expected: Ten
 def references(
     model: HQSamModel, spec: contract.ModelSpec, inputs: Mapping[str, Tensor]
 ) -> tuple[Tensor, ...]:
-    """Return what the model itself, not a graph made from it, gives for the outputs of `spec`."""
+    """Return the outputs of `spec` as the model itself computes them, not a graph made from it."""
     with torch.no_grad():
         if spec is contract.ENCODER:
             embeddings, interm = model.image_encoder(inputs["image"])

@@ -1,4 +1,4 @@
-"""Writes one graph to an ONNX file and proves that the file does what the module does."""
+"""Writes a graph to an ONNX file, and checks that the file computes what the module does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hqsam_export.errors import VerificationError
 
 OPSET = 18
-"""Operator set: the newest that the ONNX Runtime of two years ago runs whole."""
+"""Operator set: the newest that two-year-old releases of ONNX Runtime fully support."""
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2, "fp16-weights": 5e-2}
 """Largest difference from PyTorch by precision, as a share of the output's largest magnitude."""
@@ -29,7 +29,7 @@ FP32_OPERATORS = ["LayerNormalization"]
 """Operators that stay in float32 when a file is lowered."""
 
 _SINGLE_FILE_BYTES = 1_900_000_000
-"""Above this, weights lie in a file of their own: a protobuf ends at 2 GiB."""
+"""Weights of more bytes go into a file of their own: a protobuf message ends at 2 GiB."""
 
 
 def write(
@@ -41,7 +41,7 @@ def write(
         graph: a module whose arguments and results are those of `spec`, in order.
         spec: the contract of the model.
         inputs: an example for each input.
-        path: the file; weights over 1.9 GB are written beside it as `<name>.data`.
+        path: the file; weights over 1.9 GB are written to `<name>.data` beside it.
     """
     dynamic = tuple(_dynamic_dimensions(tensor) for tensor in spec.inputs)
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
@@ -57,7 +57,7 @@ def write(
             verbose=False,
         )
     assert program is not None  # noqa: S101 - None is for a path argument, which was not given
-    # Where in which file of this machine a node comes from is nobody's business.
+    # Metadata of nodes names source files of this machine.
     program.model.graph.metadata_props.clear()
     for node in program.model.graph:
         node.metadata_props.clear()
@@ -73,7 +73,7 @@ def _dynamic_dimensions(tensor: contract.TensorSpec) -> dict[int, Any] | None:
 
 
 class _quiet:  # noqa: N801 - reads as a function
-    """Silences loggers that report on their own progress."""
+    """Silences loggers that report progress."""
 
     def __init__(self, *names: str) -> None:
         self.loggers = [logging.getLogger(name) for name in names]
@@ -91,19 +91,19 @@ class _quiet:  # noqa: N801 - reads as a function
 def lower(path: Path) -> None:
     """Convert weights and arithmetic to float16; inputs, outputs and norms stay float32.
 
-    Norms sum squares, which leave the range of float16 first.
+    Norms sum squares, which would overflow float16.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    # Types of all values stand in the file already; inferring them again fails over 2 GiB.
+    # The file has the types of all values; inferring them again fails over 2 GiB.
     lowered = convert_float_to_float16(
         onnx.load(path),
         keep_io_types=True,
         disable_shape_infer=True,
         op_block_list=FP32_OPERATORS,
     )
-    # The casts were appended, and ONNX wants nodes in the order of their use.
+    # The casts were appended, and ONNX wants nodes in topological order.
     model = OnnxModel(lowered)
     model.topological_sort()
     _save(model.model, path)
@@ -112,7 +112,7 @@ def lower(path: Path) -> None:
 def halve(path: Path) -> None:
     """Store weights as float16; arithmetic, inputs and outputs stay float32.
 
-    Each weight is followed by a cast, which runtimes apply once, when they load the file.
+    A cast follows each weight; runtimes apply it once, when they load the file.
     """
     model = onnx.load(path)
     casts = []

@@ -26,7 +26,7 @@ _INTERM_DIMS = re.compile(r"(4,\s*1,\s*64,\s*64,\s*)\d+")
 
 
 def template() -> Path:
-    """Return the folder of the `config.pbtxt` files and Python models to start from."""
+    """Return the folder of the `config.pbtxt` files and Python models that exports start from."""
     packaged = Path(__file__).parent / "model_repository"
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "model_repository"
 
@@ -147,16 +147,16 @@ class _Publication:
 
 
 def write_template(folder: Path, output: Path, interm_width: int) -> list[str]:
-    """Put into `folder` the template's files that `output` lacks or that do not fit.
+    """Write to `folder` the template's files that `output` lacks or that do not fit.
 
     Args:
         folder: where to write.
-        output: the repository. Files there that no export wrote, or that were changed
-            since, are left as they are but for the width of `interm_embeddings`.
+        output: the repository. In files there that no export wrote, or that were changed
+            since, only the width of `interm_embeddings` is adapted.
         interm_width: last dimension of `interm_embeddings`, 768 for ViT-B.
 
     Returns:
-        the files that the export answers for, relative to the repository.
+        the files that are the export's own, relative to the repository.
     """
     generated = []
     earlier = _generated(output, "template_files")
@@ -178,7 +178,7 @@ def _with_width(path: Path, text: str, interm_width: int) -> str:
 
 
 def _generated(repository: Path, kind: str) -> dict[str, str]:
-    """Return what an earlier export wrote, as {relative path: SHA-256}; nothing if none did."""
+    """Return what an earlier export wrote, as {relative path: SHA-256}."""
     if not (repository / MANIFEST).is_file():
         return {}
     return dict(read_manifest(repository).get(kind, {}))
@@ -187,11 +187,11 @@ def _generated(repository: Path, kind: str) -> dict[str, str]:
 def clean(repository: Path) -> list[tuple[Path, bool]]:
     """Remove what `export` generated in a model repository, and nothing else.
 
-    Files that were changed since stay, as do files that were there before. Configs that
-    were there before get the width of ViT-B again.
+    Files that were changed since are kept, and so are files that were there before; configs
+    among those get the width of ViT-B again.
 
     Returns:
-        each generated file that was there and whether it was removed.
+        each generated file that was found, and whether it was removed.
 
     Raises:
         ExportError: there is no manifest, so nothing was generated; or a file cannot be
@@ -259,10 +259,13 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def read_manifest(repository: Path) -> dict[str, Any]:
-    """Read `manifest.json`.
+    """Read `manifest.json`, the record of an export.
+
+    ``files`` and ``template_files`` map relative paths to SHA-256; the paths are checked to
+    stay inside the repository. ``fingerprint`` is that of ``files``; see `fingerprint`.
 
     Raises:
-        ExportError: it is not there or not a manifest.
+        ExportError: there is none, or it is damaged.
     """
     path = repository / MANIFEST
     try:
@@ -273,5 +276,5 @@ def read_manifest(repository: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ExportError(f"{repository} has no {MANIFEST}: export into it first") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ExportError(f"{path} is not a manifest of hqsam export") from error
+        raise ExportError(f"{path} is not a manifest of hqsam export: export again") from error
     return dict(manifest)

@@ -1,4 +1,4 @@
-"""Proves that the ONNX files of a model repository are what they should be."""
+"""Checks the ONNX files of a model repository."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def validate(
 ) -> None:
     """Check the four ONNX files of a model repository.
 
-    Checked are: the digests of the manifest; `onnx.checker`; the contract's names,
-    dtypes and shapes; that `features` followed by `prompt_decoder` gives what `decoder`
-    gives; and, where a model is given, that each file gives what PyTorch gives.
+    Each file must have the digest of the manifest, pass `onnx.checker`, declare the contract's
+    names, dtypes and shapes, and, if a model is given, compute what PyTorch does. `features` and
+    then `prompt_decoder` must compute what `decoder` does.
 
     Args:
         folder: the model repository.
-        model: the model that the files were exported from.
-        report: called with a line for each check that passed.
+        model: the model that the files were exported from; None to check without it.
+        report: called with a line for each check that passes.
 
     Raises:
-        VerificationError: a check failed.
+        VerificationError: a check fails.
         ExportError: there is no manifest.
     """
     manifest = repository.read_manifest(folder)
@@ -42,7 +42,7 @@ def validate(
     if model is not None and weights_digest(model) != manifest["weights_sha256"]:
         raise VerificationError(
             f"{folder} was exported from other weights: their SHA-256 is "
-            f"{manifest['weights_sha256']}, the checkpoint's {weights_digest(model)}"
+            f"{manifest['weights_sha256']}, that of the checkpoint {weights_digest(model)}"
         )
     tolerance = onnx_files.TOLERANCE[manifest["precision"]]
     width = onnx_files.shapes(_file(folder, contract.ENCODER))[1][-1].shape[-1]
@@ -77,12 +77,12 @@ def _check_digests(folder: Path, digests: dict[str, str]) -> None:
         found = repository.file_digest(folder / path)
         if found != expected:
             raise VerificationError(
-                f"{folder / path} was changed: its SHA-256 is {found}, the manifest's {expected}"
+                f"{folder / path} was changed: its SHA-256 is {found}, in the manifest {expected}"
             )
 
 
 def _compare_halves(folder: Path, examples: Examples, tolerance: float) -> float:
-    """Run `decoder`, and `prompt_decoder` after `features`, on the same prompt."""
+    """Compare `decoder` with `prompt_decoder` after `features`, on the same prompt."""
     prompt = examples.inputs(contract.DECODER)
     halves: dict[str, Tensor] = {
         tensor.name: prompt.get(tensor.name, examples.inputs(contract.PROMPT_DECODER)[tensor.name])

@@ -1,4 +1,4 @@
-"""The small model that comes with the package: for trying and testing, not for photographs."""
+"""The small model that comes with the package: to try things and to test, not for photographs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def write(output: Path, *, link: bool = False) -> None:
     """Write the small model as a model repository.
 
     Args:
-        output: a folder that is not there yet, or is empty.
-        link: have links to its ONNX files there, which keep their place: by that place
-            their compiled forms are found again.
+        output: a folder that does not exist yet, or is empty.
+        link: write links to the ONNX files instead of copies. Their compiled forms are cached
+            by path, so links are compiled once only.
 
     Raises:
-        ExportError: it cannot be written, or something is in it.
+        ExportError: the folder cannot be written, or is not empty.
     """
     if output.is_dir() and any(output.iterdir()):
         raise ExportError(f"{output} is not empty: choose another folder")

@@ -1,11 +1,10 @@
-"""The real Envoy on the real files of docker/envoy; only addresses are put in."""
+"""The real Envoy with the files of docker/envoy, in which only addresses are replaced."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +14,14 @@ from typing import Any
 import yaml
 
 from hqsam_testing.ports import free_port
-from hqsam_testing.serve_process import PATIENCE_S
+from hqsam_testing.waiting import TIMEOUT_S, wait_until
 
 FOLDER = Path(__file__).parents[2] / "docker" / "envoy"
 _HOST = "127.0.0.1"
 
 
 class Envoy:
-    """A running Envoy before replicas at these addresses."""
+    """A running Envoy in front of replicas at these addresses."""
 
     def __init__(
         self,
@@ -31,12 +30,12 @@ class Envoy:
         folder: Path,
         certificates: Path | None = None,
     ) -> None:
-        """Write a file of docker/envoy with addresses of this machine.
+        """Write a file of docker/envoy with the addresses of this machine.
 
         Args:
             file: its name.
             replicas: host and port of each.
-            folder: where the file with the addresses goes, and the log.
+            folder: for the file with the addresses, and the log.
             certificates: the folder of server.pem, server.key and clients.pem.
         """
         text = (FOLDER / file).read_text()
@@ -59,7 +58,7 @@ class Envoy:
         self.url = f"{_HOST}:{self.ports['grpc']}"
 
     def __enter__(self) -> Envoy:
-        """Start it, and wait until it is ready and has looked after every replica."""
+        """Start it, and wait until it is ready and has checked every replica."""
         # Without hot restart it keeps nothing in shared memory, which it would leave behind.
         arguments = ["--disable-hot-restart", "--concurrency", "2", "--log-level", "warning"]
         arguments += ["--file-flush-interval-msec", "100"]
@@ -70,7 +69,7 @@ class Envoy:
                 stderr=subprocess.STDOUT,
             )
         try:
-            self._wait_until_ready()
+            wait_until(self._is_ready, "Envoy to be ready")
         except BaseException:
             self._process.kill()
             self._process.wait()
@@ -85,23 +84,23 @@ class Envoy:
     ) -> None:
         """End it."""
         self._process.terminate()
-        self._process.wait(PATIENCE_S)
+        try:
+            self._process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
 
-    def _wait_until_ready(self) -> None:
-        for _ in range(int(PATIENCE_S / 0.1)):
-            assert self._process.poll() is None, self._log.read_text()
-            try:
-                if self.get("metrics", "/ready").strip() == "LIVE":
-                    return
-            except OSError:
-                pass
-            _pause()
-        raise AssertionError(self._log.read_text())
+    def _is_ready(self) -> bool:
+        assert self._process.poll() is None, self._log.read_text()
+        try:
+            return self.get("metrics", "/ready").strip() == "LIVE"
+        except OSError:
+            return False
 
     def get(self, listener: str, path: str) -> str:
         """Ask the admin interface, or the listener for Prometheus."""
         url = f"http://{_HOST}:{self.ports[listener]}{path}"
-        with urllib.request.urlopen(url, timeout=PATIENCE_S) as response:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
             return str(response.read().decode())
 
     def healthy(self) -> dict[int, bool]:
@@ -130,25 +129,17 @@ class Envoy:
 
     def wait_for(self, port: int, healthy: bool) -> None:
         """Wait until the replica at this port gets requests, or gets none."""
-        for _ in range(int(PATIENCE_S / 0.1)):
-            if self.healthy()[port] == healthy:
-                return
-            _pause()
-        raise AssertionError(self.get("admin", "/clusters"))
+        state = "well" if healthy else "unhealthy"
+        wait_until(lambda: self.healthy()[port] == healthy, f"replica {port} to be {state}")
 
     def log(self, count: int) -> list[dict[str, Any]]:
-        """Return what the access log says, once it has so many lines."""
-        for _ in range(int(PATIENCE_S / 0.1)):
-            lines = [it for it in self._log.read_text().splitlines() if it.startswith("{")]
-            if len(lines) >= count:
-                return [json.loads(line) for line in lines]
-            _pause()
-        raise AssertionError(f"{len(lines)} lines, expected {count}")
+        """Wait until the access log has so many lines, and return all of them."""
 
+        def lines() -> list[str]:
+            return [it for it in self._log.read_text().splitlines() if it.startswith("{")]
 
-def _pause() -> None:
-    # Envoy tells nobody when the state of a replica changes: it can only be asked again.
-    time.sleep(0.1)
+        wait_until(lambda: len(lines()) >= count, f"{count} lines of Envoy's access log")
+        return [json.loads(line) for line in lines()]
 
 
 def _listen(address: dict[str, Any], port: int) -> None:

@@ -1,4 +1,4 @@
-"""Requests as they are on the wire, where shape, dtype and bytes need not agree."""
+"""Requests as they go over the wire, where shape, dtype and bytes need not agree."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from hqsam_client import contract
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hqsam_testing import image_files
-
-PATIENCE_S = 120.0
+from hqsam_testing.waiting import TIMEOUT_S
 
 IMAGE_ID = "0" * 64
 
@@ -37,7 +36,7 @@ def floats(array: Any) -> Raw:
 
 
 def valid(model: str, image: bytes | None = None) -> dict[str, Raw]:
-    """Return inputs of `embed`, `segment` or `hq_sam` with which nothing is wrong."""
+    """Return valid inputs of `embed`, `segment` or `hq_sam`."""
     encoded = image_files.png(300, 200) if image is None else image
     one = {
         "point_coords": floats([[[512, 300], [0, 0]]]),
@@ -74,7 +73,7 @@ class Wire:
     def send(self, request: Any) -> tuple[str, str, Any]:
         """Return the code's name, the message, and the response or None."""
         try:
-            return "OK", "", self._stub.ModelInfer(request, timeout=PATIENCE_S)
+            return "OK", "", self._stub.ModelInfer(request, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             return error.code().name, error.details() or "", None
 

@@ -1,4 +1,4 @@
-"""Replicas that are killed, stopped, hung and started again, and load upon them."""
+"""Replicas that tests kill, stop, suspend and start again, and clients that load them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from hqsam_client.server_status import read_metrics
 from numpy.typing import NDArray
 
 from hqsam_testing.ports import free_port
-from hqsam_testing.serve_process import PATIENCE_S, Serve
+from hqsam_testing.processes import family
+from hqsam_testing.serve_process import Serve
+from hqsam_testing.waiting import TIMEOUT_S
 
 CLICK = (20, 30)
 _HOST = "127.0.0.1"
@@ -44,21 +46,14 @@ class Replica:
         return self._serve is not None and self._serve.process.poll() is None
 
     def terminate(self) -> int:
-        """Ask it to end, and return the exit status."""
+        """Tell it to end, and return the exit status."""
         assert self._serve is not None
         return self._serve.stop(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End all its processes at once, as a machine that goes away does."""
-        if self._serve is None:
-            return
-        family = self._family()
-        for process in family:
-            # Its janitor is what is left to clean up.
-            if process != self._serve.janitor:
-                process.kill()
-        self._serve.process.wait(PATIENCE_S)
-        psutil.wait_procs([self._serve.janitor], PATIENCE_S)
+        """End all its processes at once, as when a machine is lost."""
+        if self._serve is not None:
+            self._serve.kill()
 
     def hang(self) -> None:
         """Stop all its processes without ending them."""
@@ -71,18 +66,15 @@ class Replica:
 
     def _family(self) -> list[psutil.Process]:
         assert self._serve is not None
-        if self._serve.process.poll() is not None:
-            return []
-        parent = psutil.Process(self._serve.process.pid)
-        return [parent, *parent.children(recursive=True)]
+        return family(self._serve.process.pid)
 
     def encodes(self) -> int:
         """Return how many images it has encoded since it was started."""
-        return int(read_metrics(_HOST, self._ports["metrics"], PATIENCE_S).get("encodes", 0))
+        return int(read_metrics(_HOST, self._ports["metrics"], TIMEOUT_S)["encodes"])
 
 
 class Load:
-    """Clients that click on images without pause, and compare every mask.
+    """Clients that click on images without a pause, and compare every mask.
 
     ::
 
@@ -93,7 +85,7 @@ class Load:
     """
 
     def __init__(self, images: Sequence[RemoteImage], clients: int = 8) -> None:
-        """Click once on each image, to know what is right; each client gets its share."""
+        """Click once on each image to get the expected masks; each client gets its share."""
         self.clients = clients
         shares = [images[number::clients] for number in range(clients)]
         self._rounds = [0] * clients
@@ -118,10 +110,10 @@ class Load:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait for the calls under way, and end."""
+        """End after the calls that are under way."""
         self._ending = True
         for thread in self._threads:
-            thread.join(PATIENCE_S)
+            thread.join(TIMEOUT_S)
         assert not any(thread.is_alive() for thread in self._threads)
 
     def wait_for(self, clicks: int) -> None:
@@ -131,14 +123,14 @@ class Load:
             self._wait(lambda: self._clicks >= wanted)
 
     def wait_for_all(self) -> None:
-        """Wait until each image was clicked on once more, from now on, or a click failed."""
+        """Wait until each image was clicked on once more, or a click failed."""
         with self._news:
-            # The round under way has begun before.
+            # The round that is under way began earlier.
             wanted = [rounds + 2 for rounds in self._rounds]
             self._wait(lambda: all(map(operator.ge, self._rounds, wanted)))
 
     def _wait(self, done: Callable[[], bool]) -> None:
-        assert self._news.wait_for(lambda: bool(self.errors) or done(), PATIENCE_S)
+        assert self._news.wait_for(lambda: bool(self.errors) or done(), TIMEOUT_S)
 
     def _run(
         self, number: int, share: Sequence[RemoteImage], expected: Sequence[NDArray[np.float32]]

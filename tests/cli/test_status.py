@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psutil
 import pytest
+from hqsam_cli import options
+from hqsam_cli.main import parser
 from hqsam_server import TritonServer
+from hqsam_server.launcher.process import instances
+from hqsam_testing import cheap_repository
 
 from tests.cli.command import hqsam
 
@@ -43,13 +48,45 @@ def test_status_speaks_json(
     assert status["metrics"]["store_entries"] >= 1
 
 
+def test_metrics_are_read_only_where_they_can_be_this_servers(
+    url: str, server: TritonServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hqsam("status", "--url", url) == 0
+    assert "store" not in capsys.readouterr().out
+    assert hqsam("status", "--url", url, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["metrics"] == {}
+    # One port is not that of two servers on a host.
+    port = metrics_port(server)
+    assert hqsam("status", "--url", f"{url},{url}", "--metrics-port", port) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(f"  store   unknown: port {port} of the host has no metrics of") == 2
+
+
+def test_one_timeout_bounds_every_answer_of_a_probe() -> None:
+    args = parser("status").parse_args(["status", "--probe", "--timeout", "7"])
+    chosen = options.client_options(args)
+    assert (chosen["timeout_s"], chosen["embed_timeout_s"]) == (7, 7)
+
+
+def test_a_server_whose_embed_has_died_is_not_ready_without_a_probe_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TritonServer(cheap_repository.write(tmp_path / "model_repository")) as running:
+        for pid, instance in instances(running.pid).items():
+            if instance.startswith("embed_"):
+                psutil.Process(pid).kill()
+        assert hqsam("status", "--url", running.grpc_url, "--timeout", "60") == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{running.grpc_url}: not ready, Triton ")
+    assert "\n  problem " in printed
+
+
 def test_status_tells_replicas_apart_and_fails_if_one_is_down(
     url: str, nobody: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert hqsam("status", "--url", f"{url},{nobody}", "--metrics-port", "1") == 1
+    assert hqsam("status", "--url", f"{url},{nobody}") == 1
     printed = capsys.readouterr().out
-    assert f"{url}: ready" in printed
-    assert "store   unknown" in printed
-    assert f"{nobody}: failed: no answer" in printed
+    assert f"{url}: ready, Triton " in printed
+    assert f"{nobody}: failed: " in printed
     assert hqsam("status", "--url", nobody, "--json") == 1
     assert json.loads(capsys.readouterr().out)["ready"] is False

@@ -1,12 +1,11 @@
-"""A server with the small model, and a folder with what the documentation's commands expect."""
+"""A server with the small model, and a folder with the files that documented commands expect."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import subprocess
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,29 +14,26 @@ from pathlib import Path
 import pytest
 import torch
 import trustme
-from hqsam_server import TritonServer, Tuning
+from hqsam_server import TritonServer
 from hqsam_testing import rebuilt
+from hqsam_testing.coins import COINS, LABELS
+from hqsam_testing.command import Command
 from PIL import Image
 
 from tests.docs import standins
 from tests.docs.pages import ROOT
 
-COINS = ROOT / "demo" / "coins.png"
-LABELS = ROOT / "tests" / "small" / "coins-labels.png"
 SIZE = (640, 480)
-PATIENCE_S = 300.0
 
 
-@pytest.fixture(scope="package")
-def server() -> Iterator[TritonServer]:
-    # Masks are compared, and bf16 rounds otherwise for one prompt than for two.
-    with TritonServer(tuning=Tuning(precision="fp32")) as running:
-        yield running
+@pytest.fixture(scope="session")
+def server(small_server: TritonServer) -> TritonServer:
+    return small_server
 
 
 @pytest.fixture(scope="package")
 def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the commands that are stood in for."""
+    """The folder of the commands that have stand-ins."""
     folder = tmp_path_factory.mktemp("docs") / "bin"
     standins.install(folder)
     return folder
@@ -76,7 +72,7 @@ def folder(tmp_path: Path, tiny_repository: Path) -> Path:
 
 
 def examples(folder: Path) -> None:
-    """Write what the examples read."""
+    """Write the files that the examples read."""
     (folder / "images").mkdir()
     shutil.copy(COINS, folder / "images" / "coins.png")
     prompts = [
@@ -90,23 +86,14 @@ def examples(folder: Path) -> None:
     (folder / "instances.json").write_text(json.dumps({"images": images}))
 
 
-@pytest.fixture(scope="package")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where servers keep compiled models."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def environment(
-    server: TritonServer, bin_folder: Path, folder: Path, cache: Path
-) -> dict[str, str]:
-    """The environment of commands: the server's address, and the stand-ins first."""
+def environment(server: TritonServer, bin_folder: Path, folder: Path) -> dict[str, str]:
+    """The environment of commands: the server's address, and the stand-ins first in `PATH`."""
     return {
         **os.environ,
         "HQSAM_URL": server.grpc_url,
         "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
         "TMPDIR": str(folder),
-        "XDG_CACHE_HOME": str(cache),
     }
 
 
@@ -119,30 +106,19 @@ def service(server: TritonServer) -> Iterator[str]:
 
 @contextmanager
 def running(name: str, server: TritonServer, **environment: str) -> Iterator[str]:
-    """Run a web service of the examples on a free port; its address."""
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "examples" / name, "--port=0", f"--url={server.grpc_url}"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if found := re.search(r"running on http://(\S+)", line):
-            break
-    try:
-        assert found, "".join(lines)
-        yield found[1]
-    finally:
-        process.terminate()
-        process.communicate(timeout=PATIENCE_S)
+    """Run a web service of the examples on a free port; yields its address."""
+    arguments: list[str | Path] = [
+        sys.executable, ROOT / "examples" / name, "--port=0", f"--url={server.grpc_url}",
+    ]  # fmt: skip
+    with Command(arguments, env={**os.environ, **environment}) as example:
+        line = example.line("running on http://")
+        yield line.partition("http://")[2].split()[0]
+        example.stop(signal.SIGTERM)
 
 
 @pytest.fixture
 def addressed(server: TritonServer, service: str) -> Callable[[str], str]:
-    """Puts the running servers' addresses in the place of the usual ones."""
+    """Replaces the usual addresses in a text by those of the running servers."""
     places = {
         "localhost:8000": server.http_url,
         "localhost:8001": server.grpc_url,

@@ -1,4 +1,4 @@
-"""The documentation's pages, and the blocks of code in them."""
+"""The pages of the documentation, and their blocks of code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    path.relative_to(ROOT).as_posix()
-    for path in [ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]
+    {
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("*.md", "*/README.md", "docs/*.md")
+        for path in ROOT.glob(pattern)
+    }
 )
 
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -17,7 +20,7 @@ _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: where it is, its language, and its text."""
+    """A block of code: its page and line, its language, and its text."""
 
     where: str
     language: str
@@ -38,7 +41,13 @@ def blocks(page: str) -> list[Block]:
     ]
 
 
+def symptoms(page: str) -> list[str]:
+    """Return the code in the first column of a page's tables."""
+    columns = re.findall(r"^\| (.+?) \|", text(page), re.MULTILINE)
+    return [code for column in columns for code in re.findall(r"`([^`]+)`", column)]
+
+
 def commands(page: str) -> list[str]:
-    """Return the `hqsam` commands that stand in a page's sentences and tables."""
+    """Return the `hqsam` commands in a page's sentences and tables."""
     prose = _FENCE.sub("", text(page))
     return [" ".join(code.split()) for code in re.findall(r"`(hqsam\s[^`]+)`", prose)]

@@ -1,29 +1,31 @@
-"""Stands in for commands of the documentation that cannot run as they are in a test.
+"""Replacements for commands in the documentation that a test cannot run unchanged.
 
-Run as `python -m tests.docs.standins COMMAND ARGUMENTS…` by the scripts that `install`
-writes, it does as much of a command as a test can:
+`install` writes scripts that run `python -m tests.docs.standins COMMAND ARGUMENTS…`. It does
+as much of a command as a test can:
 
-| command | what is done instead |
+| command | in a test |
 |---|---|
-| `hqsam serve` | it starts for real, on free ports of loopback, and is told to end |
-| `hqsam serve --backend-directory` | needs Triton's image: its options are checked |
-| `hqsam export` | it runs; the same once more is a copy of what the first one wrote |
-| `hqsam ui` | it starts for real, on a free port, and is told to end |
-| `hqsam fetch` | no download: prints the path of a tiny checkpoint |
-| `python examples/…service, …backend` | start for real, on a free port, and are told to end |
-| `python -m training.unseen` | two scenes are written |
-| `python -m training.…` | takes hours: its options are checked |
-| `pip install` | no second installation: the extras are checked |
-| `make` | a dry run of the target |
-| `docker`, `kubectl` | not installed: the files that they are given are checked |
-| `git clone` | no download: makes the folder that the next command reads |
-| `grpcurl` | the same call by gRPC's Python library |
+| `hqsam serve` | starts on free loopback ports, and stops when it is ready |
+| the same command on the same models again | is known to work, and does nothing |
+| `hqsam serve --backend-directory` | needs Triton's image: only its options are checked |
+| `hqsam export` | runs; the same command again copies the first result |
+| `hqsam ui` | starts on a free port, and stops when it is ready |
+| `hqsam fetch` | prints the path of a tiny checkpoint, without a download |
+| `python examples/…service, …backend` | start on a free port, and stop when they are ready |
+| `python -m training.unseen` | writes two scenes |
+| `python -m training.…` | would take hours: only its options are checked |
+| `pip install` | only the extras are checked |
+| `make` | dry run of the target |
+| `docker`, `kubectl` | not installed: only the files in their arguments are checked |
+| `git clone` | makes the folder that the next command reads, without a download |
+| `grpcurl` | the same call with gRPC's Python library |
 
-All other commands run as they are, and so does every option that is not named here.
+All other commands and options run unchanged.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -35,11 +37,12 @@ import sys
 from pathlib import Path
 
 from hqsam_cli.main import main as hqsam
+from hqsam_testing import command as commands
+from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("hqsam", "python", "pip", "make", "docker", "kubectl", "git", "grpcurl")
-PATIENCE_S = 300.0
 
 
 def install(folder: Path) -> None:
@@ -55,7 +58,7 @@ def install(folder: Path) -> None:
 
 
 def main(command: str, arguments: list[str]) -> int:
-    """Run a command, or what stands in for it; returns the exit status."""
+    """Run a command or its replacement, and return the exit status."""
     if command == "hqsam":
         return _hqsam(arguments)
     if command == "python":
@@ -80,16 +83,31 @@ def _hqsam(arguments: list[str]) -> int:
         return _export(arguments)
     if arguments[0] not in ("serve", "ui"):
         return hqsam(arguments)
-    main = "import sys; from hqsam_cli.main import main; sys.exit(main())"
-    run = ["-c", main, arguments[0]]
     if arguments[0] == "ui":
-        return _start_and_end([*run, "--port=0", *arguments[1:]], "HQ-SAM page on ")
+        return _start_and_stop(commands.hqsam("ui", "--port=0", *arguments[1:]), "HQ-SAM page on ")
     if "--backend-directory" in arguments:
-        _check_options(run, arguments)
+        _check_options(commands.hqsam("serve"), arguments)
         return 0
-    ports = [f"--{service}-port=0" for service in ("grpc", "http", "metrics")]
-    loopback = ["127.0.0.1" if it == "0.0.0.0" else it for it in arguments[1:]]  # noqa: S104
-    return _start_and_end([*run, *ports, *loopback], "serving ")
+    return _serve(arguments[1:])
+
+
+def _serve(arguments: list[str]) -> int:
+    """Start `hqsam serve`, unless the same command has started with the same models before."""
+    common = [f"--{service}-port=0" for service in ("grpc", "http", "metrics")]
+    if not any(it.startswith("--precision") for it in arguments):
+        common.append("--precision=fp32")  # which the tests' own server has compiled already
+    loopback = ["127.0.0.1" if it == "0.0.0.0" else it for it in arguments]  # noqa: S104
+    manifest = Path("model_repository", "manifest.json")
+    models = b"" if "--small" in arguments else manifest.read_bytes()
+    key = hashlib.sha256(json.dumps(arguments).encode() + models).hexdigest()
+    known = Path(os.environ["XDG_CACHE_HOME"], "starts", key)
+    if known.exists():
+        return 0
+    status = _start_and_stop(commands.hqsam("serve", *common, *loopback), "serving ")
+    if status == 0:
+        known.parent.mkdir(exist_ok=True)
+        known.touch()
+    return status
 
 
 def _export(arguments: list[str]) -> int:
@@ -106,38 +124,27 @@ def _export(arguments: list[str]) -> int:
 
 def _python(arguments: list[str]) -> int:
     if re.search(r"(service|backend)\.py$", arguments[0]):
-        return _start_and_end([*arguments, "--port", "0"], "Uvicorn running on")
+        return _start_and_stop([sys.executable, *arguments, "--port=0"], "Uvicorn running on")
     if arguments[:2] == ["-m", "training.unseen"]:
         arguments = [*arguments, "--count=2"]
     elif arguments[0] == "-m" and arguments[1].startswith("training."):
-        _check_options(["-m", arguments[1]], arguments[2:])
+        _check_options([sys.executable, "-m", arguments[1]], arguments[2:])
         return 0
     return subprocess.run([sys.executable, *arguments]).returncode
 
 
-def _start_and_end(arguments: list[str], ready: str) -> int:
-    """Start a server, wait for its line that says it is ready, and end it."""
-    server = subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert server.stdout is not None
-    lines = []
-    for line in server.stdout:
-        lines.append(line)
-        if ready in line:
-            break
-    was_ready = bool(lines) and ready in lines[-1]
-    server.send_signal(signal.SIGTERM)
-    rest, _ = server.communicate(timeout=PATIENCE_S)
-    if was_ready and server.returncode in (0, -signal.SIGTERM):
-        return 0
-    print("".join(lines), rest, sep="", file=sys.stderr)
-    return 1
+def _start_and_stop(arguments: list[str], ready: str) -> int:
+    """Start a server, wait for the line that says it is ready, and stop it; both have limits."""
+    with commands.Command(arguments) as server:
+        server.line(ready)
+        status = server.stop(signal.SIGTERM)
+        print(server.output(), file=sys.stderr)
+    return 0 if status in (0, -signal.SIGTERM) else 1
 
 
 def _check_options(command: list[str], arguments: list[str]) -> None:
     shown = subprocess.run(
-        [sys.executable, *command, "--help"], cwd=ROOT, check=True, capture_output=True, text=True
+        [*command, "--help"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
     unknown = [it for it in arguments if it.startswith("--") and it not in shown]
     assert not unknown, f"{command} has no {unknown}"
@@ -181,12 +188,12 @@ def _grpcurl(arguments: list[str]) -> None:
     request = json_format.Parse(sys.stdin.read(), service_pb2.ModelInferRequest())
     with grpc.insecure_channel(address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        answer = stub.ModelInfer(request, metadata=[(name, value)], timeout=PATIENCE_S)
+        answer = stub.ModelInfer(request, metadata=[(name, value)], timeout=TIMEOUT_S)
     print(json.dumps(json_format.MessageToDict(answer)))
 
 
 if __name__ == "__main__":
-    # What a command starts finds the stand-ins no more.
+    # A command that this one starts finds the real commands.
     here = str(Path(shutil.which(sys.argv[1]) or "").parent)
     os.environ["PATH"] = os.environ["PATH"].replace(here + os.pathsep, "", 1)
     sys.exit(main(sys.argv[1], sys.argv[2:]))

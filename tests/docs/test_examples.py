@@ -19,12 +19,15 @@ import numpy as np
 import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
+from hqsam_testing import command
+from hqsam_testing.coins import COINS
+from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
 from examples import label_studio_backend
-from tests.docs.conftest import COINS, PATIENCE_S, running
+from tests.docs.conftest import running
 from tests.docs.pages import ROOT
 
 LABEL_CONFIG = """
@@ -40,19 +43,17 @@ COIN, BESIDE, BOX = (335, 44), (346, 92), (242, 92, 297, 145)
 
 @pytest.fixture
 def sam(server: TritonServer) -> Iterator[HQSam]:
-    with HQSam(server.grpc_url, timeout_s=PATIENCE_S) as client:
+    with HQSam(server.grpc_url, timeout_s=TIMEOUT_S) as client:
         yield client
 
 
 def run(
     name: str, *arguments: str | Path, folder: Path, server: TritonServer
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    """Run an example to its end, in a folder."""
+    return command.run(
         [sys.executable, ROOT / "examples" / name, *arguments, f"--url={server.grpc_url}"],
         cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
     )
 
 
@@ -112,7 +113,7 @@ def test_a_detectors_boxes_get_masks(server: TritonServer, sam: HQSam, folder: P
 def test_the_service_answers_with_the_mask(service: str, sam: HQSam) -> None:
     query = f"point={COIN[0]},{COIN[1]}&background={BESIDE[0]},{BESIDE[1]}"
     request = urllib.request.Request(f"http://{service}/mask?{query}", COINS.read_bytes())
-    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
         found = np.asarray(Image.open(io.BytesIO(answer.read()))) > 0
     expected = sam.segment(COINS, points=[COIN, BESIDE], labels=[1, 0]).array
     assert agreement(found, expected) > 0.99
@@ -126,14 +127,14 @@ def test_the_service_says_what_is_wrong_with_a_request(
 ) -> None:
     request = urllib.request.Request(f"http://{service}/mask?{query}", body)
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=PATIENCE_S)  # noqa: S310
+        urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
     assert caught.value.code == 400
     assert json.load(caught.value)["error"]
 
 
 @pytest.fixture
 def label_studio(folder: Path) -> Iterator[str]:
-    """The address of a web server with the images, in Label Studio's place."""
+    """The address of a web server that serves the images, as Label Studio would."""
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
         thread = threading.Thread(target=web.serve_forever)
@@ -144,7 +145,10 @@ def label_studio(folder: Path) -> Iterator[str]:
 
 
 def keypoint(x: int, y: int, positive: bool) -> dict[str, Any]:
-    """Return a smart keypoint as Label Studio sends it: in percent of the image."""
+    """Return a smart keypoint as Label Studio sends it: in percent of the image.
+
+    The pointer is in the lower right half of the pixel (x, y).
+    """
     return {
         "type": "keypointlabels",
         "from_name": "click",
@@ -152,7 +156,12 @@ def keypoint(x: int, y: int, positive: bool) -> dict[str, Any]:
         "original_width": 384,
         "original_height": 303,
         "is_positive": positive,
-        "value": {"x": 100 * x / 384, "y": 100 * y / 303, "width": 1, "keypointlabels": ["coin"]},
+        "value": {
+            "x": 100 * (x + 0.75) / 384,
+            "y": 100 * (y + 0.75) / 303,
+            "width": 1,
+            "keypointlabels": ["coin"],
+        },
     }
 
 
@@ -187,6 +196,8 @@ def test_label_studio_gets_a_brush_mask_for_clicks_and_a_box(
         assert (region["original_width"], region["original_height"]) == (384, 303)
         assert region["value"]["brushlabels"] == ["coin"]
         assert agreement(decode(region["value"]["rle"], (303, 384)), expected.array) > 0.99
+        # The same bits, so the same prompt: a click is the pixel under the pointer.
+        assert prediction["score"] == expected.iou
     assert backend.predict(tasks, None) == []
 
 
@@ -250,7 +261,7 @@ def post(address: str, path: str, body: dict[str, Any] | None) -> Any:
     request = urllib.request.Request(
         f"http://{address}/{path}", data, {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
         return json.load(answer)
 
 

@@ -1,7 +1,7 @@
-"""What the README and the documentation tell to type works.
+"""Every command and block of code in the README and the documentation works.
 
-Every block of a page runs, in order, in one folder. What is done in place of commands that
-cannot run in a test stands in `tests.docs.standins`.
+The blocks of a page run in order, in one folder. `tests.docs.standins` replaces commands that
+cannot run in a test.
 """
 
 from __future__ import annotations
@@ -11,43 +11,40 @@ import base64
 import importlib
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hqsam_cli.main import _COMMANDS
+from hqsam_cli.main import COMMANDS
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
+from hqsam_testing import command
 
 from tests.docs.pages import PAGES, Block, blocks, commands, text
 
-PATIENCE_S = 600.0
+BLOCK_TIMEOUT_S = 300.0
+"""Limit for a block; the servers that it starts have lower limits of their own."""
+
 PROTOCOL = "docs/protocol.md"
 INTERPRETERS = {
     "python": [sys.executable, "-c"],
     "sh": ["bash", "-euo", "pipefail", "-c"],
 }
 BACKGROUND = '\nfor job in $(jobs -p); do wait "$job"; done'
-"""What runs in the background has to succeed, too."""
+"""Background jobs have to succeed too."""
 
 
 def run(block: Block, folder: Path, environment: dict[str, str], code: str) -> None:
-    """Run a block of a page, or check it where it is no program."""
+    """Run a block of a page; only parse it if it is JSON."""
     if block.language == "json":
         json.loads(block.text)
         return
     if block.language == "sh":
         code += BACKGROUND
-    done = subprocess.run(
-        [*INTERPRETERS[block.language], code],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
+    done = command.run(
+        [*INTERPRETERS[block.language], code], BLOCK_TIMEOUT_S, cwd=folder, env=environment
     )
     assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"
 
@@ -57,7 +54,7 @@ def test_every_block_of_a_page_runs(
     page: str, folder: Path, environment: dict[str, str], addressed: Callable[[str], str]
 ) -> None:
     if "hqsam small model_repository" in text(page):
-        # It writes to an empty folder only.
+        # This command refuses a folder that is not empty.
         shutil.rmtree(folder / "model_repository")
     for block in blocks(page):
         run(block, folder, environment, addressed(block.text))
@@ -65,13 +62,16 @@ def test_every_block_of_a_page_runs(
 
 @pytest.mark.parametrize("page", [it for it in PAGES if commands(it)])
 def test_commands_in_sentences_have_the_options_that_they_name(page: str) -> None:
-    for command in commands(page):
-        name, *arguments = command.split(" -- ")[0].split()[1:]
+    for text_of_command in commands(page):
+        name, *arguments = text_of_command.split(" -- ")[0].split()[1:]
+        if name in ("--help", "--version"):
+            continue
         parser = argparse.ArgumentParser()
-        importlib.import_module(_COMMANDS[name].module).add_arguments(parser)
+        importlib.import_module(COMMANDS[name].module).add_arguments(parser)
         known = parser.format_help()
         for argument in arguments:
-            assert not argument.startswith("-") or argument.split("=")[0] in known, command
+            known_option = not argument.startswith("-") or argument.split("=")[0] in known
+            assert known_option, text_of_command
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")

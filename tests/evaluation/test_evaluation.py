@@ -130,15 +130,17 @@ def test_two_files_of_one_name_are_refused_not_dropped(
     [
         (
             ["a.jpg", "b.jpg", "c.jpg", "d.jpg"],
-            r"4 of 4 images in .* have no mask \(a\.jpg, b\.jpg, c\.jpg, \.\.\.\): "
-            r"expected a \.png file of the same name beside each image; --images and --masks",
+            r"4 of 4 images have no mask \(a\.jpg, b\.jpg, c\.jpg, \.\.\.\): expected masks of the "
+            r"same names in .*, where masks are \.png and images are not; --images and --masks",
         ),
         (
             ["images/a.jpg", "images/b.jpg", "masks/a.png"],
-            r"1 of 2 images in .*images have no mask \(b\.jpg\): expected a file of the same "
-            r"name in .*masks",
+            r"1 of 2 images have no mask \(b\.jpg\): expected masks of the same names in .*/masks",
         ),
-        (["images/a.jpg", "masks/a.png", "masks/b.png"], r"1 of 2 masks in .*masks have no image"),
+        (
+            ["images/a.jpg", "masks/a.png", "masks/b.png"],
+            r"1 of 2 masks have no image .* in .*/images",
+        ),
         (["images/notes.txt"], "has no image files: name the folder of the images with --images"),
     ],
 )

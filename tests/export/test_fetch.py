@@ -1,4 +1,4 @@
-"""`hqsam fetch` gets the checkpoint that was meant, or says why not; against a real server."""
+"""`hqsam fetch` gets the expected checkpoint or says why not; against a real server."""
 
 from __future__ import annotations
 
@@ -185,6 +185,15 @@ def test_a_wrong_file_at_a_url_is_refused_with_both_digests_and_not_kept(
     assert files(cache) == {}
 
 
+@pytest.mark.parametrize("suffix", ["?download=true", "?download=true&v=a/b", "#part"])
+def test_a_query_does_not_hide_the_published_name_from_its_digest(
+    server: Files, cache: Path, suffix: str
+) -> None:
+    url = f"{server.url}/sam_hq_vit_b.pth{suffix}"
+    assert PUBLISHED_MD5 in refused(fetch(cache, url, endpoint=server.url))
+    assert files(cache) == {}
+
+
 def test_a_broken_transfer_from_a_url_is_an_error_and_the_next_run_succeeds(
     server: Files, cache: Path
 ) -> None:
@@ -221,6 +230,15 @@ def test_a_file_with_the_published_name_must_be_the_published_one(
     assert PUBLISHED_MD5 in message
 
 
+def test_a_tilde_that_no_shell_expanded_is_the_home_folder(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.pth").write_bytes(CONTENT)
+    path = fetched(fetch(cache, "~/mine.pth", endpoint="http://127.0.0.1:1"))
+    assert path == tmp_path / "mine.pth"
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path, cache: Path) -> None:
     message = refused(fetch(cache, tmp_path / "nothing.pth", endpoint="http://127.0.0.1:1"))
-    assert "no file at" in message
+    assert "there is no file" in message

@@ -151,8 +151,8 @@ def test_a_box_has_its_centre_as_a_point_where_a_model_has_centres(image: Arrays
     assert model.architecture == architecture
     inputs = {name: torch.from_numpy(array) for name, array in batch([*PROMPTS.values()]).items()}
     coords, labels = inputs["point_coords"], inputs["point_labels"]
-    embedded, counts = model.prompt_encoder.embed_points(coords, labels)
-    assert counts[:, -1].tolist() == ["box" in name for name in PROMPTS]
+    embedded, valid = model.prompt_encoder.embed_points(coords, labels)
+    assert valid[:, -1].tolist() == ["box" in name for name in PROMPTS]
     middle, _ = model.prompt_encoder.embed_points(
         torch.tensor([[[400.0, 500.0]]]), torch.full((1, 1), 9.0)
     )

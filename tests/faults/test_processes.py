@@ -1,4 +1,4 @@
-"""A process dies under load. That each of them is replaced, `tests/server` tells."""
+"""A process dies under load. `tests/server` shows that each process is replaced."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def test_a_killed_backend_process_costs_errors_and_no_wrong_mask(world: World) -
     with world.clicks() as clicks:
         psutil.Process(world.server.instances()["prompt_decoder_0_0"]).kill()
         world.server.line("prompt_decoder is back")
-    # Retried while the model is loaded again; what the dead process had is lost.
+    # The client retries while the model is loaded again; requests of the dead process are lost.
     assert not set(clicks.errors) - {"UnavailableError", "ServerFailedError"}
 
 
 def test_a_shape_that_overflows_ends_a_process_that_is_replaced(world: World) -> None:
-    # Triton 2.51's own code does; see docs/known-issues.md. The day that it is refused,
-    # this test says so.
+    # Triton 2.51's own code overflows; see docs/known-issues.md. This test fails once Triton
+    # refuses the shape.
     overflow = Raw("FP32", (2**62 + 1, 1), bytes(4))
     with world.clicks() as clicks, connect(world.server.grpc_url) as wire:
         code, message, _ = wire.infer("segment", {**valid("segment"), "point_labels": overflow})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks.soak import Plan, soak
+import pytest
+from hqsam_testing.soak import Plan, soak
 
 
-def test_eight_clients_at_once_get_right_masks_and_explained_errors_only() -> None:
+@pytest.mark.slow
+def test_eight_clients_at_once_get_right_masks_and_expected_errors_only() -> None:
     result = soak(Plan(minutes=None, operations=60, images=4, entries=3, growth=None))
     assert result["violations"] == []
     assert sum(result["operations"].values()) >= 60

@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """Answers once somebody has opened and closed the named pipe whose path it is sent."""
+    """Answers with the content of the named pipe whose path it gets, once that is closed."""
 
     def execute(self, requests):
         return [self._answer(request) for request in requests]
@@ -30,7 +30,7 @@ import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """Calls `numbers` for what it is sent."""
+    """Passes its input on to `numbers`."""
 
     def execute(self, requests):
         return [self._answer(request) for request in requests]
@@ -106,7 +106,7 @@ def write(folder: Path) -> Path:
     """Write a repository of every kind of model that the real one has.
 
     `numbers` is ONNX on OpenVINO, `caller` calls it, `pipeline` is an ensemble of it, and
-    `gate` answers when the test lets it.
+    `gate` answers when the test says so.
     """
     numbers_onnx(folder / "numbers" / "1" / "model.onnx")
     (folder / "numbers" / "config.pbtxt").write_text(NUMBERS_CONFIG + OPENVINO)

@@ -1,4 +1,4 @@
-"""A Triton that is installed, as in its image, goes before the package's, with its own backends."""
+"""An installed Triton, as in its image, takes precedence over that of nvidia-pytriton."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def home(tmp_path: Path) -> Path:
     home = tmp_path / "tritonserver"
     repository_view.write_backends(home / "backends", carried)
     (home / "bin").mkdir()
-    # The program finds its libraries beside itself.
+    # The program finds its libraries in ../lib.
     (home / "bin" / "tritonserver").symlink_to(carried.binary)
     (home / "lib").symlink_to(carried.libraries[0])
     return home

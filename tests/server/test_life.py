@@ -18,7 +18,8 @@ import psutil
 import pytest
 from hqsam_server import Endpoint, TritonServer, Tuning
 from hqsam_server.launcher import cleanup
-from hqsam_testing.serve_process import PATIENCE_S, Serve, infer, works
+from hqsam_testing.serve_process import Serve, infer, works
+from hqsam_testing.waiting import TIMEOUT_S
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 Start = Callable[..., Serve]
@@ -108,7 +109,7 @@ def test_requests_under_way_are_answered_before_it_ends(serve: Start, tmp_path: 
     assert server.left_behind() == []
 
 
-def test_requests_that_take_longer_than_the_exit_timeout_are_given_up(
+def test_requests_that_take_longer_than_the_exit_timeout_end_with_an_error(
     serve: Start, tmp_path: Path
 ) -> None:
     server = serve("--exit-timeout-secs=1")
@@ -140,7 +141,7 @@ def test_a_port_that_is_lost_before_it_is_taken_is_another_one(
     asked: list[Endpoint] = []
 
     def lose_one(endpoint: Endpoint) -> Endpoint:
-        """Give the port of somebody else the first time."""
+        """Return a port that another program uses, the first time."""
         asked.append(endpoint)
         lost = len(asked) == 1 + ["grpc", "http", "metrics"].index(service)
         return Endpoint(listener.getsockname()[1]) if lost else with_port(endpoint)
@@ -182,7 +183,7 @@ def test_it_listens_on_loopback_unless_told_otherwise(serve: Start) -> None:
     assert {it.laddr.ip.removeprefix("::ffff:") for it in listening} == {"127.0.0.1"}
 
 
-def test_arguments_behind_two_dashes_reach_triton(serve: Start) -> None:
+def test_arguments_after_two_dashes_reach_triton(serve: Start) -> None:
     server = serve("--", "--log-verbose=1")
     assert "--log-verbose=1" in server.triton.cmdline()
 
@@ -198,17 +199,17 @@ def test_arguments_behind_two_dashes_reach_triton(serve: Start) -> None:
         ("ModelStatistics", service_pb2.ModelStatisticsRequest()),
     ],
 )
-def test_only_who_started_it_may_administer_it(
+def test_only_the_process_that_started_it_may_administer_it(
     shared: TritonServer, method: str, request_: object
 ) -> None:
     with grpc.insecure_channel(shared.grpc_url) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         with pytest.raises(grpc.RpcError, match="restricted"):
-            getattr(stub, method)(request_, timeout=PATIENCE_S)
-        stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=PATIENCE_S)
+            getattr(stub, method)(request_, timeout=TIMEOUT_S)
+        stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=TIMEOUT_S)
 
 
-def test_the_next_server_removes_what_one_left_that_died_with_all_that_cleans_up(
+def test_the_next_server_cleans_up_after_one_that_was_killed_with_its_janitor(
     serve: Start,
 ) -> None:
     killed, lives = serve(), serve()
@@ -217,7 +218,7 @@ def test_the_next_server_removes_what_one_left_that_died_with_all_that_cleans_up
     killed.process.kill()
     for process in killed.family:
         process.kill()
-    psutil.wait_procs(killed.family, PATIENCE_S)
+    psutil.wait_procs(killed.family, TIMEOUT_S)
     others = lives.shared_memory()
     serve()
     assert killed.shared_memory() == []

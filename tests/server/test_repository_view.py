@@ -1,4 +1,4 @@
-"""The server's view of a repository: what options change in it, and what they leave alone."""
+"""The server's view of a repository: what options change in it, and what they do not."""
 
 from __future__ import annotations
 
@@ -40,14 +40,12 @@ def test_a_precision_reaches_all_models_but_the_contracts_decoder(
     assert found == dict.fromkeys(ONNX_MODELS, precision) | {"decoder": "fp32"}
 
 
-def test_without_options_all_but_the_decoder_get_the_best_precision_of_this_machine(
+def test_by_default_the_processor_sets_the_precision_of_all_models_but_the_decoder(
     whole_repository: Path, tmp_path: Path
 ) -> None:
     configs = written(whole_repository, tmp_path, Tuning())
     found = {name: accelerator(configs[name])["precision"] for name in ONNX_MODELS}
-    best = resolved_precision("auto")
-    assert best in ("bf16", "fp32")
-    assert found == dict.fromkeys(ONNX_MODELS, best) | {"decoder": "fp32"}
+    assert found == dict.fromkeys(ONNX_MODELS, resolved_precision("auto")) | {"decoder": "fp32"}
 
 
 @pytest.mark.parametrize(
@@ -100,7 +98,7 @@ def test_the_repository_itself_is_not_changed(whole_repository: Path, tmp_path: 
     assert content() == before != {}
 
 
-def test_on_tritons_own_backends_models_are_as_their_configs_say(
+def test_with_tritons_own_backends_the_configs_are_unchanged(
     whole_repository: Path, tmp_path: Path
 ) -> None:
     tuning = Tuning(threads=3, model_config_name="cuda", backend_directory=tmp_path)

@@ -1,4 +1,4 @@
-"""A model's process, or all of Triton, dies: the server is back, and leaves nothing behind."""
+"""A model's process or all of Triton dies: the server comes back and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from hqsam_server import TritonServer
 from hqsam_server.errors import StartError
 from hqsam_server.launcher.process import instances
 from hqsam_server.launcher.watch import MAX_RESTARTS, supervise
-from hqsam_testing.serve_process import PATIENCE_S, Serve, infer, works
+from hqsam_testing.serve_process import Serve, infer, works
+from hqsam_testing.waiting import TIMEOUT_S
 from tritonclient.utils import InferenceServerException
 
 Start = Callable[..., Serve]
@@ -23,7 +24,7 @@ Start = Callable[..., Serve]
 
 def restarts(server: Serve) -> float:
     """Return the metric of that name."""
-    with urllib.request.urlopen(server.metrics_url, timeout=PATIENCE_S) as response:  # noqa: S310
+    with urllib.request.urlopen(server.metrics_url, timeout=TIMEOUT_S) as response:  # noqa: S310
         lines = response.read().decode().splitlines()
     (line,) = (line for line in lines if line.startswith("hqsam_restarts_total"))
     return float(line.split()[-1])
@@ -36,7 +37,7 @@ def test_a_model_whose_process_died_is_loaded_again(serve: Start) -> None:
     for count in (1, 2):
         os.kill(server.instances()["numbers_0_0"], signal.SIGKILL)
         server.line("numbers is back", count)
-        server.line("successfully unloaded 'numbers'", count)  # what was left of the old one
+        server.line("successfully unloaded 'numbers'", count)  # the rest of the old one
         for model in ("numbers", "pipeline", "caller"):
             works(server.grpc_url, model)
         assert restarts(server) == count
@@ -80,9 +81,7 @@ def test_several_models_that_died_at_once_are_loaded_again(serve: Start) -> None
         works(server.grpc_url, model)
 
 
-def test_a_request_that_its_process_died_with_ends_with_an_error(
-    serve: Start, tmp_path: Path
-) -> None:
+def test_a_request_whose_process_died_ends_with_an_error(serve: Start, tmp_path: Path) -> None:
     server = serve()
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -109,7 +108,7 @@ def test_a_triton_that_died_is_started_again_on_the_same_ports(serve: Start) -> 
     assert server.left_behind() == []
 
 
-def test_a_model_that_cannot_be_loaded_again_has_the_whole_server_started_again(
+def test_the_server_is_restarted_if_a_model_cannot_be_loaded_again(
     serve: Start, repository: Path
 ) -> None:
     server = serve()
@@ -125,7 +124,7 @@ def test_a_model_that_cannot_be_loaded_again_has_the_whole_server_started_again(
     works(server.grpc_url, "numbers")
 
 
-def test_a_server_that_keeps_dying_is_given_up(repository: Path) -> None:
+def test_supervision_ends_if_the_server_keeps_dying(repository: Path) -> None:
     lines: list[str] = []
     with TritonServer(repository) as server:
 

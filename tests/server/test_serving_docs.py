@@ -1,4 +1,4 @@
-"""docs/serving.md names every option and every metric, with the defaults that hold."""
+"""docs/serving.md names every option and every metric, with their real defaults."""
 
 from __future__ import annotations
 

@@ -15,14 +15,15 @@ import pytest
 from hqsam_server import TritonServer, Tuning
 from hqsam_server.errors import StartError
 from hqsam_server.launcher.log import Log
-from hqsam_testing.serve_process import ANY_PORTS, PATIENCE_S, Serve, command
+from hqsam_testing.serve_process import ANY_PORTS, Serve, command
+from hqsam_testing.waiting import TIMEOUT_S
 
 from tests.server import standins
 
 
 @pytest.fixture
 def hanging(repository: Path, tmp_path: Path) -> Path:
-    """A repository whose model `gate` loads once somebody writes to the pipe `pipe` beside it."""
+    """A repository whose model `gate` does not load until the pipe next to it is written."""
     copy = Path(shutil.copytree(repository, tmp_path / "model_repository", symlinks=True))
     os.mkfifo(tmp_path / "pipe")
     source = f"open({str(tmp_path / 'pipe')!r}).read()\n{standins.GATE}"
@@ -36,11 +37,15 @@ def test_a_signal_while_a_model_loads_ends_it_at_once(
 ) -> None:
     arguments = [f"--model-repository={hanging}", *ANY_PORTS, "--exit-timeout-secs=100000"]
     process = psutil.Popen(command(*arguments), env=os.environ | {"TMPDIR": str(temporary)})
-    with (hanging.parent / "pipe").open("w"):  # opens once the model does: it is being loaded
+    with (hanging.parent / "pipe").open("w"):  # opens once the model opens it
         family = process.children(recursive=True)
         process.send_signal(signum)
-        assert process.wait(PATIENCE_S) == 0
-    assert not psutil.wait_procs(family, PATIENCE_S)[1]
+        try:
+            assert process.wait(TIMEOUT_S) == 0
+        finally:
+            if process.is_running():
+                process.kill()
+    assert not psutil.wait_procs(family, TIMEOUT_S)[1]
     assert list(temporary.iterdir()) == []
 
 
@@ -70,7 +75,7 @@ def test_a_signal_before_triton_runs_leaves_nothing_behind(
         env=os.environ | {"TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr

@@ -1,4 +1,4 @@
-"""What keeps `hqsam serve` from starting is one clear line, and status 1."""
+"""If `hqsam serve` cannot start, it prints one clear line and exits with status 1."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hqsam_testing.serve_process import ANY_PORTS, command
+from hqsam_testing.waiting import TIMEOUT_S
 from packaging.requirements import Requirement
 
 
@@ -22,13 +23,14 @@ def copy(repository: Path, tmp_path: Path) -> Path:
 
 
 def said(temporary: Path, *arguments: str | Path, prelude: str = "") -> str:
-    """Return the last words of a `hqsam serve` that fails, and assert that they are one line."""
+    """Return the error of a `hqsam serve` that fails, and assert that it is one line."""
     result = subprocess.run(
         command(*ANY_PORTS, *arguments, prelude=prelude),
         env=os.environ | {"TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
         check=False,
+        timeout=TIMEOUT_S,
     )
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
@@ -39,7 +41,7 @@ def said(temporary: Path, *arguments: str | Path, prelude: str = "") -> str:
     return lines[-1]
 
 
-def test_a_repository_that_is_not_there(temporary: Path, tmp_path: Path) -> None:
+def test_a_missing_repository(temporary: Path, tmp_path: Path) -> None:
     absent = tmp_path / "absent"
     assert f"no model repository at {absent}" in said(temporary, f"--model-repository={absent}")
 
@@ -50,7 +52,7 @@ def test_a_file_in_place_of_a_repository(temporary: Path, tmp_path: Path) -> Non
     assert f"no model repository at {file}" in said(temporary, f"--model-repository={file}")
 
 
-def test_a_link_that_leads_nowhere(temporary: Path, tmp_path: Path) -> None:
+def test_a_broken_link(temporary: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "absent")
     assert f"no model repository at {link}" in said(temporary, f"--model-repository={link}")
@@ -113,7 +115,7 @@ def test_a_model_that_cannot_be_loaded(
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port on which somebody else listens."""
+    """A port on which another program listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -124,7 +126,7 @@ def test_a_port_that_is_taken(repository: Path, temporary: Path, taken: int, ser
     assert f"cannot listen on 127.0.0.1:{taken} (Address already in use)" in line
 
 
-def test_a_port_that_is_none(repository: Path, temporary: Path) -> None:
+def test_a_number_that_is_not_a_port(repository: Path, temporary: Path) -> None:
     line = said(temporary, f"--model-repository={repository}", "--grpc-port=123456")
     assert "123456 is not a port" in line
 
@@ -169,7 +171,7 @@ def test_a_part_that_is_not_installed(
     assert expected in said(temporary, f"--model-repository={repository}", prelude=prelude)
 
 
-def test_a_disk_that_takes_no_more(repository: Path, temporary: Path) -> None:
+def test_a_disk_that_cannot_be_written(repository: Path, temporary: Path) -> None:
     prelude = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)); "
     line = said(temporary, f"--model-repository={repository}", prelude=prelude)
     assert "the server cannot be started: " in line

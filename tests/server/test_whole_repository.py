@@ -1,4 +1,4 @@
-"""Every process of the real repository may die: the server restarts, and the probe notices."""
+"""Any process of the real repository may die: it is replaced, and the probe notices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hqsam_client import HQSam
 from hqsam_server import TritonServer
 from hqsam_server.launcher.process import instances
 from hqsam_testing.api import new_png
-from hqsam_testing.serve_process import PATIENCE_S, Serve
+from hqsam_testing.serve_process import Serve
+from hqsam_testing.waiting import TIMEOUT_S
 
 MODELS = ("decoder", "embed", "encoder", "features", "preprocess", "prompt_decoder", "segment")
 
@@ -24,22 +25,18 @@ def restarted(whole_repository: Path, tmp_path_factory: pytest.TempPathFactory) 
     temporary.mkdir()
     server = Serve(whole_repository, temporary, options={})
     yield server
-    server.process.kill()
-    server.process.wait()
-    psutil.wait_procs([server.janitor])
+    server.kill()
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_whole_way_from_image_to_mask_works_after_each_process_died(
-    restarted: Serve, model: str
-) -> None:
+def test_images_are_segmented_after_each_process_died(restarted: Serve, model: str) -> None:
     psutil.Process(restarted.instances()[f"{model}_0_0"]).kill()
     restarted.line(f"{model} is back after")
     with HQSam(restarted.grpc_url) as sam:
         assert sam.open(new_png()).segment(points=[(20, 20)]).array.shape[1] == 60
 
 
-def test_the_probe_notices_a_dead_process_where_nobody_restarts(whole_repository: Path) -> None:
+def test_the_probe_notices_a_dead_process_without_supervision(whole_repository: Path) -> None:
     with TritonServer(whole_repository) as server:
 
         def probe() -> int:
@@ -53,5 +50,5 @@ def test_the_probe_notices_a_dead_process_where_nobody_restarts(whole_repository
                 if instance.startswith(f"{model}_"):
                     psutil.Process(pid).kill()
             assert probe() == 1, model
-            server.reload(model, PATIENCE_S)
+            server.reload(model, TIMEOUT_S)
             assert probe() == 0, model

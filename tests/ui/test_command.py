@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from hqsam_client import AsyncHQSam, OptionError
+from hqsam_testing.waiting import TIMEOUT_S
 from hqsam_ui.errors import PageStartError
 from hqsam_ui.serving import PageServer
 
-from tests.ui.conftest import PATIENCE_S, hqsam_ui
+from tests.ui.conftest import hqsam_ui
 
 
 def run(*arguments: str, missing: str = "") -> subprocess.CompletedProcess[str]:
@@ -27,12 +28,14 @@ def run(*arguments: str, missing: str = "") -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", script, "ui", "--port=0", *arguments],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
 
 
-def assert_one_line(ended: subprocess.CompletedProcess[str], text: str) -> None:
-    assert ended.returncode == 1
+def assert_one_line(
+    ended: subprocess.CompletedProcess[str], text: str, returncode: int = 1
+) -> None:
+    assert ended.returncode == returncode
     assert ended.stdout == ""
     assert ended.stderr.startswith("hqsam ui: ")
     assert text in ended.stderr
@@ -45,7 +48,6 @@ def assert_one_line(ended: subprocess.CompletedProcess[str], text: str) -> None:
         (["--url", "nonsense"], "expected host:port"),
         (["--root-certificates", "missing.pem"], "missing.pem cannot be read"),
         (["--host", "192.0.2.1"], "choose another --port"),
-        (["--small", "--model-repository", "."], "--model-repository"),
         (["--model-repository", "missing"], "missing"),
     ],
 )
@@ -58,6 +60,11 @@ def test_a_wrong_option_ends_the_command_before_a_page_is_announced(
         first, _, ended.stderr = ended.stderr.partition("\n")
         assert first == "hqsam ui: starting the HQ-SAM server"
     assert_one_line(ended, text)
+
+
+def test_two_model_repositories_are_refused() -> None:
+    ended = run("--small", "--model-repository", ".")
+    assert_one_line(ended, "not allowed with argument --small", returncode=2)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +80,7 @@ def test_the_page_comes_with_a_server_of_its_own_and_both_end(
     tiny_repository: Path,
 ) -> None:
     with hqsam_ui("--model-repository", str(tiny_repository)) as (address, _):
-        with urllib.request.urlopen(f"{address}/api/status", timeout=PATIENCE_S) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{address}/api/status", timeout=TIMEOUT_S) as answer:  # noqa: S310
             status = json.load(answer)
         assert status["ready"] is True
         host, port = status["url"].rsplit(":", 1)

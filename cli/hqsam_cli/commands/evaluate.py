@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             evaluated.append((pair, result))
     if not evaluated:
-        raise OptionError(f"none of the {len(pairs)} images could be evaluated: see above")
+        return 1
     report = {
         "images": len(evaluated),
         "failed": len(pairs) - len(evaluated),

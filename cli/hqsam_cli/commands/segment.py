@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 from hqsam_client import drawing
 from hqsam_client.client import HQSam
 from hqsam_client.errors import HQSamError, ImageError, OptionError
-from hqsam_client.mask import Mask
+from hqsam_client.mask import MASK_ENDINGS, Mask
 from hqsam_client.shared.protocol import Mode
 from PIL import Image
 
 from hqsam_cli import options, prompt_options
 from hqsam_cli.options import UsageError
 from hqsam_cli.prompt_options import Job
-
-_LOSSY = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".jp2", ".j2k"])
-
 
 _EXAMPLES = """\
 examples:
@@ -109,10 +107,10 @@ def _check_names(output: str | None, overlay: str | None, jobs: list[Job]) -> No
     ):
         if template is None:
             continue
-        if Path(template).suffix.lower() not in Image.registered_extensions():
-            raise UsageError(f"{flag} is {template!r}, expected an ending such as .png")
-        if flag == "--output" and Path(template).suffix.lower() in _LOSSY:
-            raise UsageError(f"--output is {template!r}, which would blur the mask: use .png")
+        endings = MASK_ENDINGS if flag == "--output" else Image.registered_extensions()
+        if Path(template).suffix.lower() not in endings:
+            lossless = ": masks are written without loss" if flag == "--output" else ""
+            raise UsageError(f"{flag} is {template!r}, expected an ending such as .png{lossless}")
         if len({_name(template, *entry) for entry in targets}) < len(targets):
             raise UsageError(
                 f"{flag} is {template!r} for {len(targets)} files: use {{stem}} and {{index}} in it"
@@ -135,7 +133,7 @@ def _segment(sam: HQSam, job: Job, args: argparse.Namespace) -> None:
         written = None
         if args.output is not None:
             written = _name(args.output, job.image, index)
-            _save(mask.image(), written)
+            _save(mask.save, written)
         _print(job.image, index, mask, written, args)
     if args.overlay is not None:
         _draw(args.overlay, job.image, masks)
@@ -144,19 +142,19 @@ def _segment(sam: HQSam, job: Job, args: argparse.Namespace) -> None:
 def _draw(template: str, image: str, masks: list[Mask]) -> None:
     if "{index}" in template:
         for index, mask in enumerate(masks):
-            _save(mask.overlay(), _name(template, image, index))
+            _save(mask.overlay().save, _name(template, image, index))
         return
     drawn = None
     for index, mask in enumerate(masks):
         drawn = mask.overlay(drawn, color=drawing.COLORS[index % len(drawing.COLORS)])
     if drawn is not None:
-        _save(drawn, _name(template, image, 0))
+        _save(drawn.save, _name(template, image, 0))
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def _save(save: Callable[[Path], None], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
+        save(path)
     except OSError as error:
         raise OptionError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -17,9 +17,10 @@ from hqsam_client.shared.channel import Replica
 from hqsam_cli import options
 
 _EPILOG = """\
-Triton reports ready even if a process behind one of its models has died. --probe makes a real
-call and notices: use `hqsam status --probe --timeout 10` as a liveness probe. The exit status
-is 0 if every replica is ready and, with --probe, segmented the image; else 1.
+A replica is ready if Triton says so, and embed and segment answer: Triton alone says so even
+if a model's process has died. --probe also runs the encoder and the decoder; use
+`hqsam status --probe --timeout 10` as a liveness probe. The exit status is 0 if every replica
+is ready and, with --probe, segmented the image; else 1.
 """
 
 
@@ -39,14 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="read the figures of the embedding store from this port of each replica's host "
         "(hqsam serve: 8002)",
     )
-    options.add_server_arguments(parser)
-    parser.set_defaults(timeout=10.0, embed_timeout=None)
+    # A probe is to fail in time: an encode gets no longer than any other answer.
+    options.add_server_arguments(parser, one_timeout_s=10.0)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the state of each replica; the status is 1 unless all are well."""
-    if args.embed_timeout is None:
-        args.embed_timeout = args.timeout
     replicas = channel.replicas(args.url)
     on_host = Counter(map(_host, replicas))
     well = True
@@ -87,9 +86,9 @@ def _print(address: str, status: ServerStatus, args: argparse.Namespace) -> None
         print(json.dumps({"replica": address, **dataclasses.asdict(status)}))
         return
     state = "ready" if status.ready else "not ready"
-    if status.ready and status.probe_s is None:
-        state = "reports ready (--probe makes a real call)"
     print(f"{address}: {state}, Triton {status.version}")
+    if status.problem is not None:
+        print(f"  problem {status.problem}")
     ready = [f"{model.name} {'+'.join(model.versions)}" for model in status.models if model.ready]
     print(f"  ready   {', '.join(ready) or 'no model'}")
     if missing := [model.name for model in status.models if not model.ready]:

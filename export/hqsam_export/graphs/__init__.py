@@ -1,7 +1,7 @@
 """The four graphs that are exported, as modules with the contract's inputs and outputs.
 
-Tracing `hqsam_export.modeling` as it stands would work and be slow. What stands here
-computes the same, arranged for inference; the export compares the two.
+They compute what `hqsam_export.modeling` does, rearranged to run fast. The export compares the
+two.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ from hqsam_export.modeling.image_encoder import (
 )
 
 GLOBAL_BLOCKS = 4
-"""Intermediate embeddings in the contract; a smaller model's are filled up with zeros."""
+"""Number of intermediate embeddings in the contract; those of a smaller model are zeros."""
 
 MIN_VIT_WIDTH = 768
-"""Width of the contract's intermediate embeddings; a narrower model's are filled up."""
+"""Width of the contract's intermediate embeddings; narrower ones are padded with zeros."""
 
 
 def interm_width(model: HQSamModel) -> int:
@@ -87,7 +87,7 @@ class _Attention(nn.Module):
         weights = attention.qkv.weight.detach().chunk(3)  # each [C, C]
         biases = attention.qkv.bias.detach().chunk(3)
         scale = (len(biases[0]) // self.heads) ** -0.5
-        # The query comes out scaled; the position tables, which meet it, take that back.
+        # The query is scaled here; the position tables, which it is multiplied with, undo that.
         self.weights = [weights[0].T * scale, weights[1].T, weights[2].T]
         self.biases = [biases[0] * scale, biases[1], biases[2]]
         # [S, D, S]: for each query row or column, from head channels to key row or column.

@@ -1,4 +1,4 @@
-"""The prompt decoder, with everything folded that no prompt changes."""
+"""The prompt decoder, with all products folded that no prompt changes."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class PromptDecoderGraph(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Shapes as in the contract's `prompt_decoder`."""
         # [P, N, C] and [P, N]
-        points, counts = self.prompt_encoder.embed_points(point_coords, point_labels)
+        points, valid = self.prompt_encoder.embed_points(point_coords, point_labels)
         outputs = self.output_tokens.expand(points.shape[0], -1, -1)  # [P, 6, C]
         tokens = torch.cat([outputs, points], dim=1)  # [P, T, C]
-        ignored = functional.pad(~counts, (outputs.shape[1], 0))
+        ignored = functional.pad(~valid, (outputs.shape[1], 0))
         bias = torch.where(ignored, IGNORED, 0.0)[:, None, None, :]  # [P, 1, 1, T]
         image = self.no_mask + channels_last(image_embeddings).flatten(1, 2)  # [1, 4096, C]
         image = image + self.dense(mask_input, has_mask_input) @ self.dense.weight  # [P, 4096, C]
@@ -162,10 +162,11 @@ def _heads_apart(x: Tensor) -> Tensor:
 
 
 class _DenseEmbedding(nn.Module):
-    """What an earlier mask adds to the image tokens, before the last, linear step.
+    """Maps an earlier mask to what it adds to the image tokens, but for the last, linear step.
 
-    That step's `weight`, [17, C], takes the mask's 16 channels and, for a prompt that has
-    a mask, a one: the bias, less the embedding of having none.
+    That step is a product with `weight`, [17, C]. Its first 16 rows are for the channels of the
+    mask. The last row is for a 1 in prompts with a mask: the step's bias, less the embedding of
+    "no mask".
     """
 
     def __init__(self, encoder: PromptEncoder) -> None:

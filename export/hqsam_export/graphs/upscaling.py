@@ -1,4 +1,4 @@
-"""Upscaling and convolution, rewritten as what runtimes run fastest.
+"""Upscaling and convolution, rewritten as operators that runtimes run fastest.
 
 A transposed convolution whose stride is its kernel size touches every input pixel
 once: it is a matrix product that gives each token a small square of pixels. In that
@@ -17,7 +17,7 @@ from hqsam_export.modeling.layers import LayerNorm2d
 class Upscaling(nn.Module):
     """Two transposed convolutions with norm and GELU between them: x 4 in height and width.
 
-    A second GELU follows where `gelu` is true.
+    If `gelu` is true, a second GELU follows.
     """
 
     def __init__(self, layers: nn.Sequential, gelu: bool = False) -> None:
@@ -34,7 +34,7 @@ class Upscaling(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [B, 4096, C] to pixels [B, 256, 256, D].
 
-        Rows are put in their places after each convolution, so that whole runs of memory move.
+        Rows are moved to their places after each convolution, while they are contiguous.
         """
         x = _widen(tokens @ self.first_weight + self.first_bias, 64)  # [B, 128, 128, M]
         norm = self.norm
@@ -71,7 +71,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 class HQMask(nn.Module):
-    """The HQ mask from upscaled features, without computing what only its sum needs.
+    """Computes the HQ mask from upscaled features, with the sum over channels done first.
 
     The HQ mask is the product of a kernel, one number per channel, with the sum of the
     image's `hq_features` and a convolution of the prompt's features. That convolution's

@@ -1,4 +1,4 @@
-"""The whole model, and what tells its variants apart."""
+"""The whole model, and the dimensions of its variants."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Architecture:
         global_blocks: indices of the blocks with global attention.
         width: channels of the image embeddings and of the decoder.
         mlp_width: hidden channels of the decoder's transformer.
-        box_centre: whether a box's centre is a point, too. Not in the published models; a
-            small one does not learn from little what lies between two corners.
+        box_centre: whether a box's centre is a point, too. It is not in the published models;
+            a small model needs much more training to learn the inside of a box without it.
     """
 
     vit_width: int

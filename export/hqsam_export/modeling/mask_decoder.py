@@ -12,7 +12,7 @@ SAM_MASKS = 4
 """SAM's own masks: the single one, then the three of its multi-mask mode."""
 
 IGNORED = -1e9
-"""What is added to the attention paid to a token that does not count."""
+"""Added to the attention paid to a token that is not valid."""
 
 
 class MaskDecoder(nn.Module):
@@ -59,7 +59,7 @@ class MaskDecoder(nn.Module):
         hq_features: Tensor,
         image_pe: Tensor,
         point_embeddings: Tensor,
-        point_counts: Tensor,
+        valid_points: Tensor,
         mask_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predict the masks of P prompts on one image.
@@ -69,7 +69,7 @@ class MaskDecoder(nn.Module):
             hq_features: [1, 32, 256, 256], see `hq_features`.
             image_pe: [1, 4096, C].
             point_embeddings: [P, N, C].
-            point_counts: bool [P, N], false for a point that is to have no influence.
+            valid_points: bool [P, N], false for a point that is ignored.
             mask_embeddings: [P, C, 64, 64].
 
         Returns:
@@ -77,7 +77,7 @@ class MaskDecoder(nn.Module):
             predicted IoU of SAM's masks [P, 4].
         """
         tokens, image = self.attend(
-            image_embeddings, image_pe, point_embeddings, point_counts, mask_embeddings
+            image_embeddings, image_pe, point_embeddings, valid_points, mask_embeddings
         )
         return self.masks(tokens, image, hq_features)
 
@@ -86,13 +86,13 @@ class MaskDecoder(nn.Module):
         image_embeddings: Tensor,
         image_pe: Tensor,
         point_embeddings: Tensor,
-        point_counts: Tensor,
+        valid_points: Tensor,
         mask_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Let output tokens, prompts and image attend to each other.
 
         Args:
-            as of `forward`.
+            see `forward`.
 
         Returns:
             output and prompt tokens [P, 6 + N, C] and image tokens [P, C, 64, 64].
@@ -101,8 +101,8 @@ class MaskDecoder(nn.Module):
         outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight, self.hf_token.weight])
         outputs = outputs.expand(prompts, -1, -1)  # [P, 6, C]
         tokens = torch.cat([outputs, point_embeddings], dim=1)  # [P, 6 + N, C]
-        counts = torch.cat([torch.ones_like(outputs[..., 0], dtype=torch.bool), point_counts], 1)
-        bias = torch.where(counts, 0.0, IGNORED)[:, None, None, :]  # [P, 1, 1, 6 + N]
+        valid = torch.cat([torch.ones_like(outputs[..., 0], dtype=torch.bool), valid_points], 1)
+        bias = torch.where(valid, 0.0, IGNORED)[:, None, None, :]  # [P, 1, 1, 6 + N]
         image = (image_embeddings + mask_embeddings).flatten(2).transpose(1, 2)  # [P, 4096, C]
         tokens, image = self.transformer(image, image_pe, tokens, bias)
         return tokens, image.transpose(1, 2).reshape_as(mask_embeddings)
@@ -110,7 +110,7 @@ class MaskDecoder(nn.Module):
     def masks(
         self, tokens: Tensor, image: Tensor, hq_features: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Form masks from what `attend` gives; see `forward`."""
+        """Make masks of what `attend` returns; see `forward`."""
         sam_features = self.output_upscaling(image)  # [P, 32, 256, 256]
         features = self.embedding_maskfeature(sam_features) + hq_features  # [P, 32, 256, 256]
         sam_kernels = torch.stack(

@@ -40,10 +40,10 @@ class PromptEncoder(nn.Module):
             labels: [P, N], the contract's label codes.
 
         Returns:
-            [P, N, C], where padding points carry the not-a-point embedding alone, and bool
-            [P, N], which of them count. With box centres, N is one more.
+            embeddings [P, N, C], of padding the not-a-point embedding alone; and which points
+            are valid, bool [P, N]. With box centres, N is one more.
         """
-        counts = points_that_count(labels)
+        valid = valid_points(labels)
         labels = labels.unsqueeze(-1)  # [P, N, 1]
         x = self._encoding(coords)  # [P, N, C]
         x = torch.where(labels == contract.LABEL_PADDING, self.not_a_point_embed.weight, x)
@@ -53,11 +53,11 @@ class PromptEncoder(nn.Module):
             corners = labels >= contract.LABEL_BOX_TOP_LEFT  # [P, N, 1]
             centre = (coords * corners).sum(dim=1, keepdim=True) / 2  # [P, 1, 2]
             x = torch.cat([x, self._encoding(centre) + self.box_centre.weight], dim=1)
-            counts = torch.cat([counts, corners.any(dim=1)], dim=1)
-        return x, counts
+            valid = torch.cat([valid, corners.any(dim=1)], dim=1)
+        return x, valid
 
     def _encoding(self, coords: Tensor) -> Tensor:
-        # A pixel's centre lies half a pixel from its corner.
+        # Coordinates count pixels: the centre of the first one is 0, and 0.5 from its edge.
         encoding: Tensor = self.pe_layer((coords + 0.5) / contract.INPUT_SIZE)
         return encoding
 
@@ -66,7 +66,7 @@ class PromptEncoder(nn.Module):
 
         Args:
             masks: [P, 1, 256, 256], low-resolution logits.
-            has_mask: [P], 1 where the mask counts and 0 where there is none.
+            has_mask: [P], 1 for a prompt with a mask and 0 for one without.
 
         Returns:
             [P, C, 64, 64].
@@ -99,18 +99,18 @@ class PositionEncoding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def points_that_count(labels: Tensor) -> Tensor:
-    """Tell points from padding, so that prompts of different lengths share a batch.
+def valid_points(labels: Tensor) -> Tensor:
+    """Tell valid points from padding that only brings a batch's prompts to one length.
 
-    In SAM a prompt without a box ends in one padding point, which is a token of its own,
-    and a prompt with a box has none. Any padding beyond that only fills up a batch.
+    In SAM a prompt without a box ends with one padding point, which is a token like any other,
+    and a prompt with a box has none. So the first padding point of a prompt without a box is
+    valid; all other padding is not.
 
     Args:
         labels: [P, N], label codes.
 
     Returns:
-        bool [P, N]: false for padding beyond the first point of it in a prompt, and for
-        all padding in a prompt with a box corner.
+        bool [P, N].
     """
     padding = labels == contract.LABEL_PADDING  # [P, N]
     has_box = (labels >= contract.LABEL_BOX_TOP_LEFT).any(dim=1, keepdim=True)  # [P, 1]

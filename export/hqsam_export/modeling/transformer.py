@@ -30,9 +30,9 @@ class TwoWayTransformer(nn.Module):
         Args:
             image: image tokens [P, 4096, C].
             image_pe: their position encoding [1, 4096, C].
-            tokens: output and prompt tokens [P, T, C]; also their own position encoding.
-            token_bias: [P, 1, 1, T], added to the attention that is paid to tokens:
-                0 for a token that counts, a large negative number for one that does not.
+            tokens: output and prompt tokens [P, T, C], which are their own position encoding.
+            token_bias: [P, 1, 1, T], added to the attention paid to a token: 0 for a valid
+                token, a large negative number for another.
 
         Returns:
             tokens [P, T, C] and image tokens [P, 4096, C].

@@ -27,6 +27,9 @@ _LOADED = re.compile(r"(?:successfully loaded|failed to load) '([^']+)'")
 # Triton says this once every request is answered.
 _DRAINED = "All models are stopped"
 
+# Where the stack begins in an error of a Python model; Triton escapes line ends.
+_STACK = "\\n\\nAt:"
+
 
 class Log:
     """Reads the output of `tritonserver` and shows what an operator needs.
@@ -35,7 +38,7 @@ class Log:
     normal operation nor, without a GPU, its complaints about CUDA.
 
     Attributes:
-        drained: set once every request is answered, or the output has ended.
+        drained: set once Triton stops and has answered every request, or the output has ended.
         loading: names of the models that are being loaded.
     """
 
@@ -109,7 +112,8 @@ class Log:
         errors.sort(key=lambda message: "failed to " not in message)
         errors += filter(_BAD_OPTION.search, self._recent)
         errors += filter(None, reversed(self._recent))
-        return next(iter(errors), "it printed nothing")
+        first = next(iter(errors), "it printed nothing")
+        return first.partition(_STACK)[0].strip('"').replace("\\n", " ")
 
     def lost_a_port(self) -> bool:
         """Tell whether another program was listening on one of the server's ports."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
-import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,18 +15,12 @@ from hqsam_server.launcher import distribution, repository_view
 from hqsam_server.launcher.log import Log
 from hqsam_server.launcher.options import Endpoint, Tls, Tuning, absolute
 from hqsam_server.launcher.process import Process, instances
+from hqsam_server.launcher.services import Services
 from hqsam_server.launcher.workspace import Workspace
 
-# What only the process that started the server may do; each server draws its own key.
-# Metadata is open to all: it tells no more than the contract does.
-_ADMIN_PROTOCOLS = "model-repository,shared-memory,statistics,trace,logging"
-_ADMIN_HEADER = "hqsam-admin"
-
 _FREE_PORT = Endpoint()
-_SERVICES = ("grpc", "http", "metrics")
 _PORT_ATTEMPTS = 3
 _POLL_S = 0.1
-_ANSWER_S = 5.0
 _FIRST_NEWS_S = 10.0
 
 _STORE = "HQSAM_STORE_FOLDER"
@@ -80,8 +71,7 @@ class TritonServer:
             log: where the server's log goes; None for nowhere.
         """
         self._source = None if model_repository is None else absolute(model_repository)
-        self._wanted = {"grpc": grpc, "http": http, "metrics": metrics}
-        self._endpoints = dict(self._wanted)
+        self._services = Services({"grpc": grpc, "http": http, "metrics": metrics})
         self._tls = tls
         self._tuning = tuning or Tuning()
         self._environment = dict(environment or {})
@@ -95,7 +85,6 @@ class TritonServer:
             gpu=self._tuning.backend_directory is not None,
             everything=any(argument.startswith("--log-") for argument in arguments),
         )
-        self._admin_key = secrets.token_urlsafe(24)
         self._workspace = Workspace()
         self._process: Process | None = None
         self._is_up = False
@@ -104,17 +93,17 @@ class TritonServer:
     @property
     def grpc_url(self) -> str:
         """``host:port`` of the gRPC service."""
-        return self._endpoints["grpc"].url
+        return self._services.url("grpc")
 
     @property
     def http_url(self) -> str:
         """``host:port`` of the HTTP service."""
-        return self._endpoints["http"].url
+        return self._services.url("http")
 
     @property
     def metrics_url(self) -> str:
         """``host:port`` of the metrics service; Prometheus reads ``/metrics`` there."""
-        return self._endpoints["metrics"].url
+        return self._services.url("metrics")
 
     @property
     def pid(self) -> int:
@@ -176,7 +165,7 @@ class TritonServer:
 
     def _launch(self) -> None:
         for attempt in range(_PORT_ATTEMPTS):
-            self._endpoints = {name: wanted.with_port() for name, wanted in self._wanted.items()}
+            self._services.choose_ports()
             self._spawn()
             try:
                 self._wait_until_ready()
@@ -207,13 +196,10 @@ class TritonServer:
             f"--model-repository={folder / 'repository'}",
             f"--backend-directory={self._tuning.backend_directory or folder / 'backends'}",
             f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
-            *(f"--{name}-port={self._endpoints[name].port}" for name in _SERVICES),
-            *(f"--{name}-address={self._endpoints[name].address}" for name in _SERVICES),
+            *self._services.arguments(),
             *self._tls_arguments,
             "--model-control-mode=explicit",
             "--load-model=*",
-            f"--grpc-restricted-protocol={_ADMIN_PROTOCOLS}:{_ADMIN_HEADER}={self._admin_key}",
-            f"--http-restricted-api={_ADMIN_PROTOCOLS}:{_ADMIN_HEADER}={self._admin_key}",
             f"--exit-timeout-secs={self._exit_timeout_s}",
             # Quantiles as well as sums: an average hides slow requests.
             "--metrics-config=summary_latencies=true",
@@ -225,8 +211,10 @@ class TritonServer:
     def _wait_until_ready(self) -> None:
         start = time.monotonic()
         next_news_s = _FIRST_NEWS_S
-        while not self._is_ready():
-            if not self._running.is_running():
+        metrics = not any(argument.startswith("--allow-metrics") for argument in self._arguments)
+        while not self._services.is_ready(metrics):
+            # A start that failed unloads its models for seconds before the process ends.
+            if not self._running.is_running() or self._log.drained.is_set():
                 raise StartError(f"Triton ended while it started: {self._running.reason()}")
             waited_s = time.monotonic() - start
             if waited_s > self._start_timeout_s:
@@ -256,34 +244,6 @@ class TritonServer:
         if environment is not None:
             self._workspace.add_environment(environment)
 
-    def _is_ready(self) -> bool:
-        """Ask the services that start after gRPC, and are never behind TLS."""
-        if self._ask("GET", "/v2/health/ready", _ANSWER_S)[0] != http.client.OK:
-            return False
-        # The last service to start; Triton ends if it cannot.
-        if any(argument.startswith("--allow-metrics") for argument in self._arguments):
-            return True
-        return self._ask("GET", "/metrics", _ANSWER_S, "metrics")[0] == http.client.OK
-
-    def _ask(
-        self, method: str, path: str, timeout_s: float, service: str = "http"
-    ) -> tuple[int, str]:
-        """Return status and message of a service's response, status 0 without a response."""
-        endpoint = self._endpoints[service]
-        connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=timeout_s)
-        try:
-            connection.request(method, path, headers={_ADMIN_HEADER: self._admin_key})
-            response = connection.getresponse()
-            text = response.read().decode(errors="replace")
-        except (OSError, http.client.HTTPException) as error:
-            return 0, str(error)
-        finally:
-            connection.close()
-        try:
-            return response.status, str(json.loads(text)["error"])
-        except (ValueError, KeyError):
-            return response.status, text
-
     def restart(self) -> None:
         """Start the process again on the same ports, with the same store.
 
@@ -308,9 +268,9 @@ class TritonServer:
         self._workspace.count_restart()
         # Triton reloads a model only if its files have changed.
         (self._workspace.folder / "repository" / model / "generation").touch()
-        status, answer = self._ask("POST", f"/v2/repository/models/{model}/load", timeout_s)
-        if status != http.client.OK:
-            raise StartError(f"{model} could not be loaded: {answer}")
+        failure = self._services.load(model, timeout_s)
+        if failure is not None:
+            raise StartError(f"{model} could not be loaded: {failure}")
 
     def remove_shared_memory(self, used: Collection[str]) -> None:
         """Remove the server's shared memory, but not the parts with these names."""

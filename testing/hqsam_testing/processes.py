@@ -1,0 +1,32 @@
+"""The processes of a running server: which they are, and what they hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+from hqsam_server.launcher import cleanup
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Return a process and all that it has started; none if it has ended."""
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def is_janitor(process: psutil.Process) -> bool:
+    """Return whether a process is the one that cleans up after a server."""
+    return cleanup.__file__ in process.cmdline()
+
+
+def memory_bytes(pid: int) -> int:
+    """Return the resident memory of a process's family; what several share counts once."""
+    return sum(process.memory_full_info().pss for process in family(pid))
+
+
+def shared_memory(prefix: str) -> list[Path]:
+    """Return the files of a Triton in /dev/shm, whose names begin with this."""
+    return sorted(cleanup.SHARED_MEMORY.glob(f"{prefix}*"))
