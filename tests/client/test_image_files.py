@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hqsam_client import image_files
 from hqsam_testing.oracle import images
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "MPO")
 
@@ -32,7 +32,7 @@ def with_exif_after_the_pixels(png: bytes) -> bytes:
     return png[:start] + png[end:last] + png[start:end] + png[last:]
 
 
-def opened(data: bytes) -> Image.Image:
+def opened(data: bytes) -> ImageFile.ImageFile:
     return Image.open(io.BytesIO(data))
 
 
