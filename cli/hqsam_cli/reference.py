@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,9 +15,9 @@ _INTRODUCTION = """\
 
 <!-- Generated: python -m hqsam_cli.reference > docs/cli.md -->
 
-`hqsam COMMAND --help` prints the same, and `hqsam --version` the version. A command that fails
-prints one line that says what to do and exits with status 1. If the command line itself is wrong,
-the status is 2. Paths may start with `~`.
+After a command, `--help` prints the same; without one, `--version` prints the version. A command
+that fails prints one line that says what to do and exits with status 1. If the command line itself
+is wrong, the status is 2. Paths may start with `~`.
 """
 
 _SERVER = "Options of a server"
@@ -42,8 +43,8 @@ def _command(name: str) -> str:
             sections.append(_table(group.title or "", actions))
     if parser.epilog:
         is_text = parser.formatter_class is not argparse.RawDescriptionHelpFormatter
-        epilog = parser.epilog.rstrip()
-        sections.append(f"{epilog}\n" if is_text else f"```text\n{epilog}\n```\n")
+        epilog = parser.epilog.rstrip() + "\n"
+        sections.append(epilog if is_text else textwrap.indent(epilog, "    "))
     return "\n".join(sections)
 
 

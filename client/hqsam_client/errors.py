@@ -126,6 +126,11 @@ _CONNECTION_FAILURES = (
         "the server there does not speak gRPC; Triton's HTTP port is 8000, its gRPC port 8001",
     ),
     (
+        "Socket closed",
+        "the server closed the connection; it is stopping, or it wants TLS, or this is no gRPC "
+        "port: Triton's HTTP port is 8000, its gRPC port 8001",
+    ),
+    (
         "andshake failed",
         "the TLS handshake failed; check the certificates and whether the server uses TLS",
     ),
@@ -162,7 +167,7 @@ def _connection_failure(details: str, url: str) -> str:
     for sign, words in _CONNECTION_FAILURES:
         if sign not in details:
             continue
-        if sign == "Connection refused" and _HTTP_PORT.search(url):
+        if _HTTP_PORT.search(url) and "8001" not in words:
             return f"{words}: port 8000 is Triton's HTTP port, gRPC is port 8001"
         return words
     return f"{details}; run `hqsam status`, or try again when the server is less busy"

@@ -84,6 +84,19 @@ def test_a_token_goes_with_the_callers_own_metadata() -> None:
     assert metadata(None, None) == ()
 
 
+@pytest.mark.parametrize("token", ["secret\n", "schlüssel", "a\0b"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_repeated(token: str) -> None:
+    with pytest.raises(OptionError, match="the token has a line break or another") as caught:
+        HQSam(token=token)
+    assert token.strip() not in str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [("x tenant", "a"), ("x-tenant", "a\nb"), ("", "a")])
+def test_metadata_that_cannot_be_sent_is_refused(key: str, value: str) -> None:
+    with pytest.raises(OptionError, match="expected keys of letters"):
+        HQSam(metadata={key: value})
+
+
 def test_a_certificate_that_is_absent_or_no_pem_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"none\.pem cannot be read: No such file"):
         HQSam(root_certificates=tmp_path / "none.pem")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-from hqsam_client import EmbedResult, HQSam, ImageError, Mask, RemoteImage, SupersededError
+from hqsam_client import EmbedResult, HQSam, ImageError, Mask
 from hqsam_server import TritonServer
 from hqsam_testing.api import Api
 from numpy.typing import NDArray
@@ -169,51 +167,19 @@ def test_refining_starts_from_the_earlier_mask(sam: HQSam, api: Api, photo: byte
     assert np.abs(expected[0] - expected[1]).max() > 0.1  # far beyond the tolerance
 
 
+def test_prompts_over_the_edge_of_the_image_are_answered(sam: HQSam, photo: bytes) -> None:
+    image = sam.open(photo)
+    over, _ = image.segment(boxes=[(-30.5, 20, 330.25, 230), (0, 0, 9, 9)])
+    assert over.size == (200, 300)
+    assert image.segment(points=[(-0.5, 200)]).size == (200, 300)
+
+
 def test_many_threads_share_a_client_and_get_their_own_results(sam: HQSam, photo: bytes) -> None:
     image = sam.open(photo)
     alone = [image.segment(points=[point]) for point in POINTS]
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda i: image.segment(points=[POINTS[i % 4]]), range(12)))
     assert all(close(mask, alone[i % 4]) for i, mask in enumerate(results))
-
-
-def wait_for_a_call(image: RemoteImage) -> None:
-    """Wait until a call on `image.latest` has been sent."""
-    turns = image.latest._turns
-    assert turns is not None
-    deadline = time.monotonic() + 10
-    while turns._newest is None or turns._newest._future is None:
-        assert time.monotonic() < deadline, "no call on latest was sent"
-        time.sleep(0.001)
-
-
-def test_a_newer_call_on_latest_ends_the_one_before(sam: HQSam, photo: bytes) -> None:
-    image = sam.open(photo)
-    outcome: list[list[Mask] | Exception] = []
-
-    def slow() -> None:
-        try:
-            outcome.append(image.latest.segment(boxes=[(20, 30, 200, 180)] * 64))
-        except SupersededError as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=slow)
-    thread.start()
-    wait_for_a_call(image)
-    newest = image.latest.segment(points=[(105, 90)])
-    thread.join()
-    assert isinstance(outcome[0], SupersededError)
-    assert close(newest, image.segment(points=[(105, 90)]))
-
-
-def test_a_wrong_prompt_on_latest_ends_nothing(sam: HQSam, photo: bytes) -> None:
-    image = sam.open(photo)
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(image.latest.segment, boxes=[(20, 30, 200, 180)] * 4)
-        wait_for_a_call(image)
-        with pytest.raises(ValueError, match="outside the image"):
-            image.latest.segment(points=[(9999, 90)])
-        assert len(pending.result()) == 4
 
 
 def test_images_are_embedded_ahead_of_time_and_failures_told_apart(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
-from hqsam_client import ImageError, Mask, MissingPackageError
+from hqsam_client import ImageError, Mask, MissingPackageError, OptionError
+from hqsam_client.contract import PIXEL_MEAN, PIXEL_STD
+from hqsam_client.mask import MASK_ENDINGS
+from hqsam_client.shared.upload import prepare
+from hqsam_server.models.preprocess import Limits, preprocess
+from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -52,16 +60,77 @@ def test_run_lengths_survive_json_and_give_the_mask_back(mask: Mask) -> None:
     np.testing.assert_array_equal(coco.decode(rle).astype(bool), mask.array)
 
 
+@pytest.mark.parametrize("ending", sorted(MASK_ENDINGS))
+def test_a_mask_is_saved_without_loss_in_every_format(
+    mask: Mask, tmp_path: Path, ending: str
+) -> None:
+    mask.save(tmp_path / f"mask{ending}")
+    with Image.open(tmp_path / f"mask{ending}") as image:
+        np.testing.assert_array_equal(np.asarray(image.convert("L")) == 255, mask.array)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "mask.jpg",
+            r"mask\.jpg'.*\.jpg would change its pixels; expected a name that ends in \.png",
+        ),
+        ("mask.JPEG", r"\.JPEG would change its pixels"),
+        ("mask.webp", r"\.webp would change its pixels"),
+        ("mask", "it has no ending; expected a name that ends in .png"),
+        (".png", "it has no ending"),
+        ("no/such/mask.png", "make the folder .*no/such first"),
+        ("folder.png", "folder.png cannot be written: Is a directory"),
+    ],
+)
+def test_a_mask_is_not_saved_where_that_would_fail_or_change_it(
+    mask: Mask, tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(OptionError, match=message):
+        mask.save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_a_mask_is_saved_in_the_home_folder(
+    mask: Mask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    mask.save("~/mask.png")
+    assert (tmp_path / "mask.png").is_file()
+
+
 def test_polygons_are_the_borders_of_the_parts_the_largest_first() -> None:
     low_res = np.full((256, 256), -1, np.float32)
     low_res[20:40, 20:40] = 1
     low_res[100:180, 60:200] = 1
     mask = Mask(low_res, 0.5, (1024, 1024))
     large, small = mask.polygons()
-    assert np.abs(large.min(0) - (240, 400)).max() <= 2  # (x, y)
-    assert np.abs(large.max(0) - (799, 719)).max() <= 2
-    assert np.abs(small.min(0) - (80, 80)).max() <= 2
-    assert all(mask.array[y, x] for x, y in np.concatenate([large, small]))
+    assert large.holes == small.holes == []
+    assert np.abs(large.outline.min(0) - (240, 400)).max() <= 2  # (x, y)
+    assert np.abs(large.outline.max(0) - (799, 719)).max() <= 2
+    assert np.abs(small.outline.min(0) - (80, 80)).max() <= 2
+    assert all(mask.array[y, x] for x, y in np.concatenate([large.outline, small.outline]))
+
+
+def test_polygons_keep_holes_and_what_lies_in_them() -> None:
+    low_res = np.full((256, 256), -1, np.float32)
+    low_res[20:200, 20:200] = 1
+    low_res[40:120, 40:120] = -1
+    low_res[60:80, 60:80] = 1
+    low_res[150:180, 150:180] = -1
+    mask = Mask(low_res, 0.5, (512, 512))
+    ring, island = mask.polygons()
+    assert len(ring.holes) == 2
+    assert island.holes == []
+    drawn = np.zeros((512, 512), np.uint8)
+    for polygon in (ring, island):
+        cv2.fillPoly(drawn, [polygon.outline], (1,))
+        for hole in polygon.holes:
+            cv2.fillPoly(drawn, [hole], (0,))
+            cv2.polylines(drawn, [hole], True, (1,))
+    np.testing.assert_array_equal(drawn.astype(bool), mask.array)
 
 
 def test_an_overlay_tints_the_object_and_leaves_the_rest(mask: Mask) -> None:
@@ -75,6 +144,34 @@ def test_an_overlay_tints_the_object_and_leaves_the_rest(mask: Mask) -> None:
     assert inner[0] > 140
     assert inner[1] < 70
     assert outer.tolist() == [90, 90, 90]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full((300, 400), 0x5A00, np.uint16),
+        np.linspace(0, 1, 300 * 400, dtype=np.float32).reshape(300, 400),
+        np.linspace(-4, 90_000, 300 * 400).astype(np.int32).reshape(300, 400),
+    ],
+    ids=["16-bit", "float", "32-bit"],
+)
+def test_an_overlay_shows_deep_grey_as_the_model_sees_it(values: NDArray[Any]) -> None:
+    upload = prepare(Image.fromarray(values))
+    empty = np.full((256, 256), -1, np.float32)
+    drawn = np.asarray(Mask(empty, 0.5, upload.size, upload.full_image).overlay())
+    seen, _ = preprocess(upload.encoded, Limits())
+    frame = seen[0, :, :768].transpose(1, 2, 0) * PIXEL_STD + PIXEL_MEAN
+    shown = np.asarray(Image.fromarray(drawn).resize((1024, 768), Image.Resampling.BILINEAR))
+    assert np.abs(shown - frame).max() < 1.5
+    assert 50 < np.median(drawn) < 200
+
+
+def test_an_overlay_goes_on_a_photograph_that_lies_on_its_side(mask: Mask) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (300, 400), (90, 90, 90)).save(buffer, "JPEG", exif=exif)
+    assert mask.overlay(Image.open(buffer)).size == (400, 300)
 
 
 def test_an_overlay_goes_on_any_image_of_the_size_and_no_other(mask: Mask) -> None:

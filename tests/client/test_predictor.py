@@ -82,6 +82,14 @@ def test_hq_token_only_with_multimask_output_changes_the_score_only(
     assert multi != single
 
 
+def test_boxes_and_points_outside_the_image_are_taken_as_the_official_class_does(
+    predictor: SamPredictor,
+) -> None:
+    outside = np.array([[-0.4, 200.3], [400, -50]])
+    masks, _, _ = predictor.predict(outside, LABELS, np.array([-20.5, -3, 310.25, 204]))
+    assert masks.shape == (1, 200, 300)
+
+
 def test_logits_are_returned_where_asked_for(predictor: SamPredictor) -> None:
     masks, _, _ = predictor.predict(box=BOX[None])
     logits, _, _ = predictor.predict(box=BOX[None], return_logits=True)
@@ -111,7 +119,7 @@ def test_wrong_arguments_are_refused(predictor: SamPredictor, array: NDArray[np.
         predictor.predict(box=BOX, mask_input=np.zeros((4, 4), np.float32))
     with pytest.raises(ImageError, match="image_format is 'HSV', expected 'RGB' or 'BGR'"):
         predictor.set_image(array, image_format="HSV")
-    with pytest.raises(ImageError, match="image is a str, expected an array"):
+    with pytest.raises(ImageError, match="image is of type str, expected an array"):
         predictor.set_image("photo.jpg")  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="sam_model is a str, expected what"):
+    with pytest.raises(OptionError, match="sam_model is of type str, expected an HQSam"):
         SamPredictor("model")  # type: ignore[arg-type]

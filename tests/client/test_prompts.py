@@ -38,7 +38,7 @@ def test_the_corners_of_a_box_follow_its_points() -> None:
     assert prompts.labels.tolist() == [[1, 0, 2, 3]]
 
 
-def test_coordinates_are_sent_in_the_1024_frame() -> None:
+def test_coordinates_are_sent_in_the_input_frame() -> None:
     prompts = build((2000, 1000), points=[(1000, 2000)])
     assert prompts.coords[0, 0].tolist() == [512, 1024]
 
@@ -64,11 +64,44 @@ def test_arrays_are_taken_where_lists_are() -> None:
     assert many.coords.shape == (2, 2, 2)
     nested = build(SIZE, points=np.zeros((3, 2, 2)))
     assert nested.many
-    assert nested.coords.shape == (3, 3, 2)
+    assert nested.coords.shape == (3, 2, 2)
 
 
 def test_one_list_of_one_box_is_still_many() -> None:
     assert build(SIZE, boxes=[(0, 0, 9, 9)]).many
+
+
+@pytest.mark.parametrize(
+    "box", [(-40.5, -3, 30, 40), (900, 400, 1024.4, 512.3), (-1, -1, 2000, 2000)]
+)
+def test_a_box_over_the_edge_of_the_image_is_sent_unchanged(box: tuple[float, ...]) -> None:
+    prompts = build(SIZE, box=box)
+    np.testing.assert_allclose(prompts.coords.reshape(-1), box, rtol=1e-6)
+
+
+@pytest.mark.parametrize("point", [(-1, -1), (1024, 512), (1023.6, -0.4)])
+def test_a_point_up_to_one_pixel_outside_the_image_is_sent_unchanged(
+    point: tuple[float, float],
+) -> None:
+    np.testing.assert_allclose(build(SIZE, points=[point]).coords[0, 0], point, rtol=1e-6)
+
+
+def test_the_official_predictors_prompts_may_lie_anywhere() -> None:
+    prompts = build(SIZE, points=[(-300, 4000)], box=(50, 60, 20, -700), anywhere=True)
+    assert prompts.coords.tolist() == [[[-300, 4000], [50, 60], [20, -700]]]
+    with pytest.raises(PromptError, match="expected finite numbers"):
+        build(SIZE, points=[(float("nan"), 2)], anywhere=True)
+
+
+def test_many_prompts_are_cut_into_parts_that_a_server_takes() -> None:
+    boxes = [(i, 0, i + 1, 9) for i in range(600)]
+    refine = [mask(value=i) if i in (255, 256) else None for i in range(600)]
+    parts = list(build(SIZE, boxes=boxes, refine=refine).parts())
+    assert [len(part.coords) for part in parts] == [256, 256, 88]
+    assert [x for part in parts for x in part.coords[:, 0, 0]] == list(range(600))
+    assert [float(part.has_mask.sum()) for part in parts if part.has_mask is not None] == [1, 1, 0]
+    assert parts[1].masks is not None
+    assert parts[1].masks[0].max() == 256
 
 
 def test_earlier_masks_are_sent_beside_the_prompts_that_refine_them() -> None:
@@ -89,7 +122,10 @@ def test_earlier_masks_are_sent_beside_the_prompts_that_refine_them() -> None:
         ({"boxes": []}, "boxes is empty"),
         ({"labels": [1]}, "labels were given without points"),
         ({"points": [(1025, 3)]}, r"points has \(1025, 3\), which is outside the image"),
-        ({"points": [(3, -0.5)]}, "outside the image, expected 0 <= x <= 1024 and 0 <= y <= 512"),
+        (
+            {"points": [(3, -1.5)]},
+            "outside the image, expected x from 0 to 1023 and y from 0 to 511",
+        ),
         ({"points": [(float("nan"), 2)]}, "points is .* expected finite numbers"),
         ({"points": [(1, 2, 3)]}, r"points is \[\(1, 2, 3\)\], expected \(x, y\) pairs"),
         ({"points": (1, 2)}, r"points is \(1, 2\), expected \(x, y\) pairs"),
@@ -99,18 +135,30 @@ def test_earlier_masks_are_sent_beside_the_prompts_that_refine_them() -> None:
         ({"points": [(1, 2)], "labels": 1}, "labels is 1, expected a list"),
         ({"box": (5, 5, 5, 9)}, "expected x0 < x1 and y0 < y1"),
         ({"box": (9, 5, 5, 9)}, "box is .* expected x0 < x1"),
-        ({"box": (0, 0, 2000, 9)}, r"box has \(2000, 9\), which is outside"),
+        ({"box": (1024, 0, 2000, 9)}, r"box is \(1024, 0, 2000, 9\), which is outside the image"),
+        ({"box": (-9, -9, 0, 9)}, "expected a box that overlaps it: 1024 x 512 pixels"),
         ({"box": (0, 0, 9)}, r"box is \(0, 0, 9\), expected \(x0, y0, x1, y1\)"),
         ({"box": "left"}, "box is 'left'"),
         ({"box": (0, 0, 9, 9), "boxes": [(0, 0, 9, 9)]}, "box was given with many prompts"),
         ({"boxes": 3}, "boxes is 3"),
+        ({"boxes": "left"}, "boxes is 'left'"),
+        ({"boxes": (0, 0, 9, 9)}, "which is one box, expected a list of boxes; pass it as box"),
+        (
+            {"points": [(335, 44)], "boxes": [(0, 0, 9, 9)]},
+            r"points is \[\(335, 44\)\], which are the points of one object, expected with boxes "
+            "a list of points for each box",
+        ),
+        (
+            {"points": np.array([[3, 4], [5, 6]]), "boxes": [(0, 0, 9, 9)] * 2},
+            "the points of one object, expected with boxes a list of points for each box",
+        ),
         ({"boxes": [(0, 0, 9, 9), (5, 5, 1, 1)]}, r"boxes\[1\] is"),
         (
             {"boxes": [(0, 0, 9, 9)], "points": [[(1, 1)]] * 2},
             "points has 2 entries, expected .* 1",
         ),
         ({"boxes": [(0, 0, 9, 9)], "labels": [[1]]}, r"labels\[0\] has 1 entries for 0 points"),
-        ({"points": [(1, 1)], "refine": np.zeros((256, 256))}, "refine is a ndarray"),
+        ({"points": [(1, 1)], "refine": np.zeros((256, 256))}, "refine is of type ndarray"),
         (
             {"points": [(1, 1)], "refine": mask((9, 9))},
             r"refine is a mask of an image of \(9, 9\)",

@@ -1,13 +1,12 @@
 """TLS, mutual TLS, tokens and metadata, as they arrive at the other end.
 
-The other end is gRPC's own server with a stand-in for `embed`: Triton checks no tokens,
-and the launcher of the tests speaks to it in the clear.
+The other end is a stand-in on gRPC's own server: Triton checks no tokens, and the launcher of the
+tests starts it without TLS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +15,21 @@ import pytest
 import trustme
 from hqsam_cli import main
 from hqsam_client import AccessDeniedError, HQSam, UnavailableError
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tests.client.conftest import StandIn, usual_answer
 
 TOKEN = "the-right-token"  # noqa: S105
 
 
-class Doorkeeper(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers that every image is stored, and keeps what metadata came."""
+def doorkeeper(token: str) -> Callable[[Any, Any], Any]:
+    """Return what answers only calls with this token."""
 
-    def __init__(self) -> None:
-        self.metadata: dict[str, str] = {}
-        self.token: str | None = None
-
-    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self.metadata = dict(context.invocation_metadata())
-        if self.token and self.metadata.get("authorization") != f"Bearer {self.token}":
+    def answer(request: Any, context: Any) -> Any:
+        if dict(context.invocation_metadata()).get("authorization") != f"Bearer {token}":
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is wrong")
-        response = service_pb2.ModelInferResponse(model_name=request.model_name)
-        response.outputs.add(name="already_stored", datatype="BOOL", shape=(1,))
-        response.raw_output_contents.append(b"\x01")
-        return response
+        return usual_answer(request)
 
-
-@pytest.fixture
-def doorkeeper() -> Doorkeeper:
-    return Doorkeeper()
-
-
-@pytest.fixture
-def serve(doorkeeper: Doorkeeper) -> Iterator[Callable[..., str]]:
-    """Starts the server, with credentials or without; returns its address."""
-    with ThreadPoolExecutor(2) as pool:
-        server = grpc.server(pool)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(doorkeeper, server)
-
-        def start(credentials: Any = None) -> str:
-            if credentials is None:
-                port = server.add_insecure_port("127.0.0.1:0")
-            else:
-                port = server.add_secure_port("127.0.0.1:0", credentials)
-            server.start()
-            return f"127.0.0.1:{port}"
-
-        yield start
-        server.stop(None).wait()
+    return answer
 
 
 class Files:
@@ -130,9 +100,9 @@ def test_mutual_tls_lets_in_who_has_a_certificate(
 
 
 def test_a_wrong_token_is_denied(
-    serve: Callable[..., str], doorkeeper: Doorkeeper, photo: bytes
+    serve: Callable[..., str], stand_in: StandIn, photo: bytes
 ) -> None:
-    doorkeeper.token = TOKEN
+    stand_in.answer = doorkeeper(TOKEN)
     url = serve()
     with HQSam(url, token=TOKEN) as sam:
         assert sam.open(photo).embed() is True
@@ -143,23 +113,23 @@ def test_a_wrong_token_is_denied(
 
 def test_the_commands_take_the_token_from_the_environment(
     serve: Callable[..., str],
-    doorkeeper: Doorkeeper,
+    stand_in: StandIn,
     photo: bytes,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    doorkeeper.token = TOKEN
+    stand_in.answer = doorkeeper(TOKEN)
     monkeypatch.setenv("HQSAM_TOKEN", TOKEN)
     (tmp_path / "photo.png").write_bytes(photo)
     assert main.main(["embed", str(tmp_path / "photo.png"), "--url", serve()]) == 0
-    assert "1 known before" in capsys.readouterr().out
+    assert " 0 failed" in capsys.readouterr().out
 
 
 def test_metadata_and_the_image_id_go_with_every_call(
-    serve: Callable[..., str], doorkeeper: Doorkeeper, photo: bytes
+    serve: Callable[..., str], stand_in: StandIn, photo: bytes
 ) -> None:
     with HQSam(serve(), metadata={"x-tenant": "a"}) as sam:
         image = sam.open(photo)
-    assert doorkeeper.metadata["x-tenant"] == "a"
-    assert doorkeeper.metadata["x-image-id"] == image.image_id
+    assert stand_in.metadata["x-tenant"] == "a"
+    assert stand_in.metadata["x-image-id"] == image.image_id

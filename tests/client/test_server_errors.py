@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import io
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,11 @@ from hqsam_client import (
     errors,
 )
 from hqsam_client.shared import channel
-from hqsam_client.shared.protocol import Call
+from hqsam_client.shared.protocol import Call, Flow
+from hqsam_server import TritonServer
 from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.grpc import service_pb2
-
-from tests.client.test_client import wait_for_a_call
 
 
 @pytest.fixture
@@ -37,9 +37,52 @@ def truncated(array: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()[:-2000]
 
 
-def test_a_server_that_is_not_there_is_unavailable(nobody: str, photo: bytes) -> None:
-    with HQSam(nobody) as sam, pytest.raises(UnavailableError, match=f"no answer from {nobody}"):
+def test_where_nothing_listens_the_error_says_so_and_how_to_start_a_server(
+    nobody: str, photo: bytes
+) -> None:
+    message = f"no answer from {nobody}: nothing listens there; start a server with `hqsam serve`"
+    with HQSam(nobody) as sam, pytest.raises(UnavailableError, match=message):
         sam.open(photo)
+
+
+def test_an_http_port_is_told_from_a_grpc_port(server: TritonServer, photo: bytes) -> None:
+    message = "this is no gRPC port: Triton's HTTP port is 8000, its gRPC port 8001"
+    with HQSam(server.http_url) as sam, pytest.raises(UnavailableError, match=message):
+        sam.open(photo)
+
+
+@pytest.mark.parametrize(
+    ("url", "details", "message"),
+    [
+        ("host:8000", "connect: Connection refused (111)", "port 8000 is Triton's HTTP port"),
+        ("host:8001", "Connection refused", "nothing listens there"),
+        ("host:1", "Tls handshake failed (TSI_PROTOCOL_FAILURE)", "the TLS handshake failed"),
+        ("host:1", "Ssl handshake failed", "the TLS handshake failed"),
+        ("host:1", "DNS resolution failed for host:1", "the name has no address"),
+        ("host:1", "Exceeds maximum queue size", "Exceeds maximum queue size; run `hqsam status`"),
+    ],
+)
+def test_the_reason_for_no_answer_is_said_in_plain_words(
+    url: str, details: str, message: str
+) -> None:
+    text = str(errors.from_grpc("UNAVAILABLE", details, url))
+    assert text.startswith(f"no answer from {url}: ")
+    assert message in text
+    assert ("port 8000" in text) == (url == "host:8000")
+
+
+def test_an_http_server_of_another_kind_is_told_from_a_grpc_server(photo: bytes) -> None:
+    web = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    thread = threading.Thread(target=web.serve_forever)
+    thread.start()
+    try:
+        url = f"127.0.0.1:{web.server_port}"
+        with HQSam(url) as sam, pytest.raises(UnavailableError, match="does not speak gRPC"):
+            sam.open(photo)
+    finally:
+        web.shutdown()
+        thread.join()
+        web.server_close()
 
 
 def test_it_is_unavailable_for_async_clients_too(nobody: str, photo: bytes) -> None:
@@ -75,8 +118,12 @@ def test_a_truncated_image_is_refused_by_the_server(sam: HQSam, truncated: bytes
 
 def test_a_model_that_the_server_lacks_is_not_found(sam: HQSam) -> None:
     request = service_pb2.ModelInferRequest(model_name="no_such_model")
+
+    def flow() -> Flow[None]:
+        yield Call(request, "")
+
     with pytest.raises(NotFoundError, match="answered NOT_FOUND"):
-        sam._send(Call(request, ""), None)
+        sam.run(flow())
 
 
 def test_a_failure_inside_the_server_is_one_of_its_own(
@@ -99,17 +146,6 @@ def test_an_answer_over_the_limit_is_too_large(
     monkeypatch.setattr(channel, "MAX_MESSAGE_BYTES", 2**20)
     with HQSam(url) as sam, pytest.raises(TooLargeError, match="answered RESOURCE_EXHAUSTED"):
         sam.open(photo).segment(boxes=[(20, 30, 200, 180)] * 8)
-
-
-def test_closing_the_client_ends_the_calls_that_are_under_way(url: str, photo: bytes) -> None:
-    sam = HQSam(url)
-    image = sam.open(photo)
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(image.latest.segment, boxes=[(20, 30, 200, 180)] * 64)
-        wait_for_a_call(image)
-        sam.close()
-        with pytest.raises(UnavailableError, match="was the client closed meanwhile"):
-            pending.result()
 
 
 def test_a_closed_client_says_so(url: str, photo: bytes) -> None:
@@ -141,6 +177,7 @@ def test_a_closed_async_client_says_so(url: str, photo: bytes) -> None:
         ("PERMISSION_DENIED", errors.AccessDeniedError),
         ("RESOURCE_EXHAUSTED", errors.TooLargeError),
         ("INTERNAL", errors.ServerFailedError),
+        ("UNIMPLEMENTED", errors.ServerFailedError),
         ("DATA_LOSS", errors.ServerFailedError),
     ],
 )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import hqsam_client
 import pytest
@@ -18,36 +21,45 @@ from hqsam_client import (
     predictor,
 )
 
-EXPORTS = {
-    "AccessDeniedError",
-    "AsyncHQSam",
-    "AsyncRemoteImage",
-    "ConnectionLostError",
-    "EmbedResult",
-    "HQSam",
-    "HQSamError",
-    "InvalidRequestError",
-    "Mask",
-    "MissingPackageError",
-    "NotFoundError",
-    "OptionError",
-    "Image",
-    "ImageError",
-    "PromptError",
-    "RequestRefusedError",
-    "RequestTimeoutError",
-    "ServerFailedError",
-    "SupersededError",
-    "TooLargeError",
-    "UnavailableError",
-}
+
+def test_everything_that_is_exported_exists_and_has_a_docstring() -> None:
+    assert set(dir(hqsam_client)) == set(hqsam_client.__all__)
+    for name in set(hqsam_client.__all__) - {"__version__"}:
+        value = getattr(hqsam_client, name)
+        assert value.__name__ == name
+        assert inspect.getdoc(value)
+    assert set(predictor.__all__) <= set(vars(predictor))
 
 
-def test_the_exports_are_these_and_no_others() -> None:
-    assert set(hqsam_client.__all__) == EXPORTS
-    assert set(dir(hqsam_client)) == EXPORTS
-    assert all(getattr(hqsam_client, name).__name__ == name for name in EXPORTS)
-    assert set(predictor.__all__) == {"RemoteSam", "SamPredictor", "sam_model_registry"}
+_FLAGS = re.DOTALL | re.MULTILINE
+
+
+def test_the_readme_and_the_guide_import_only_what_is_exported() -> None:
+    root = Path(__file__).parents[2]
+    imported = set()
+    for page in [
+        root / "README.md",
+        *(root / "docs").glob("*.md"),
+        *(root / "examples").glob("*.py"),
+    ]:
+        for names in re.findall(
+            r"from hqsam_client import (\(.+?\)|.+?$)", page.read_text(), _FLAGS
+        ):
+            imported |= set(re.findall(r"\w+", names))
+    assert {"HQSam", "AsyncHQSam"} <= imported <= set(hqsam_client.__all__)
+
+
+def test_whatever_a_public_method_returns_or_raises_is_exported() -> None:
+    exported = set(hqsam_client.__all__)
+    for kind in (HQSam, RemoteImage):
+        for name, method in public_methods(kind).items():
+            raised = re.findall(r"^ +(\w+Error):", inspect.getdoc(method) or "", re.MULTILINE)
+            assert set(raised) <= exported, name
+    assert {"Mask", "Polygon", "RemoteImage", "EmbedResult"} <= exported
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert hqsam_client.__version__ == importlib.metadata.version("hqsam-triton")
 
 
 def test_every_error_is_exported_and_drawn_in_the_tree() -> None:
@@ -56,7 +68,7 @@ def test_every_error_is_exported_and_drawn_in_the_tree() -> None:
         for name, value in vars(errors).items()
         if inspect.isclass(value) and issubclass(value, HQSamError)
     }
-    assert found == {name for name in EXPORTS if name.endswith("Error")}
+    assert found == {name for name in hqsam_client.__all__ if name.endswith("Error")}
     assert all(name in (errors.__doc__ or "") for name in found)
 
 

@@ -32,8 +32,10 @@ def run(*arguments: str, missing: str = "") -> subprocess.CompletedProcess[str]:
     )
 
 
-def assert_one_line(ended: subprocess.CompletedProcess[str], text: str) -> None:
-    assert ended.returncode == 1
+def assert_one_line(
+    ended: subprocess.CompletedProcess[str], text: str, returncode: int = 1
+) -> None:
+    assert ended.returncode == returncode
     assert ended.stdout == ""
     assert ended.stderr.startswith("hqsam ui: ")
     assert text in ended.stderr
@@ -46,7 +48,6 @@ def assert_one_line(ended: subprocess.CompletedProcess[str], text: str) -> None:
         (["--url", "nonsense"], "expected host:port"),
         (["--root-certificates", "missing.pem"], "missing.pem cannot be read"),
         (["--host", "192.0.2.1"], "choose another --port"),
-        (["--small", "--model-repository", "."], "--model-repository"),
         (["--model-repository", "missing"], "missing"),
     ],
 )
@@ -59,6 +60,11 @@ def test_a_wrong_option_ends_the_command_before_a_page_is_announced(
         first, _, ended.stderr = ended.stderr.partition("\n")
         assert first == "hqsam ui: starting the HQ-SAM server"
     assert_one_line(ended, text)
+
+
+def test_two_model_repositories_are_refused() -> None:
+    ended = run("--small", "--model-repository", ".")
+    assert_one_line(ended, "not allowed with argument --small", returncode=2)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hqsam_testing.coins import COINS, LABELS
 from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect
 from pycocotools import mask as coco
 
 from tests.ui.conftest import hqsam_ui, image_file
@@ -26,8 +26,8 @@ COIN = (335, 44)
 BESIDE = (346, 92)
 OTHER = (44, 124)
 
-DESK = {"width": 1280, "height": 800}
-PHONE = {"width": 390, "height": 844}
+DESK: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 
 # Playwright does not see the bodies of requests that are blobs.
 RECORD_PROMPTS = """

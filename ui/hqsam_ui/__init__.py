@@ -1,1 +1,1 @@
-"""A web page on a running HQ-SAM server: click on an object, see its mask."""
+"""A web page for an HQ-SAM server: click on an object to get its mask."""

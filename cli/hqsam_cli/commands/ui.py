@@ -10,8 +10,6 @@ import webbrowser
 from pathlib import Path
 from types import FrameType
 
-from hqsam_client import OptionError
-
 from hqsam_cli import options
 
 _EPILOG = """\
@@ -31,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--port",
-        type=int,
+        type=options.not_negative,
         default=7860,
         help="listen on this port; 0 takes a free one (default: %(default)s)",
     )
@@ -49,13 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="start a server and use it instead of --url (needs the extra server)",
     )
-    group.add_argument(
+    served = group.add_mutually_exclusive_group()
+    served.add_argument(
         "--model-repository",
-        type=Path,
+        type=options.path,
         metavar="FOLDER",
         help="serve this output of hqsam export; implies --serve (default: model_repository)",
     )
-    group.add_argument(
+    served.add_argument(
         "--small",
         action="store_true",
         help="serve the package's small model, for a first try; implies --serve",
@@ -65,8 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve the page until interrupted, and return the exit status."""
-    if args.small and args.model_repository is not None:
-        raise OptionError("--small and --model-repository exclude each other: give one of them")
     # First, so that a missing package is reported before a server is started.
     from hqsam_ui import serving
 
