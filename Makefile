@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster check docs figures bench bench-graphs bench-client bench-cluster fuzz soak clean
+.PHONY: help demo test test-all test-cluster check docs figures bench bench-graphs bench-client bench-cluster fuzz soak clean
 
 PYTHON ?= python3
 SOAK_MINUTES ?= 30
@@ -9,22 +9,28 @@ BIN := $(VENV)/bin
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo$(if $(HQSAM_CHECKPOINT),-export) ## Start Triton, segment a photograph, draw the masks in demo/output.
+demo: $(VENV)/.demo$(if $(HQSAM_CHECKPOINT),-export) ## Start a server, segment a photograph, and draw the masks in demo/output.
 	$(BIN)/python -m demo
 
-test: $(VENV)/.dev ## Run the tests, in two processes.
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+# Two processes. Groups of tests start in the order of tests/conftest.py, the longest first.
+PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
-test-cluster: $(VENV)/.dev ## Run the tests of several replicas with three, behind a real Envoy.
-	HQSAM_TEST_REPLICAS=3 $(BIN)/python -m pytest tests/cluster
+test: $(VENV)/.dev ## Run the tests, without the slow ones: less than 10 minutes on two cores.
+	$(PYTEST) -m "not slow"
 
-fuzz: $(VENV)/.dev ## Send 20,000 hostile inputs instead of the 1,000 of `make test`.
-	HQSAM_FUZZ_INPUTS=20000 $(BIN)/python -m pytest -s tests/hostile/test_fuzz.py
+test-all: $(VENV)/.dev ## Run all tests, with the slow ones: full-size ViT-B, training, a short soak.
+	$(PYTEST)
 
-soak: $(VENV)/.dev ## Load a server for SOAK_MINUTES (30), into benchmarks/results; 2 make a nightly run.
+test-cluster: $(VENV)/.dev ## Test two and three replicas, behind a real Envoy and without a proxy.
+	$(BIN)/python -m pytest tests/cluster
+
+fuzz: $(VENV)/.dev ## Send 20,000 malformed inputs instead of the 1,000 of `make test`.
+	HQSAM_FUZZ_INPUTS=20000 $(BIN)/python -m pytest -s --timeout=0 tests/hostile/test_fuzz.py
+
+soak: $(VENV)/.dev ## Load a server for SOAK_MINUTES (30); the result goes to benchmarks/results.
 	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES)
 
-check: $(VENV)/.dev ## Check format, lint and types, and the Dockerfile.
+check: $(VENV)/.dev ## Check format, lint, types, imports between packages, and the Dockerfile.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -34,27 +40,27 @@ check: $(VENV)/.dev ## Check format, lint and types, and the Dockerfile.
 docs: $(VENV)/.dev ## Build the documentation into site/; a broken link is an error.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-figures: $(VENV)/.dev ## Draw the documentation's images anew, with the small model.
+figures: $(VENV)/.dev ## Draw the documentation's images with the small model.
 	$(BIN)/python -m demo.figures
 
-bench: $(VENV)/.dev ## Measure serving at full size beside its alternatives, into benchmarks/results.
+bench: $(VENV)/.dev ## Measure serving at full size and its alternatives; see benchmarks/results.
 	$(BIN)/python -m benchmarks.serving
 
-bench-graphs: $(VENV)/.dev ## Measure the exported graphs, into benchmarks/results.
+bench-graphs: $(VENV)/.dev ## Measure the exported graphs.
 	$(BIN)/python -m benchmarks.graphs
 
-bench-cluster: $(VENV)/.dev ## Measure what replicas bring, into benchmarks/results.
+bench-cluster: $(VENV)/.dev ## Measure the gain of several replicas.
 	$(BIN)/python -m benchmarks.cluster
 
-bench-client: $(VENV)/.dev ## Measure the client's own share, into benchmarks/results.
+bench-client: $(VENV)/.dev ## Measure the client's own share of a click.
 	$(BIN)/python -m benchmarks.client
 
-clean: ## Remove the virtual environment, caches, and what builds and the demo wrote.
+clean: ## Remove the virtual environment, caches, builds, and the output of the demo.
 	rm -rf $(VENV) build dist site demo/output .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.demo: EXTRAS = demo
-# A checkpoint has to be exported first.
+# A checkpoint is exported first.
 $(VENV)/.demo-export: EXTRAS = demo,export
 $(VENV)/.dev: EXTRAS = dev
 $(VENV)/.demo $(VENV)/.demo-export $(VENV)/.dev: pyproject.toml

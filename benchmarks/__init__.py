@@ -1,1 +1,1 @@
-"""What the published figures come from."""
+"""The benchmarks behind the published figures."""

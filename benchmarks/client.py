@@ -1,6 +1,6 @@
-"""What the client itself adds to a click: everything but the server and the network.
+"""The client's own share of a click: everything but the server and the network.
 
-The server's answer is made up, so the figures hold for any server and any model.
+The server's answer is synthetic, so the figures hold for any server and any model.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def main() -> None:
         for name, what, aim in (
             ("click", "the client's share of a click, image of 1 megapixel", "aim: 3 ms"),
             ("large", "a mask of 12 megapixels from its logits", "aim: 150 ms"),
-            ("import", "a Python that imports the client, and ends", "aim: 1000 ms"),
-            ("python", "a Python that does nothing", "for comparison"),
+            ("import", "a Python process that imports the client", "aim: 1000 ms"),
+            ("python", "a Python process that does nothing", "for comparison"),
         )
     ]
     report.write("client", "The client's own share", "make bench-client", rows)
@@ -83,7 +83,7 @@ def blob() -> NDArray[np.float32]:
 
 
 def encoded_answer(logits: NDArray[np.float32]) -> bytes:
-    """Return what `segment` answers to one prompt, as it comes over the wire."""
+    """Return the answer of `segment` to one prompt, serialized."""
     side = contract.MASK_SIZE
     response = service_pb2.ModelInferResponse(model_name=contract.SEGMENT.name)
     for name, shape, array in (

@@ -1,7 +1,8 @@
-"""What replicas bring: clicks of two pinned to a core each, and hit rates when one goes.
+"""The gain of several replicas: click rates of two, and hit rates when one is lost.
 
-Full size for the clicks, weights rebuilt unless `--repository` names an exported repository.
-The hit rates are of cheap models, 300 images, and stand beside what `benchmarks.spread` says.
+Click rates are measured at full size, with each replica pinned to a core, on rebuilt weights
+unless `--repository` names an exported repository. Hit rates are measured with 300 images and
+cheap models, and compared with the simulation in `hqsam_testing.spread`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from typing import Any
 from hqsam_client import HQSam, RemoteImage
 from hqsam_export import checkpoint, exporter
 from hqsam_server import TritonServer, Tuning
-from hqsam_testing import cheap_repository, rebuilt
+from hqsam_testing import cheap_repository, rebuilt, spread
 from hqsam_testing.api import new_png
 from hqsam_testing.replicas import Replica
+from hqsam_testing.waiting import TIMEOUT_S
 
-from benchmarks import report, spread
+from benchmarks import report
 from benchmarks.contestants import jpeg
 
 Row = dict[str, Any]
@@ -39,7 +41,7 @@ CLICK = (300, 200)
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repository", type=Path, help="an exported repository to use as it is")
+    parser.add_argument("--repository", type=Path, help="an exported repository to serve")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hqsam-bench-") as folder:
         repository = args.repository
@@ -54,12 +56,12 @@ def main() -> None:
 
 
 def pinned(repository: Path, folder: Path) -> Row:
-    """Compare the clicks of two replicas with those of one, each pinned to a core."""
+    """Compare the click rate of two replicas with that of one, each pinned to a core."""
     cores = sorted(os.sched_getaffinity(0))
     with ExitStack() as stack:
         servers = []
         for number, core in enumerate(cores[:2]):
-            # Children inherit it.
+            # Child processes inherit it.
             os.sched_setaffinity(0, {core})
             server = TritonServer(
                 repository,
@@ -69,9 +71,9 @@ def pinned(repository: Path, folder: Path) -> Row:
             servers.append(stack.enter_context(server))
         os.sched_setaffinity(0, set(cores))
         clients = {
-            "one": stack.enter_context(HQSam(servers[0].grpc_url, timeout_s=600)),
+            "one": stack.enter_context(HQSam(servers[0].grpc_url, timeout_s=TIMEOUT_S)),
             "two": stack.enter_context(
-                HQSam(",".join(it.grpc_url for it in servers), timeout_s=600)
+                HQSam(",".join(it.grpc_url for it in servers), timeout_s=TIMEOUT_S)
             ),
         }
         files = [jpeg(800, 600, seed) for seed in range(CLIENTS)]
@@ -91,7 +93,7 @@ def pinned(repository: Path, folder: Path) -> Row:
 
 
 def clicks_per_s(images: Sequence[RemoteImage]) -> float:
-    """Return what all clients together get answered in a second."""
+    """Return the answered clicks of all clients together, in a second."""
     answered = [0] * CLIENTS
     end = time.monotonic() + ROUND_S
 
@@ -111,7 +113,7 @@ def clicks_per_s(images: Sequence[RemoteImage]) -> float:
 
 
 def kept(count: int, folder: Path) -> Iterator[Row]:
-    """Compare real hit rates when a replica goes, and comes back empty, with simulated ones."""
+    """Compare hit rates with simulated ones: when a replica is lost, and when it is back, empty."""
     repository = folder / "cheap"
     if not repository.exists():
         cheap_repository.write(repository)
@@ -121,14 +123,14 @@ def kept(count: int, folder: Path) -> Iterator[Row]:
         for replica in replicas:
             replica.start()
         url = ",".join(f"{host}:{port}" for host, port in (it.address for it in replicas))
-        with HQSam(url, timeout_s=600, embed_timeout_s=600) as sam:
+        with HQSam(url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
             opened = [sam.open(new_png()) for _ in range(IMAGES)]
             replicas[0].kill()
             rates.append(hit_rate(opened, replicas[1:]))
             replicas[0].start()
             while sum(it.encodes() for it in replicas[:1]) == 0:
-                # The client finds a replica that is back within seconds, by itself.
-                opened[0]._client.open(new_png())
+                # The client reconnects to the replica by itself, within seconds.
+                sam.open(new_png())
             rates.append(hit_rate(opened, replicas))
     finally:
         for replica in replicas:
@@ -139,7 +141,7 @@ def kept(count: int, folder: Path) -> Iterator[Row]:
     simulated = spread.hit_rates(
         keys, [everywhere, without, everywhere], len(keys), [[], [0], [0]]
     )[1:]
-    for what, real, expected in zip(("goes", "is back, empty"), rates, simulated, strict=True):
+    for what, real, expected in zip(("is lost", "is back, empty"), rates, simulated, strict=True):
         yield {
             "what": f"hit rate of a click on each image when one of {count} replicas {what}",
             "figure": f"{100 * real:.0f} %",
@@ -148,7 +150,7 @@ def kept(count: int, folder: Path) -> Iterator[Row]:
 
 
 def hit_rate(opened: Sequence[RemoteImage], replicas: Sequence[Replica]) -> float:
-    """Click on each image once; return the share that did not have to be encoded."""
+    """Click on each image once; return the fraction that was still stored."""
     before = sum(replica.encodes() for replica in replicas)
     for image in opened:
         image.segment(points=[(20, 30)])

@@ -1,4 +1,4 @@
-"""What serving is measured against: the official way, and models without a server."""
+"""What serving is compared with: the official implementation, and models without a server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SIDE = 4096
 
 
 def jpeg(width: int, height: int, seed: int) -> bytes:
-    """Return an image that no other seed gives, with the noise of a camera."""
+    """Return an image with camera noise that depends on the seed."""
     rng = np.random.default_rng(seed)
     image = images.draw(width, height).astype(np.int16)
     image += rng.integers(-12, 13, image.shape, dtype=np.int16)
@@ -43,12 +43,12 @@ def jpeg(width: int, height: int, seed: int) -> bytes:
 
 
 def jpeg_variant(file: bytes, seed: int) -> bytes:
-    """Return the same image under another digest: bytes after a JPEG's end are ignored."""
+    """Return the same image with another digest: decoders ignore bytes after a JPEG's end."""
     return file + seed.to_bytes(4, "big")
 
 
 class Official:
-    """ViT-B in PyTorch as the authors wrote it: attention step by step, not fused."""
+    """ViT-B in PyTorch as the authors wrote it: attention is not fused."""
 
     def __init__(self) -> None:
         config = transformers.SamHQConfig(vision_config=transformers.SamHQVisionConfig())
@@ -86,14 +86,13 @@ class Official:
 
 
 def bare(repository: Path, spec: contract.ModelSpec, precision: str | None) -> Callable[[], object]:
-    """Return what runs a model of the repository in this process, without a server.
+    """Return a function that runs a model of the repository in this process, without a server.
 
     Args:
         repository: an exported model repository.
-        spec: which model; one click on one image, random embeddings.
+        spec: the model; its inputs are one click and random embeddings.
         precision: OpenVINO's inference precision; None for ONNX Runtime's CPU provider.
     """
-
     rng = np.random.default_rng(0)
     inputs: Arrays = {
         tensor.name: rng.standard_normal([1 if d == -1 else d for d in tensor.shape], np.float32)
@@ -113,7 +112,7 @@ def bare(repository: Path, spec: contract.ModelSpec, precision: str | None) -> C
 
 
 def prompt() -> Arrays:
-    """Return a click as the ONNX models take it."""
+    """Return a click as inputs of the ONNX models."""
     return {
         "point_coords": np.array([[CLICK, (0, 0)]], np.float32),
         "point_labels": np.array([[1, -1]], np.float32),
@@ -123,7 +122,7 @@ def prompt() -> Arrays:
 
 
 class EmbeddingsSent:
-    """A client that keeps the embeddings itself, and sends them with each click."""
+    """A client that keeps the embeddings, and sends them with each click."""
 
     def __init__(self, url: str) -> None:
         options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -164,7 +163,7 @@ class EmbeddingsSent:
 
 
 def matrix_product(precision: str) -> tuple[Callable[[], object], float]:
-    """Return what multiplies two large matrices, and its floating-point operations."""
+    """Return a function that multiplies two large matrices, and its floating-point operations."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     one, other = torch.rand(2, _SIDE, _SIDE).to(dtype)
     return lambda: one @ other, 2.0 * _SIDE**3
@@ -174,7 +173,7 @@ def operations(model: HQSamModel) -> dict[str, float]:
     """Count the floating-point operations of matrix products and convolutions.
 
     Returns:
-        those of `encoder`, of `features` and of a click in `prompt_decoder`.
+        The counts of `encoder`, of `features`, and of `prompt_decoder` for one click.
     """
     meta = copy.deepcopy(model).to("meta")
 

@@ -1,9 +1,9 @@
 """The exported encoder and prompt decoder against plain traces of the same model.
 
-A plain trace is what `torch.onnx.export` makes of `hqsam_export.modeling` as it stands,
-a straightforward definition of the official modules. Both files hold the same weights
-and run in turns in one process. Weights are rebuilt (ViT-B, random) unless
-`HQSAM_CHECKPOINT` names a checkpoint. Takes some minutes and up to 9 GB of memory.
+A plain trace is the output of `torch.onnx.export` for `hqsam_export.modeling`, a straightforward
+definition of the official modules. Both files hold the same weights and run in turns in one
+process. Weights are rebuilt (ViT-B, random) unless `HQSAM_CHECKPOINT` names a checkpoint. It takes
+some minutes and up to 9 GB of memory.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PlainPromptDecoder(nn.Module):
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repository", type=Path, help="an exported repository to use as it is")
+    parser.add_argument("--repository", type=Path, help="an exported repository to measure")
     args = parser.parse_args()
     source = os.environ.get("HQSAM_CHECKPOINT")
     model = (
@@ -73,7 +73,7 @@ def main() -> None:
             inputs = examples.inputs(spec)
             examples.keep(spec, exporter.references(model, spec, inputs))
             if spec.name in ROUNDS:
-                # One prompt without a mask, as most clicks are.
+                # One prompt without a mask, like most clicks.
                 inputs = {name: tensor[:1] for name, tensor in inputs.items()}
                 ours = repository / spec.name / "1" / "model.onnx"
                 plain = Path(folder) / f"{spec.name}.onnx"
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def trace(model: HQSamModel, spec: contract.ModelSpec, inputs: Inputs, path: Path) -> None:
-    """Export the definition of the model as it stands."""
+    """Export the definition of the model without any rewriting."""
     graph = model.image_encoder if spec is contract.ENCODER else PlainPromptDecoder(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -126,7 +126,7 @@ def row(what: str, ratio: float, word: str, detail: str, *figures: float) -> dic
 
 
 def load(runtime: str, path: Path, inputs: Inputs) -> Run:
-    """Load a file into a runtime and return what runs it once."""
+    """Load a file into a runtime, and return a function that runs it once."""
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
     if runtime == "ONNX Runtime":
         options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""What benchmarks share: timing in turns, the machine, and writing results."""
+"""Shared by the benchmarks: timing in turns, a description of the machine, writing results."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _PACKAGES = ("hqsam-triton", "nvidia-pytriton", "onnxruntime", "openvino", "torc
 def in_turns(
     contestants: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Time each contestant once a round, so that a machine's moods hit all of them.
+    """Time each contestant once a round, so that changes of the machine's speed affect all.
 
-    A moment passes before each: threads of the last one may wait busily for more work, and
-    would be counted in the next one's time.
+    There is a pause before each run: threads of the one before may still spin, and would slow
+    it down.
 
     Returns:
-        seconds of each round by name, without the warm-up.
+        Seconds of each round by name, without the warm-up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for index in range(warm_up + rounds):
@@ -57,7 +57,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were measured on, and when."""
+    """Return a description of the machine, and the date."""
     flags = ""
     model = platform.processor()
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -82,7 +82,7 @@ def machine() -> dict[str, Any]:
 
 
 def precision() -> str:
-    """Return what the server computes in on this machine, by default."""
+    """Return the default precision of a server on this machine."""
     return "bf16" if machine()["bf16"] else "fp32"
 
 
@@ -92,7 +92,7 @@ def write(name: str, title: str, command: str, rows: list[dict[str, Any]]) -> No
     Args:
         name: of the files.
         title: heading of the table.
-        command: what prints these figures.
+        command: the command that measures these figures.
         rows: each with `what`, `figure` and `detail`.
     """
     RESULTS.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
-"""Serving at full size beside its alternatives: encode, click, load, memory.
+"""Serving at full size, and its alternatives: encode, click, load, memory.
 
-Everything in one run on one machine, the contestants in turns; ratios are what counts.
-Weights are rebuilt (full size, random) unless `HQSAM_CHECKPOINT` names a checkpoint. The
-clients run beside the server and share its cores.
+All contestants run in turns, in one run on one machine: compare ratios, not times. Weights are
+rebuilt (full size, random) unless `HQSAM_CHECKPOINT` names a checkpoint. The clients run on the
+server's machine and share its cores.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from hqsam_server import TritonServer, Tuning
 from hqsam_server.models.preprocess import Limits, preprocess
 from hqsam_server.store.entry import Embedding, dump
 from hqsam_testing import rebuilt
+from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 
 from benchmarks import contestants, report
@@ -38,11 +39,10 @@ from benchmarks.contestants import CLICK, IMAGE, jpeg, jpeg_variant
 
 Row = dict[str, Any]
 
-PATIENCE_S = 600.0
 TWELVE_MEGAPIXELS = (4000, 3000)
 CLIENTS = (1, 2, 4, 8, 16)
 IMAGES = 4
-"""That several clients click on."""
+"""Number of images that concurrent clients click on."""
 PROMPTS = (4, 16, 64)
 ROUND_S = 5.0
 
@@ -52,7 +52,7 @@ _SERIAL = itertools.count(1)
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repository", type=Path, help="an exported repository to use as it is")
+    parser.add_argument("--repository", type=Path, help="an exported repository to serve")
     args = parser.parse_args()
     source = os.environ.get("HQSAM_CHECKPOINT")
     model = (
@@ -88,13 +88,13 @@ def main() -> None:
 
 @contextmanager
 def connect(server: TritonServer) -> Iterator[HQSam]:
-    """Yield a client that waits as long as it takes."""
-    with HQSam(server.grpc_url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
+    """Yield a client with long timeouts."""
+    with HQSam(server.grpc_url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
         yield sam
 
 
 def new_image(size: tuple[int, int] = IMAGE) -> bytes:
-    """Return an image file that the server has not seen."""
+    """Return an image file that the server has not stored."""
     return jpeg_variant(jpeg(*size, seed=0), next(_SERIAL))
 
 
@@ -104,7 +104,7 @@ def row(what: str, figure: str, detail: str) -> Row:
 
 
 def start_up(repository: Path, tuning: Tuning, environment: dict[str, str]) -> Iterator[Row]:
-    """Time the start, with and without compiled models at hand, and the first requests."""
+    """Time the start, with and without compiled models, and the first requests."""
     for what in ("without compiled models", "with compiled models in `cache_dir`"):
         start = time.perf_counter()
         with (
@@ -125,7 +125,7 @@ def start_up(repository: Path, tuning: Tuning, environment: dict[str, str]) -> I
 
 
 def encode(sam: HQSam, repository: Path, operations: dict[str, float]) -> Iterator[Row]:
-    """Time 12 megapixels from file to stored embedding, and what else encodes them."""
+    """Time an encode of 12 megapixels, from file to stored embedding, and its alternatives."""
     file = jpeg(*TWELVE_MEGAPIXELS, seed=0)
     precision = report.precision()
     official = contestants.Official()
@@ -171,13 +171,13 @@ def encode(sam: HQSam, repository: Path, operations: dict[str, float]) -> Iterat
         f"{product / medians['product'] / 1e9:.0f} GFLOP/s of a {precision} matrix product"
     )
     yield row(
-        "the same against the arithmetic limit",
-        f"{embed / limit:.2f} times the limit",
+        "the same against the time that the arithmetic alone takes",
+        f"{embed / limit:.2f} times as long",
         f"{embed:.2f} s against {limit:.2f} s: {what}",
     )
     yield row(
-        "bare `encoder` in-process against the arithmetic limit",
-        f"{medians['encoder'] / limit:.2f} times the limit",
+        "bare `encoder` in-process against the time that the arithmetic alone takes",
+        f"{medians['encoder'] / limit:.2f} times as long",
         f"{medians['encoder']:.2f} s against {limit:.2f} s",
     )
 
@@ -190,7 +190,7 @@ def segment(image: RemoteImage) -> NDArray[np.bool_]:
 def click(
     sam: HQSam, server: TritonServer, repository: Path, operations: dict[str, float]
 ) -> Iterator[Row]:
-    """Time one click, and what else answers one."""
+    """Time one click, and its alternatives."""
     image = sam.open(new_image())
     official = contestants.Official()
     encoded = official.encode(new_image())
@@ -219,8 +219,8 @@ def click(
         f"fastest {figures['min_ms']:.1f} ms, {figures['runs']} runs",
     )
     for name, what in (
-        ("official", "PyTorch eager, embeddings at hand"),
-        ("sent", "one that sends embeddings to `decoder`"),
+        ("official", "PyTorch eager, image encoded beforehand"),
+        ("sent", "a client that sends embeddings to `decoder`"),
     ):
         yield row(
             f"the same against {what}",
@@ -233,8 +233,8 @@ def click(
         f"{medians['click']:.1f} ms against {medians['bare']:.1f} ms",
     )
     yield row(
-        "bare `prompt_decoder` against the arithmetic limit",
-        f"{medians['bare'] / limit:.2f} times the limit",
+        "bare `prompt_decoder` against the time that the arithmetic alone takes",
+        f"{medians['bare'] / limit:.2f} times as long",
         f"{medians['bare']:.1f} ms against {limit:.1f} ms: "
         f"{operations[contract.PROMPT_DECODER.name] / 1e9:.1f} GFLOP at "
         f"{product / medians['product'] / 1e6:.0f} GFLOP/s",
@@ -252,7 +252,7 @@ def click(
 
 
 def clicks_a_second(server: TritonServer, files: list[bytes], clients: int) -> float:
-    """Return the clicks of all clients together, in a second, each on one of the images."""
+    """Return the click rate of all clients together; each clicks on one of the images."""
     done = [0] * clients
     begin = threading.Barrier(clients + 1)
     stop = threading.Event()
@@ -279,19 +279,19 @@ def clicks_a_second(server: TritonServer, files: list[bytes], clients: int) -> f
 
 
 def batches(sam: HQSam) -> Iterator[Row]:
-    """Time several prompts in one request against as many requests."""
+    """Compare several prompts in one request with one request for each."""
     image = sam.open(new_image())
     for count in PROMPTS:
         together, apart = prompts_a_second(image, count)
         yield row(
-            f"prompts a second, {count} in a request, against one by one",
+            f"prompts a second, {count} in a request, against one in each request",
             f"{together / apart:.2f} times as many",
             f"{together:.1f} against {apart:.1f}",
         )
 
 
 def prompts_a_second(image: RemoteImage, count: int) -> tuple[float, float]:
-    """Return the rate of prompts in one request, and that of one by one."""
+    """Return prompts a second, in one request and in one request for each."""
     boxes = [(10 * i, 20, 300 + 10 * i, 500) for i in range(count)]
     seconds = report.in_turns(
         {
@@ -305,7 +305,7 @@ def prompts_a_second(image: RemoteImage, count: int) -> tuple[float, float]:
 
 
 def wire(sam: HQSam, server: TritonServer) -> Iterator[Row]:
-    """Count the bytes on the loopback interface, headers of TCP included."""
+    """Count the bytes on the loopback interface, TCP headers included."""
     file = jpeg(*TWELVE_MEGAPIXELS, seed=next(_SERIAL))
     sent = contestants.EmbeddingsSent(server.grpc_url)
     image = sam.open(new_image())
@@ -316,7 +316,7 @@ def wire(sam: HQSam, server: TritonServer) -> Iterator[Row]:
     ):
         one, other = bytes_of(ours), bytes_of(theirs)
         yield row(
-            f"bytes on the wire for {what}, against embeddings that go through the client",
+            f"bytes on the wire for {what}, against a client that keeps the embeddings",
             f"{other / one:.0f} times fewer",
             f"{one / 1e6:.2f} MB against {other / 1e6:.1f} MB; {detail}",
         )
@@ -324,7 +324,7 @@ def wire(sam: HQSam, server: TritonServer) -> Iterator[Row]:
 
 
 def bytes_of(run: Callable[[], object]) -> int:
-    """Return how many bytes go over the loopback interface while something runs."""
+    """Run something, and return the bytes that went over the loopback interface."""
     before = psutil.net_io_counters(pernic=True)["lo"].bytes_sent
     run()
     return int(psutil.net_io_counters(pernic=True)["lo"].bytes_sent - before)
@@ -342,7 +342,7 @@ def counted_s(server: TritonServer) -> dict[tuple[str, str], float]:
 
 
 def stages(sam: HQSam, server: TritonServer) -> Iterator[Row]:
-    """Say where the time of an encode and of a click goes."""
+    """Break down the time of an encode and of a click."""
     file = jpeg(*TWELVE_MEGAPIXELS, seed=next(_SERIAL))
     embedding = Embedding(
         np.zeros((1, 256, 64, 64), np.float32), np.zeros((1, 32, 256, 256), np.float32), (1, 1)
@@ -400,16 +400,16 @@ def stages(sam: HQSam, server: TritonServer) -> Iterator[Row]:
 
 
 def shared(what: str, total: float, shares: dict[str, float]) -> Row:
-    """Return a row that tells what a time is made of."""
+    """Return a row with the shares of a time."""
     parts = "; ".join(
         f"{name} {1e3 * seconds:.1f} ms ({100 * seconds / total:.0f} %)"
         for name, seconds in shares.items()
     )
-    return row(f"where {what} goes", f"{1e3 * total:.0f} ms", parts)
+    return row(f"breakdown of {what}", f"{1e3 * total:.0f} ms", parts)
 
 
 def under_load(sam: HQSam, server: TritonServer) -> Iterator[Row]:
-    """Time clicks again while another client embeds without pause."""
+    """Time clicks, on an idle server and while another client embeds without a pause."""
     files = [new_image() for _ in range(IMAGES)]
     image = sam.open(files[0])
 
@@ -422,7 +422,7 @@ def under_load(sam: HQSam, server: TritonServer) -> Iterator[Row]:
     with ExitStack() as stack:
         encoded = stack.enter_context(embedding_without_pause(server))
         busy, busy_rates, busy_prompts = figures()
-    against = "while another client embeds without pause, against an idle server"
+    against = "while another client embeds without a pause, against an idle server"
     yield row(
         f"a click {against}",
         f"{busy['median_ms'] / idle['median_ms']:.1f} times the median",
@@ -442,7 +442,7 @@ def under_load(sam: HQSam, server: TritonServer) -> Iterator[Row]:
     )
     slow = report.summary(encoded)
     yield row(
-        "encodes of that client meanwhile, an image of 1 megapixel",
+        "encodes of that other client, 1 megapixel each",
         f"p50 {slow['median_ms'] / 1e3:.2f} s, p95 {slow['p95_ms'] / 1e3:.2f} s",
         f"{slow['runs']} of them",
     )
@@ -450,7 +450,7 @@ def under_load(sam: HQSam, server: TritonServer) -> Iterator[Row]:
 
 @contextmanager
 def embedding_without_pause(server: TritonServer) -> Iterator[list[float]]:
-    """Embed new images one after the other; yields the seconds that each took."""
+    """Embed new images one after the other; yields the seconds of each."""
     stop = threading.Event()
     seconds: list[float] = []
 
@@ -472,7 +472,7 @@ def embedding_without_pause(server: TritonServer) -> Iterator[list[float]]:
 
 
 def memory(sam: HQSam, server: TritonServer, store: Path) -> Iterator[Row]:
-    """Measure resident memory, what processes share counted once, and the store."""
+    """Measure resident memory, counting shared pages once, and the store."""
     image = sam.open(new_image())
     segment(image)
     by_name = resident_bytes(server)
@@ -503,7 +503,7 @@ def many(image: RemoteImage) -> object:
 
 
 def peak_of(run: Callable[[], object], server: TritonServer) -> float:
-    """Run something and return the largest resident memory seen meanwhile, in bytes."""
+    """Run something, and return the largest resident memory during the run, in bytes."""
     thread = threading.Thread(target=run)
     thread.start()
     peak = 0.0
@@ -514,7 +514,7 @@ def peak_of(run: Callable[[], object], server: TritonServer) -> float:
 
 
 def resident_bytes(server: TritonServer) -> dict[str, float]:
-    """Return the memory of each model's processes, and of Triton's own."""
+    """Return the memory of each model's processes, and of Triton itself."""
     sizes: dict[str, float] = {}
     root = psutil.Process(server.pid)
     for process in [root, *root.children(recursive=True)]:

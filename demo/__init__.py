@@ -1,1 +1,1 @@
-"""What `make demo` runs."""
+"""The demonstration that `make demo` runs, and the figures of the documentation."""

@@ -1,6 +1,6 @@
-"""Starts Triton, segments a photograph with clicks and a box, and draws the masks.
+"""Starts a server, segments a photograph with clicks and a box, and draws the masks.
 
-It serves the small model, or with `HQSAM_CHECKPOINT` set, that checkpoint.
+The server has the small model, or the checkpoint that `HQSAM_CHECKPOINT` names.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _run() -> None:
     checkpoint = os.environ.get("HQSAM_CHECKPOINT")
     repository = _exported(Path(checkpoint)) if checkpoint else None
     OUTPUT.mkdir(exist_ok=True)
-    with _step(f"start Triton with {checkpoint or 'the small model'}"):
+    with _step(f"start a server with {checkpoint or 'the small model'}"):
         server = TritonServer(repository).start()
     with server, HQSam(server.grpc_url) as sam:
         with _step(f"open {PHOTOGRAPH.name}: send it, encode it"):
@@ -53,24 +53,24 @@ def _run() -> None:
         with _step("a click on its neighbour"):
             mask = image.segment(points=[OTHER])
         _draw("other.png", mask, points=[OTHER])
-        with _step("a click more, on the first coin, that takes it away"):
+        with _step("a negative click that corrects this mask"):
             mask = image.segment(points=[OTHER, BESIDE], labels=[1, 0], refine=mask)
         _draw("negative.png", mask, points=[OTHER], negative=[BESIDE])
-        with _step("a box around a third one"):
+        with _step("a box around a third coin"):
             mask = image.segment(box=BOX)
         _draw("box.png", mask, box=BOX)
-        with _step("open the same file again: the server knows it"):
+        with _step("open the same file again: the server has its embedding"):
             sam.open(PHOTOGRAPH)
     if not checkpoint:
         bin_folder = os.path.relpath(Path(sys.executable).parent)
         print(
-            "\nThat was the small model, which is for trying. Photographs deserve ViT-B, whose "
-            "weights are 379 MB:\n"
+            "\nThis was the small model, which is for demonstrations and tests. For photographs, "
+            "use ViT-B; its weights are 379 MB:\n"
             f"  {bin_folder}/pip install --editable '.[server,export]'\n"
             f'  {bin_folder}/hqsam export --checkpoint "$({bin_folder}/hqsam fetch)" '
             "--output model_repository\n"
             f"  {bin_folder}/hqsam serve --model-repository model_repository\n"
-            "or, this demonstration with them: HQSAM_CHECKPOINT=sam_hq_vit_b.pth make demo"
+            "or run this demonstration with them: HQSAM_CHECKPOINT=sam_hq_vit_b.pth make demo"
         )
 
 
@@ -81,7 +81,7 @@ def _draw(
     negative: list[Point] | None = None,
     box: Box | None = None,
 ) -> None:
-    """Write the mask on its image, with the prompts that it answers."""
+    """Write the mask, and the image with the mask and its prompts."""
     mask.save(OUTPUT / f"mask-{name}")
     drawn = with_prompts(
         mask.overlay(), points or (), negative or (), () if box is None else (box,)
@@ -91,7 +91,7 @@ def _draw(
 
 
 def _exported(checkpoint: Path) -> Path:
-    """Return a model repository for the checkpoint, exporting it where that was not done yet."""
+    """Return the model repository of the checkpoint; export it unless that was done before."""
     folder = OUTPUT / checkpoint.stem
     if (folder / "manifest.json").exists():
         print(f"using the model repository in {os.path.relpath(folder)}")
@@ -100,7 +100,7 @@ def _exported(checkpoint: Path) -> Path:
     from hqsam_export import checkpoint as checkpoints
     from hqsam_export import exporter
 
-    with _step("convert the checkpoint to ONNX, and compare with PyTorch"):
+    with _step("convert the checkpoint to ONNX, and compare it with PyTorch"):
         exporter.export(checkpoints.load_model(checkpoint), folder)
     return folder
 

@@ -1,4 +1,4 @@
-"""Prompts drawn on an image, larger than the image, so that contours and marks show."""
+"""Prompts drawn on an enlarged image, so that contours and marks are visible."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ def with_prompts(
     boxes: Sequence[Box] = (),
     scale: int = 2,
 ) -> Image.Image:
-    """Return the image `scale` times as large, with prompts in its own pixels drawn on it.
+    """Return the image, enlarged, with prompts drawn on it.
 
-    Points are green, points beside the object red, boxes green.
+    Points and boxes are green, negative points red.
+
+    Args:
+        image: the image, with or without a mask drawn on it.
+        points: (x, y) in pixels of the image.
+        negative: (x, y) in pixels of the image.
+        boxes: (x0, y0, x1, y1) in pixels of the image.
+        scale: factor by which the image is enlarged.
     """
     drawn = image.resize((scale * image.width, scale * image.height), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(drawn)

@@ -1,6 +1,6 @@
-"""Draws the images of the documentation: `python -m demo.figures`, or `make images`.
+"""Draws the images of the documentation: `make figures`.
 
-They are the masks of the small model as it is, so draw them anew when its weights change.
+They show masks of the small model. Draw them again when its weights change.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ FOLDER = Path(__file__).parents[1] / "docs" / "images"
 
 GAP_PX = 12
 MAX_SIZE = (1400, 400)
-"""Width and height of a file, in pixels: sharp on a page, and quick to load."""
+"""Largest width and height of a file, in pixels: sharp on a page, and quick to load."""
 
 GREYS, COLORS_OF_MARKS = 48, 80
-"""A file's palette: the photograph is grey, masks and marks are not."""
+"""Colours of a file's palette: greys for the photograph, others for masks and marks."""
 
-# Pixels of the photograph, as those of the demo.
+# Pixels of the photograph.
 SECOND_COIN = (46, 260)
 BESIDE_IN_BOX = (247, 97)
 MANY: tuple[Box, ...] = (
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def together(masks: Sequence[Mask]) -> Image.Image:
-    """Return all masks on their image, each in a colour of its own."""
+    """Return the image with all masks, each in its own colour."""
     drawn = None
     for mask, color in zip(masks, COLORS, strict=False):
         drawn = mask.overlay(drawn, color)
@@ -72,7 +72,7 @@ def together(masks: Sequence[Mask]) -> Image.Image:
 
 
 def save(name: str, panels: Sequence[Image.Image]) -> None:
-    """Write panels of one size beside each other, as a PNG file of few colours."""
+    """Write panels of equal size side by side, as a PNG file with a palette."""
     width, height = panels[0].size
     row = Image.new("RGB", (len(panels) * (width + GAP_PX) - GAP_PX, height), "white")
     for index, panel in enumerate(panels):
@@ -84,10 +84,10 @@ def save(name: str, panels: Sequence[Image.Image]) -> None:
 
 
 def palette(image: Image.Image) -> Image.Image:
-    """Return a palette for the image, in which its many greys leave room for its colours."""
+    """Return a palette in which the many greys of the image leave room for its colours."""
     pixels = np.asarray(image)
     colored = pixels[np.ptp(pixels, axis=2) > 8][None]  # [1, pixels, 3]
-    # Covering all of them keeps the marks, which have few pixels.
+    # Maximum coverage keeps the colours of marks, which have few pixels.
     covering = Image.fromarray(colored).quantize(COLORS_OF_MARKS, Image.Quantize.MAXCOVERAGE)
     greys = [round(level) for level in np.linspace(0, 255, GREYS) for _ in "rgb"]
     few = Image.new("P", (1, 1))

@@ -1,52 +1,143 @@
-"""Fixtures that all tests share."""
+"""What all tests share: the order of the packages, repositories, and running servers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hqsam_export import checkpoint, exporter
-from hqsam_testing import rebuilt
+from hqsam_server import TritonServer
+from hqsam_testing import browser, rebuilt
+from hqsam_testing import cheap_repository as cheap
+from hqsam_testing.api import serve
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-FULL_SIZE = ("e2e", "export")
-"""Packages that share the export of a full-size model."""
+GROUPS = (
+    ("e2e", "export"),  # the export of a full-size ViT-B
+    ("client", "cli", "ui", "docker"),  # the server with the tiny model
+    ("small", "docs"),  # the server with the small model
+    ("server",),
+    ("cluster",),
+    ("hostile",),
+    ("faults",),
+    ("models",),
+)
+"""Packages of tests that share something costly, the longest group first; then all others."""
+
+LONG_TIMEOUT_S = 900
+"""Limit of a slow test, and of those that wait for the full-size export: a minute on two idle
+cores, four on busy ones. The limit of all others is in pyproject.toml."""
 
 
-class _PackageScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Keeps each package's tests, which share servers, in one process of pytest-xdist."""
+def _group(nodeid: str) -> int:
+    """Return the number of a test's group."""
+    package = nodeid.split("/")[1]
+    return next((n for n, group in enumerate(GROUPS) if package in group), len(GROUPS))
+
+
+class _GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Runs each group, or each other package, in one process of pytest-xdist."""
 
     def _split_scope(self, nodeid: str) -> str:
-        package = nodeid.split("/")[1]
-        return "full size" if package in FULL_SIZE else package
+        group = _group(nodeid)
+        return " ".join(GROUPS[group]) if group < len(GROUPS) else nodeid.split("/")[1]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Let pytest-xdist distribute packages."""
-    return _PackageScheduling(config, log)
+    """Let pytest-xdist distribute groups."""
+    return _GroupScheduling(config, log)
+
+
+def pytest_report_header() -> str:
+    """Say at the top which browser the tests of the page run in."""
+    found = browser.find()
+    return f"browser: {found or f'{browser.MISSING}; tests of the page in a browser do not run'}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the groups, leave out tests without their browser, and give slow tests more time."""
+    items.sort(key=lambda item: _group(item.nodeid))
+    if browser.find() is None:
+        without = [it for it in items if "browser" in getattr(it, "fixturenames", ())]
+        config.hook.pytest_deselected(items=without)
+        items[:] = [it for it in items if it not in without]
+    for item in items:
+        if item.get_closest_marker("slow") or "vit_b_repository" in getattr(
+            item, "fixturenames", ()
+        ):
+            item.add_marker(pytest.mark.timeout(LONG_TIMEOUT_S))
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all processes of a run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what servers compile for the session, and out of the user's folder."""
+def _cache_home(run_folder: Path) -> Iterator[None]:
+    """Keep compiled models for the whole run, out of the user's folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(run_folder / "cache"))
         yield
 
 
+def _made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first process to ask for it makes."""
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            # A name of its own until it is whole: making it may fail.
+            unfinished = folder.with_name(f"{folder.name}.unfinished")
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
-def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_repository(run_folder: Path) -> Path:
     """A whole model repository with a tiny random model under the contract's shapes."""
-    folder = tmp_path_factory.mktemp("tiny") / "model_repository"
-    exporter.export(checkpoint.build_model(rebuilt.state_dict(rebuilt.TINY)), folder)
-    return folder
+    return _made_once(
+        run_folder / "tiny",
+        lambda folder: exporter.export(
+            checkpoint.build_model(rebuilt.state_dict(rebuilt.TINY)), folder
+        ),
+    )
 
 
 @pytest.fixture(scope="session")
-def vit_b_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cheap_repository(run_folder: Path) -> Path:
+    """A whole model repository with arithmetic in place of the models."""
+    return _made_once(run_folder / "cheap", cheap.write)
+
+
+@pytest.fixture(scope="session")
+def vit_b_repository(run_folder: Path) -> Path:
     """The model repository of a full-size ViT-B with the oracle's weights: takes a minute."""
-    folder = tmp_path_factory.mktemp("vit_b") / "model_repository"
-    exporter.export(checkpoint.build_model(rebuilt.state_dict()), folder)
-    return folder
+    return _made_once(
+        run_folder / "vit_b",
+        lambda folder: exporter.export(checkpoint.build_model(rebuilt.state_dict()), folder),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the store of `tiny_server`."""
+    return tmp_path_factory.mktemp("tiny-store")
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_repository: Path, tiny_store: Path) -> Iterator[TritonServer]:
+    """A running server with the tiny model in fp32. Tests leave it as they find it."""
+    with serve(tiny_repository, tiny_store) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A running server with the small model in fp32. Tests leave it as they find it."""
+    with serve(None, tmp_path_factory.mktemp("small-store")) as server:
+        yield server

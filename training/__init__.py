@@ -1,1 +1,1 @@
-"""Trains `small`, the model that the package ships for trying and testing."""
+"""Trains the small model, which the package ships for demonstrations and tests."""

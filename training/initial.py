@@ -1,12 +1,12 @@
-"""Where training begins: a model whose layers already do something sensible.
+"""The weights that training starts from: layers that already do something useful.
 
-Random weights would have to find out, from masks alone, that a click means its own place and
-that neighbours belong together; a few thousand steps are not enough for it. So:
+A few thousand steps are too few for random weights to learn, from masks alone, that a click
+means its own position and that neighbouring tokens belong together. Therefore:
 - the patch embedding starts as a discrete cosine transform of each token's pixels;
-- heads of the image encoder start with neighbourhoods of several sizes;
-- tokens of the decoder start attending to the image where their position encoding says, and
-  take over what the image holds there; the image starts attending to tokens that are like it or
-  lie close to it, so that it matters where a click is, and not only on what.
+- the heads of the image encoder start with neighbourhoods of several sizes;
+- the decoder's tokens start by attending to the image at their own position, and copy what the
+  image holds there; image tokens start by attending to prompt tokens that resemble them or lie
+  close to them, so that the position of a click matters and not only its content.
 """
 
 from __future__ import annotations
@@ -25,25 +25,24 @@ from torch import Tensor, nn
 from training.samples import PATCH
 
 CONTENT = 0.25
-"""Scale of image tokens in the decoder, beside position encodings of scale 0.7."""
+"""Scale of image tokens in the decoder, where position encodings have scale 0.7."""
 
 SCALES = 8
 """Wavelengths of the position encoding, from a third of an image to four tokens."""
 
 NEIGHBOUR_BIAS = 4.0
-"""Component of every query that meets the table of relative positions."""
+"""Component of every query that is multiplied with the table of relative positions."""
 
 PEAK = 12.0
-"""Logit by which a point's own place stands out: over 4,096 tokens, about half the attention."""
-
+"""Extra logit of a point's own position: among 4,096 tokens, about half of the attention."""
 
 NEARBY = 5.0
-"""Logit by which an image token prefers the token of a point that lies on it, of ten or so."""
+"""Extra logit, in an image token, of the prompt token of a point that lies on it."""
 
 
 @torch.no_grad()
 def new_model(architecture: Architecture) -> HQSamModel:
-    """Return a model that is ready to learn."""
+    """Return a model to train."""
     model = HQSamModel(architecture)
     _start_encoder(model)
     _start_decoder(model)
@@ -62,9 +61,9 @@ def _start_encoder(model: HQSamModel) -> None:
 
 
 def cosine_filters(count: int) -> Tensor:
-    """Return filters [count, 3, 16, 16]: the lowest frequencies, half of them of brightness.
+    """Return filters [count, 3, 16, 16]: the lowest frequencies, half of them in brightness.
 
-    The gain grows with the frequency, as the spectrum of images falls.
+    The gain grows with the frequency, because the spectrum of images falls with it.
     """
     steps = torch.arange(PATCH)
     basis = torch.cos(math.pi * steps[:, None] * (steps[None, :] + 0.5) / PATCH)  # [16, 16]
@@ -88,7 +87,7 @@ def cosine_filters(count: int) -> Tensor:
 def _attend_to_neighbours(attention: SelfAttention) -> None:
     """Give each head a bell-shaped neighbourhood of its own width, and the last one all tokens.
 
-    The table of relative positions is shared by the heads, so each reads a component of its own.
+    Heads share the table of relative positions, so each reads its own component.
     """
     side = (attention.rel_pos_h.shape[0] + 1) // 2
     width = attention.rel_pos_h.shape[1]
@@ -106,7 +105,7 @@ def _attend_to_neighbours(attention: SelfAttention) -> None:
 
 def _start_decoder(model: HQSamModel) -> None:
     prompts, decoder = model.prompt_encoder, model.mask_decoder
-    # Small beside the position encoding, which has to be told apart first.
+    # Small, so that the position encoding dominates at first.
     for table in (
         *prompts.point_embeddings,
         prompts.not_a_point_embed,
@@ -142,11 +141,11 @@ def _start_decoder(model: HQSamModel) -> None:
 
 
 def _attend_by_place(attention: Attention, heads: slice, peak: float) -> None:
-    """Make some heads attend the more, the closer query and key are by position encoding."""
+    """Make some heads attend more, the closer the positions of query and key are."""
     inner, width = attention.q_proj.weight.shape
     half, each = width // 2, inner // HEADS // 2
-    # Each head gets frequencies of all scales. Sine i of the encoding stands at i, its cosine
-    # at half + i; the product of both with another place's depends on the distance alone.
+    # Each head gets frequencies of all scales. Sine i of the encoding is at i, its cosine at
+    # half + i; the product of both with those of another position depends on the distance only.
     rows = torch.arange(inner)
     head, place = rows // (2 * each), rows % (2 * each)
     frequency = (place % each) * (half // each) + head * (half // each // HEADS)
@@ -160,7 +159,7 @@ def _attend_by_place(attention: Attention, heads: slice, peak: float) -> None:
 
 
 def _point_at_itself(attention: Attention) -> None:
-    """Make queries attend where keys have their position encoding, and take the values over."""
+    """Make queries attend to keys at their own position, and copy the values."""
     _attend_by_place(attention, slice(0, HEADS), PEAK)
     inner, width = attention.q_proj.weight.shape
     rows = torch.arange(inner)

@@ -1,4 +1,4 @@
-"""Losses and corrections of training, all on low-resolution logits."""
+"""Losses, and the clicks that correct a mask, on low-resolution logits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from training.samples import LOW_RES, PATCH, centre
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """Return half-balanced cross-entropy plus Dice of each mask.
 
-    A pixel weighs by the square root of its side's area, object or surroundings. With equal
-    pixels an empty mask of a small object is a good answer, and stays one; with equal
-    sides masks come out too large: IoU would be best above a logit of 0.5 instead of 0.
+    A pixel of the object weighs one over the square root of the object's area, a pixel of the
+    surroundings one over the square root of theirs. With equal weights, an empty mask is a good
+    answer for a small object, and training stays there. With weights of one over the area,
+    masks come out too large: the best threshold would be a logit of 0.5 instead of 0.
 
     Args:
         logits: [P, K, H, W].
@@ -37,17 +38,17 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def similarity_loss(embeddings: Tensor, masks: Tensor, anchors: Tensor) -> Tensor:
-    """Return how badly tokens of one object are told from others by their direction.
+    """Return how badly an object's tokens differ in direction from all others.
 
-    Directions are those from the image's mean: what all tokens share tells nothing.
+    Directions are relative to the image's mean, because all tokens share it.
 
     Args:
-        embeddings: [B, C, S, S], what the neck gives.
+        embeddings: [B, C, S, S], the output of the neck.
         masks: [B * P, 1, 4 * S, 4 * S], covered fractions.
         anchors: [B * P, 2], (row, column) of a token of each object.
 
     Returns:
-        a scalar.
+        A scalar.
     """
     embeddings = embeddings.float()
     deviations = embeddings - embeddings.mean(dim=(2, 3), keepdim=True)
@@ -67,19 +68,18 @@ def iou(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def corrections(logits: Tensor, masks: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the click that a user would correct each mask with.
+    """Return the click with which a user would correct each mask.
 
-    It is put at the centre of the largest error, as the interactive segmentation
-    protocol has it.
+    It is at the centre of the largest error, as in the protocol of interactive segmentation.
 
     Args:
         logits: [P, 1, H, W].
         masks: [P, 1, H, W], covered fractions.
-        corners: [P, 2], first row and column of tokens of each square in the input frame.
+        corners: [P, 2], first row and column of each square in the input frame, in tokens.
 
     Returns:
-        coordinates [P, 1, 2] in the input frame and labels [P, 1]. A mask without an error
-        gets padding.
+        Coordinates [P, 1, 2] in pixels of the input frame, and labels [P, 1]. A mask without
+        an error gets padding.
     """
     predicted, wanted = (logits[:, 0] > 0).cpu().numpy(), (masks[:, 0] > 0.5).cpu().numpy()
     coords = np.zeros((len(predicted), 1, 2), np.float32)
@@ -91,7 +91,9 @@ def corrections(logits: Tensor, masks: Tensor, corners: Tensor) -> tuple[Tensor,
             continue
         top, left = (PATCH * corners[row]).tolist()
         x, y = centre(error)
-        coords[row, 0] = ((x + 0.5) * LOW_RES + left, (y + 0.5) * LOW_RES + top)
+        # The centre of a low-resolution pixel: a coordinate is 0 at the first pixel's centre.
+        middle = (LOW_RES - 1) / 2
+        coords[row, 0] = (x * LOW_RES + middle + left, y * LOW_RES + middle + top)
         labels[row, 0] = (
             contract.LABEL_FOREGROUND if error is missing else contract.LABEL_BACKGROUND
         )

@@ -21,7 +21,7 @@ def main() -> None:
         manifest = exporter.export(
             checkpoint.load_model(args.weights), exported, "fp16-weights", report=print
         )
-        # Configs and Python models are those of the repository's template.
+        # Configs and Python models come from the repository's template.
         del manifest["template_files"]
         repository.write_manifest(exported, manifest)
         shutil.rmtree(small_model.FOLDER, ignore_errors=True)

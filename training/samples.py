@@ -1,4 +1,4 @@
-"""Makes training batches: scenes or parts of them, objects in them, prompts for those."""
+"""Training batches: scenes or parts of scenes, objects in them, and prompts for the objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOW_RES = contract.INPUT_SIZE // contract.MASK_SIZE
 """Pixels along the side of a pixel of `low_res_masks`."""
 
 POINTS = 3
-"""Points that a first prompt has at most: a box's corners and a click, or three clicks."""
+"""Most points of a first prompt: the corners of a box and a click, or three clicks."""
 
 MEAN = np.array(contract.PIXEL_MEAN, np.float32)
 STD = np.array(contract.PIXEL_STD, np.float32)
@@ -30,12 +30,12 @@ STD = np.array(contract.PIXEL_STD, np.float32)
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step learns from: B images of S x S tokens, P prompts on each.
+    """The input of a training step: B images of S x S tokens, P prompts on each.
 
     Attributes:
         images: float32 [B, 3, 16 * S, 16 * S], normalised, padded with zeros.
-        corners: int64 [B, 2], the first row and column of tokens in the input frame.
-        point_coords: float32 [B * P, 3, 2], (x, y) in the input frame.
+        corners: int64 [B, 2], first row and column of the image in the input frame, in tokens.
+        point_coords: float32 [B * P, 3, 2], (x, y) in pixels of the input frame.
         point_labels: float32 [B * P, 3], the contract's label codes.
         masks: float32 [B * P, 1, 4 * S, 4 * S], covered fraction of each low-resolution
             pixel.
@@ -56,14 +56,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of training.
+    """A part of the training.
 
     Attributes:
         until: the fraction of all steps at which it ends.
         side: S, tokens along the side of a square; 64 for whole images.
         images: B, squares in a batch.
         prompts: P, prompts on each.
-        texture: the share of textures in the scenes, where the stage begins and ends.
+        texture: share of textures in the scenes, at the beginning and at the end of the stage.
     """
 
     until: float
@@ -79,14 +79,14 @@ STAGES = (
     Stage(0.995, 44, 1, 6, (1.0, 1.0)),
     Stage(1.0, contract.EMBEDDING_SIZE, 1, 6, (1.0, 1.0)),
 )
-"""From small squares, which cost little and teach most, to whole images.
+"""From small squares, which cost least for what they teach, to whole images.
 
-Attention to a whole image costs 400 times what attention to a square of 14 tokens does.
+Attention to a whole image costs 400 times as much as attention to a square of 14 tokens.
 """
 
 
 class Batches(Dataset[Batch]):
-    """Batch number i is always the same, wherever and whenever it is drawn."""
+    """All batches of a training. Batch i depends on the seed and i only."""
 
     def __init__(self, steps: int, seed: int) -> None:
         self.steps, self.seed = steps, seed
@@ -123,15 +123,15 @@ def _square(rng: Generator, stage: Stage, texture: float) -> Batch:
 
 
 def _scene(rng: Generator, side: int, texture: float) -> scenes.Scene:
-    """Draw what fills a square of `side` tokens, or most of it: images are not square."""
+    """Draw a scene that fills a square of `side` tokens, or most of it: images are not square."""
     full = side * PATCH
     width = height = full
     if rng.random() < (0.2 if side < contract.EMBEDDING_SIZE else 0.8):
         short = int(full * rng.uniform(0.4, 1.0))
         width, height = (full, short) if rng.random() < 0.5 else (short, full)
-    # Small images come enlarged, large ones shrunk.
+    # A quarter of the scenes is drawn smaller and enlarged, like small images.
     source = float(np.exp(rng.uniform(np.log(0.4), 0))) if rng.random() < 0.25 else 1.0
-    # In a smaller square objects are smaller, or one would fill it.
+    # Objects are smaller in a smaller square: otherwise one would fill it.
     objects = (side / contract.EMBEDDING_SIZE) ** 0.5 * float(np.exp(rng.uniform(-0.4, 1.1)))
     scene = scenes.draw(
         int(rng.integers(1 << 62)),
@@ -157,7 +157,7 @@ def _batch_of_one(rng: Generator, scene: scenes.Scene, stage: Stage) -> Batch:
     image = np.zeros((3, full, full), np.float32)
     image[:, :height, :width] = ((scene.image - MEAN) / STD).transpose(2, 0, 1)
     room = contract.EMBEDDING_SIZE - stage.side
-    # An image ends where the frame ends, unless the padding shows.
+    # A square with padding is at the edge of the input frame, any other one anywhere.
     top = int(rng.integers(room + 1)) if height == full else room
     left = int(rng.integers(room + 1)) if width == full else room
 
@@ -187,7 +187,7 @@ def _batch_of_one(rng: Generator, scene: scenes.Scene, stage: Stage) -> Batch:
 
 
 def _prompt(rng: Generator, mask: NDArray[np.bool_]) -> list[tuple[float, float, int]]:
-    """Return points (x, y, label) that a user would give for the object."""
+    """Return points (x, y, label) with which a user would prompt for the object."""
     kind = rng.choice(
         ["click", "box", "box and click", "click and negative", "clicks"],
         p=[0.35, 0.4, 0.05, 0.1, 0.1],
@@ -211,7 +211,7 @@ def _prompt(rng: Generator, mask: NDArray[np.bool_]) -> list[tuple[float, float,
 
 
 def click(rng: Generator, mask: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return a point (x, y) of the object, as often near its middle as anywhere."""
+    """Return a random point (x, y) of the object, more often near its middle."""
     distances = depth(mask)
     rows, columns = np.nonzero(distances >= rng.uniform(0, 0.9) * distances.max())
     index = rng.integers(len(rows))
@@ -225,7 +225,7 @@ def centre(mask: NDArray[np.bool_]) -> tuple[float, float]:
 
 
 def depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return each pixel's distance from outside the mask; the image's edge is outside."""
+    """Return each pixel's distance to the outside of the mask; beyond the image is outside."""
     padded = np.pad(mask.astype(np.uint8), 1)
     distances = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
     return np.asarray(distances, np.float32)

@@ -1,8 +1,8 @@
-"""Draws scenes of overlapping objects, with the exact mask of each.
+"""Synthetic scenes of overlapping objects, with the exact mask of each.
 
-Nothing is downloaded and nothing photographed: a scene follows from its seed. Objects
-are smooth blobs, ellipses, polygons, rings, bars and strokes, filled with colours,
-gradients, patterns and noise, lit, with soft shadows, on a background of the same kind.
+A scene depends on its seed only; nothing is downloaded. Objects are smooth blobs, ellipses,
+polygons, stars, rings and strokes, filled with colours, gradients, patterns and noise, lit, with
+soft shadows, on a background of the same kind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Alpha = NDArray[np.float32]
 """Coverage [H, W], 0 to 1."""
 
 SHIFT = 4
-"""OpenCV draws at sixteenths of a pixel."""
+"""OpenCV draws with coordinates in sixteenths of a pixel: 4 fractional bits."""
 
 NOISE_SIDE = 1024
 
@@ -56,16 +56,16 @@ def draw(
     texture: float = 1.0,
     min_area_px: int = 400,
 ) -> Scene:
-    """Draw the scene of a seed.
+    """Draw a scene.
 
     Args:
         seed: the same seed and sizes give the same scene.
         width_px: width of the image.
         height_px: height of the image.
-        scale: pixels of the image to one of the input frame; objects, patterns and
-            shadows grow with it.
-        texture: 0 for flat colours only, 1 for textures as often as not.
-        min_area_px: objects that show fewer pixels are not listed.
+        scale: pixels of the image for one of the input frame; objects, patterns and shadows
+            grow with it.
+        texture: 0 for flat colours only, 1 for textures in four of five fills.
+        min_area_px: objects with fewer visible pixels are not listed.
     """
     rng = np.random.default_rng(seed)
     pen = _Pen(rng, width_px, height_px, scale, texture)
@@ -81,7 +81,7 @@ def draw(
 
 
 class _Pen:
-    """Draws with one source of chance, at one scale."""
+    """Draws with one random generator, at one scale."""
 
     def __init__(
         self, rng: Generator, width: int, height: int, scale: float, texture: float
@@ -89,7 +89,7 @@ class _Pen:
         self.rng, self.width, self.height = rng, width, height
         self.scale, self.texture = scale, texture
         self.blur = rng.uniform(0.0, 1.2) * scale
-        # In half of the scenes nearly all objects look like another one: a click is for one.
+        # In half of the scenes nearly all objects look alike, and a click still means one of them.
         self.twins = rng.choice([0.2, 0.9])
         self.looks: dict[int, int] = {}
 
@@ -105,20 +105,20 @@ class _Pen:
         return image
 
     def at_random(self) -> list[Place]:
-        """Return places anywhere; most objects are small, as in photographs."""
+        """Return random places; most objects are small, as in photographs."""
         rng = self.rng
         density = rng.uniform(0.4, 1.6) * self.width * self.height / (300 * self.scale) ** 2
         count = int(np.clip(rng.poisson(density * 2.0), 2, MAX_OBJECTS))
         radii = np.exp(rng.uniform(math.log(14), math.log(260), count)) * self.scale
         radii = np.minimum(radii, 0.6 * max(self.width, self.height))
-        # Large ones lie under small ones, or few would stay visible.
+        # Small objects lie on top of large ones: otherwise few would stay visible.
         return [
             (rng.uniform(0, self.width), rng.uniform(0, self.height), float(radius))
             for radius in np.sort(radii)[::-1]
         ]
 
     def in_rows(self) -> list[Place]:
-        """Return places side by side, as of coins or goods on a shelf; most look alike."""
+        """Return places side by side, as of coins or goods on a shelf; most objects look alike."""
         rng = self.rng
         self.twins = rng.choice([0.2, 0.95])
         step = self.scale * float(np.exp(rng.uniform(math.log(70), math.log(260))))
@@ -141,7 +141,7 @@ class _Pen:
         self, image: Image, labels: NDArray[np.int32], number: int, x: float, y: float,
         radius: float,
     ) -> None:  # fmt: skip
-        """Draw an object onto `image` and enter its pixels in `labels`."""
+        """Draw an object onto `image`, and write its number to its pixels in `labels`."""
         rng = self.rng
         reach = int(radius * 1.5) + 8
         left, top = max(0, int(x) - reach), max(0, int(y) - reach)
@@ -165,7 +165,7 @@ class _Pen:
         labels[box][inside] = number
 
     def shape(self, height: int, width: int, x: float, y: float, radius: float) -> Alpha:
-        """Return the coverage of a random shape about (x, y)."""
+        """Return the coverage of a random shape around (x, y)."""
         canvas = np.zeros((height, width), np.uint8)
         kinds: list[tuple[float, Callable[..., None]]] = [
             (0.30, self._blob),
@@ -192,7 +192,7 @@ class _Pen:
 
     def _polar(self, x: float, y: float, angles: NDArray[np.float64], radii: NDArray[np.float64],
                ) -> NDArray[np.float64]:  # fmt: skip
-        """Turn radii about (x, y) into points, squeezed and turned at random."""
+        """Turn radii around (x, y) into points, and squeeze and rotate them at random."""
         squeeze = math.exp(-abs(self.rng.normal(0, 0.5)))
         turn = self.rng.uniform(0, 2 * np.pi)
         u, v = radii * np.cos(angles), squeeze * radii * np.sin(angles)
@@ -214,7 +214,7 @@ class _Pen:
         self, canvas: NDArray[np.uint8], x: float, y: float, radius: float, value: int
     ) -> None:
         angles = np.linspace(0, 2 * np.pi, 96, endpoint=False)
-        # A superellipse: from a diamond's roundness to a rounded box.
+        # A superellipse: an ellipse, or a box with round corners.
         power = self.rng.choice([2.0, 2.0, 2.0, 3.0, 5.0])
         radii = (np.abs(np.cos(angles)) ** power + np.abs(np.sin(angles)) ** power) ** (-1 / power)
         self._contour(canvas, self._polar(x, y, angles, 0.85 * radius * radii), value)
@@ -249,7 +249,7 @@ class _Pen:
     def _stroke(
         self, canvas: NDArray[np.uint8], x: float, y: float, radius: float, value: int
     ) -> None:
-        """Draw a thin curved part, as handles, branches and cables are."""
+        """Draw a thin curved part, such as a handle, a branch or a cable."""
         t = np.linspace(-1, 1, 40)
         bend, turn = self.rng.normal(0, 0.5, 2), self.rng.uniform(0, 2 * np.pi)
         u, v = t, bend[0] * (t**2 - 0.3) + bend[1] * (t**3 - t)
@@ -260,7 +260,7 @@ class _Pen:
         cv2.polylines(canvas, [fixed], False, (value,), int(thickness), cv2.LINE_AA, SHIFT)
 
     def look(self, number: int, touched: set[int], height: int, width: int) -> Image:
-        """Return a fill of its own, or that of another object, but of none that is touched."""
+        """Return a fill: a new one, or that of another object that this one does not touch."""
         taken = {self.looks[it] for it in touched if it in self.looks}
         twins = [seed for seed in self.looks.values() if seed not in taken]
         chosen = int(self.rng.integers(1 << 62))
@@ -273,7 +273,7 @@ class _Pen:
         return fill
 
     def shadow(self, alpha: Alpha, radius: float) -> Alpha:
-        """Return how much darker it gets around an object of this coverage."""
+        """Return how much an object of this coverage darkens its surroundings, 0 to 1."""
         offset = self.rng.normal(0, 0.12, 2) * radius
         moved = cv2.warpAffine(
             alpha, np.array([[1, 0, offset[0]], [0, 1, offset[1]]], np.float64), alpha.shape[::-1]
@@ -284,7 +284,7 @@ class _Pen:
     def lit(
         self, fill: Image, inside: NDArray[np.bool_], centre: tuple[float, float], radius: float
     ) -> Image:
-        """Shade a fill as if the object were round, or give it a rim."""
+        """Shade a fill as if the object was round, give it a rim, both or neither."""
         rng = self.rng
         if rng.random() < 0.5:
             height, width = inside.shape
@@ -312,7 +312,7 @@ class _Pen:
         base = self.colour()
         if self.rng.random() >= self.texture * 0.8:
             return np.broadcast_to(base, (height, width, 3)).copy()
-        # The second colour is as often close as far: weak textures are common.
+        # Weak textures are common: the second colour is often close to the first.
         other = np.clip(base + self.rng.choice([0.1, 0.25, 0.6]) * (self.colour() - base), 0, 1)
         pattern = self.pattern(height, width)
         fill = base + (other - base) * pattern[..., None]
@@ -322,7 +322,7 @@ class _Pen:
         return fill.astype(np.float32)
 
     def pattern(self, height: int, width: int) -> Alpha:
-        """Return a field of 0 to 1."""
+        """Return a pattern, 0 to 1."""
         rng = self.rng
         kind = rng.choice(["gradient", "noise", "patches", "stripes", "checks", "dots"],
                           p=[0.25, 0.35, 0.12, 0.12, 0.08, 0.08])  # fmt: skip
@@ -353,7 +353,7 @@ def _step(field: Alpha, width: float) -> Alpha:
 
 @cache
 def _noise_tile(exponent: float) -> Alpha:
-    """Return noise whose spectrum falls with this power of the frequency, tileable."""
+    """Return tileable noise whose spectrum falls with this power of the frequency."""
     rng = np.random.default_rng(int(1000 * exponent))
     frequency = np.hypot(np.fft.fftfreq(NOISE_SIDE)[:, None], np.fft.rfftfreq(NOISE_SIDE)[None, :])
     frequency[0, 0] = 1
@@ -363,7 +363,7 @@ def _noise_tile(exponent: float) -> Alpha:
 
 
 def _noise(rng: Generator, height: int, width: int, grain_px: float) -> Alpha:
-    """Return a piece of noise, 0 to 1, whose grains are about `grain_px` large."""
+    """Return a piece of noise, 0 to 1, with grains of about `grain_px`."""
     tile = _noise_tile(float(rng.choice([0.3, 0.8, 1.2, 1.6])))
     rows = max(2, min(NOISE_SIDE, int(height / grain_px)))
     columns = max(2, min(NOISE_SIDE, int(width / grain_px)))
@@ -374,7 +374,7 @@ def _noise(rng: Generator, height: int, width: int, grain_px: float) -> Alpha:
 
 
 def _developed(image: Image, rng: Generator) -> NDArray[np.uint8]:
-    """Finish as a camera does: exposure, sensor noise, sharpness, JPEG."""
+    """Finish an image as a camera does: exposure, sensor noise, JPEG."""
     image = np.clip(image, 0, 1) ** np.float32(rng.uniform(0.7, 1.4))
     if rng.random() < 0.5:
         noise = rng.standard_normal(image.shape[:2], dtype=np.float32)[..., None]

@@ -1,14 +1,14 @@
 """Trains the small model from scratch: `python -m training.train --output FOLDER`.
 
-It goes on from `FOLDER/state.pt` where it was stopped; the same steps and seed give the
-same samples. `FOLDER/small.pth` is written at the end, under the official names.
+It resumes from `FOLDER/state.pt`; the same steps and seed give the same samples. The weights
+go to `FOLDER/small.pth`, under the official names.
 
-What makes it learn within the hours that two cores have:
-- layers that begin with something sensible (`training.initial`);
-- many small squares first, larger ones and whole images later (`training.samples.STAGES`),
-  and scenes from flat colours to textures;
-- a loss in which small objects count (`training.losses.mask_loss`), on the HQ mask and at
-  half weight on SAM's first; SAM's other three get theirs where they are best, as in SAM;
+The model learns within hours on two cores because of:
+- initial layers that already do something useful (`training.initial`);
+- many small squares first, larger ones and whole images later (`training.samples.STAGES`), and
+  scenes from flat colours to textures;
+- a loss in which small objects count (`training.losses.mask_loss`), on the HQ mask, and at half
+  weight on SAM's first mask; of SAM's other three, the best one gets the loss, as in SAM;
 - an auxiliary loss on the neck's output: tokens of one object are alike, others are not.
 """
 
@@ -41,14 +41,14 @@ SMALL = Architecture(
 )
 
 CROP = 28
-"""Tokens along a side of the part that is upscaled and compared: upscaling is local."""
+"""Tokens along a side of the part that is upscaled and compared; upscaling is local."""
 
 DECAY = 0.999
-"""How much of the averaged weights stays at each step."""
+"""Decay of the moving average of the weights, per step."""
 
 
 def main() -> None:
-    """Train, or go on with training."""
+    """Train, or resume training."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Run the steps that are left, and write the weights."""
+    """Run the remaining steps, and write the weights."""
     model = new_model(SMALL).to(args.device)
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(DECAY)
@@ -121,12 +121,12 @@ def train(args: argparse.Namespace) -> None:
 
 
 def schedule(step: int, steps: int) -> float:
-    """Return the learning rate's factor: a ramp up, a plateau, and a ramp down at the end."""
+    """Return the factor of the learning rate: a ramp up, a plateau, and a ramp down."""
     return min(1.0, (step + 1) / 200, 3 * (steps - step) / steps)
 
 
 def rounds(step: int, steps: int) -> int:
-    """Return how often a step's prompts are decoded: once, or with corrections too."""
+    """Return how often a step decodes its prompts: once, or again with corrections."""
     return 1 if step < steps // 4 else (1, 2, 1, 3)[step % 4]
 
 
@@ -149,7 +149,7 @@ def batch_loss(model: HQSamModel, batch: Batch, rounds: int) -> tuple[Tensor, di
         hq_features = model.mask_decoder.hq_features(embeddings, interm)
         grid = model.prompt_encoder.grid_encoding()
     loss = similarity = losses.similarity_loss(embeddings, batch.masks, batch.anchors)
-    # From here on each prompt has an image of its own.
+    # From here on, each prompt has its own copy of the image.
     each = len(batch.masks) // len(batch.images)
     grid = grid.unflatten(1, (contract.EMBEDDING_SIZE, -1))
     image_pe = take(grid, corners, embeddings.shape[-1]).flatten(1, 2)
@@ -193,7 +193,7 @@ def batch_loss(model: HQSamModel, batch: Batch, rounds: int) -> tuple[Tensor, di
 def crops(batch: Batch) -> Tensor | None:
     """Return where to cut each prompt's part, [P, 2] (row, column) in tokens; None for all.
 
-    The anchor lies anywhere in its part.
+    The anchor is at a random place in its part.
     """
     side = batch.images.shape[-1] // PATCH
     if side <= CROP:
@@ -218,19 +218,19 @@ def cut_out(maps: Tensor, cut: Tensor | None, scale: int) -> Tensor:
 def corrected(
     prompts: _Prompts, batch: Batch, origins: Tensor, logits: Tensor, cut: Tensor | None
 ) -> _Prompts:
-    """Return the prompts with a correcting click each, and the logits that it corrects."""
+    """Return the prompts with one correcting click each, and the logits that it corrects."""
     whole, known = logits, batch.masks
     if cut is not None:
-        # Outside of the part nothing is known, and nothing is an error.
+        # Outside of the part, no pixel is an error.
         whole, known = torch.full_like(batch.masks, -10.0), torch.zeros_like(batch.masks)
         size = logits.shape[-1]
         for number, (row, column) in enumerate((4 * cut).tolist()):
             part = (number, 0, slice(row, row + size), slice(column, column + size))
             whole[part], known[part] = logits[number, 0], batch.masks[part]
     coords, labels = losses.corrections(whole, known, origins)
-    # Refining with the earlier logits and without are both common.
+    # Users refine with the earlier logits and without them.
     keep = (torch.rand(len(logits), device=logits.device) < 0.7).float()
-    # Padding goes last: the first of it is a token of its own.
+    # Padding goes last: the first padding point has its own token.
     order = torch.cat([prompts.labels, labels], dim=1) == contract.LABEL_PADDING
     index = order.int().argsort(dim=1, stable=True)
     return _Prompts(

@@ -1,6 +1,7 @@
-"""Writes scenes that no training sees, for `hqsam evaluate`: `python -m training.unseen FOLDER`.
+"""Writes scenes that are not used for training: `python -m training.unseen FOLDER`.
 
-Images go to `images`, and label maps of the objects to segment to `masks`.
+Images go to `FOLDER/images`, label maps of the objects to segment to `FOLDER/masks`, for
+`hqsam evaluate`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from PIL import Image
 from training import scenes
 
 FIRST_SEED = 1 << 62
-"""Training draws scenes of smaller seeds alone."""
+"""Training uses smaller seeds only."""
 
 OBJECTS = 2
-"""Objects of a scene, chosen at random, that are to be segmented."""
+"""Number of objects to segment in a scene, chosen at random."""
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def scene(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
             for value, index in enumerate(rng.choice(len(drawn.masks), count, replace=False), 1):
                 labels[drawn.masks[index]] = value
             return drawn.image, labels
-    raise RuntimeError(f"scene {number} stays without objects")
+    raise RuntimeError(f"scene {number} has no objects after 100 attempts")
 
 
 if __name__ == "__main__":

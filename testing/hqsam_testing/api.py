@@ -1,4 +1,4 @@
-"""The server's models as functions of arrays, with nothing in between but tritonclient."""
+"""The server's models as functions of arrays: nothing but tritonclient in between."""
 
 from __future__ import annotations
 
@@ -16,14 +16,27 @@ from numpy.typing import NDArray
 from tritonclient.utils import np_to_triton_dtype
 
 from hqsam_testing import image_files
+from hqsam_testing.waiting import TIMEOUT_S
 
 _MARKS = itertools.count()
 
 
-def serve(repository: Path, store: Path, options: Mapping[str, str]) -> TritonServer:
-    """Return a server in fp32, not yet started, with a store in `store`."""
-    environment = {"HQSAM_STORE_FOLDER": str(store), **options}
-    return TritonServer(repository, tuning=Tuning(precision="fp32"), environment=environment)
+def serve(
+    repository: Path | None, store: Path, options: Mapping[str, str] | None = None
+) -> TritonServer:
+    """Return a server in fp32, not yet started.
+
+    Args:
+        repository: its model repository; None for the small model.
+        store: folder of its store.
+        options: more environment variables.
+    """
+    return TritonServer(
+        repository,
+        tuning=Tuning(precision="fp32"),
+        environment={"HQSAM_STORE_FOLDER": str(store), **(options or {})},
+        start_timeout_s=TIMEOUT_S,
+    )
 
 
 def new_png() -> bytes:
@@ -54,9 +67,9 @@ class Api:
         model: str,
         inputs: Mapping[str, NDArray[Any]],
         outputs: Sequence[str] = (),
-        timeout_s: float = 120,
+        timeout_s: float = TIMEOUT_S,
     ) -> dict[str, NDArray[Any]]:
-        """Run a model; without names of outputs, for all of them."""
+        """Run a model, and return the named outputs, or all."""
         tensors = []
         for name, array in inputs.items():
             tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
@@ -69,7 +82,10 @@ class Api:
         return {it.name: result.as_numpy(it.name) for it in result.get_response().outputs}
 
     def embed(
-        self, encoded: bytes | None = None, image_id: str | None = None, timeout_s: float = 120
+        self,
+        encoded: bytes | None = None,
+        image_id: str | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> tuple[str, tuple[int, int], bool]:
         """Return image_id, (height, width) and whether the image was stored."""
         inputs: dict[str, NDArray[Any]] = {}
@@ -95,8 +111,8 @@ class Api:
         )
 
     def metric(self, name: str) -> float:
-        """Return a metric of the project's own from the Prometheus endpoint."""
-        with urllib.request.urlopen(self._metrics_url) as page:  # noqa: S310 - http, as made above
+        """Return one of the project's own metrics, by its name without `hqsam_`."""
+        with urllib.request.urlopen(self._metrics_url, timeout=TIMEOUT_S) as page:  # noqa: S310 - http, as made above
             lines = page.read().decode().splitlines()
         return float(next(line for line in lines if line.startswith(f"hqsam_{name} ")).split()[1])
 

@@ -70,7 +70,7 @@ class Replica:
 
     def encodes(self) -> int:
         """Return how many images it has encoded since it was started."""
-        return int(read_metrics(_HOST, self._ports["metrics"], TIMEOUT_S).get("encodes", 0))
+        return int(read_metrics(_HOST, self._ports["metrics"], TIMEOUT_S)["encodes"])
 
 
 class Load:

@@ -218,7 +218,7 @@ class Load:
     def _work(self, seed: int, more: Callable[[], bool]) -> None:
         """Draw one operation after the other, as one client."""
         draw = random.Random(f"{seed}-{self._plan}-{time.monotonic()}")  # noqa: S311
-        operations = [self._click_around] * 14
+        operations: list[Callable[[random.Random, HQSam], None]] = [self._click_around] * 14
         operations += [self._time_out, self._supersede, self._send_nonsense] * 2
         with self._client() as sam, self._client(_HASTY_S) as hasty:
             while more():
@@ -252,10 +252,10 @@ class Load:
             self._compare(number, name, _masks(image.segment(**_PROMPTS[name])))
             self._count(name)
 
-    def _time_out(self, draw: random.Random, hasty: HQSam) -> None:
+    def _time_out(self, draw: random.Random, sam: HQSam) -> None:
         """Ask for masks with a timeout that is too short most of the time."""
         try:
-            number, image = self._open(draw, hasty)
+            number, image = self._open(draw, sam)
             self._compare(number, "batch", _masks(image.segment(**_PROMPTS["batch"])))
         except RequestTimeoutError as error:
             self._count("timed out", error)
@@ -305,4 +305,3 @@ def _image(number: int) -> bytes:
 
 def _masks(masks: Mask | list[Mask]) -> list[Mask]:
     return masks if isinstance(masks, list) else [masks]
-

@@ -1,10 +1,10 @@
-"""Which replica has which image, simulated: what joins and losses of replicas cost.
+"""A simulation of which replica has which image, for replicas that join and leave.
 
-Two ways of spreading, as this project uses them:
+The two ways of spreading images that this project uses:
 - `Ring`: gRPC's ring hash in the client (gRFC A42), a ring of at least 1024 entries;
 - `Maglev`: Envoy's, a table of 65,537 entries (Eisenbud et al., NSDI 2016).
 
-`make bench-cluster` puts beside this what real replicas do.
+`make bench-cluster` compares the simulation with real replicas.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 Spread = Callable[[str], int]
-"""Gives the replica of an image."""
+"""Maps an image to its replica."""
 
 RING_SIZE = 1024
 TABLE_SIZE = 65_537
@@ -30,10 +30,10 @@ def ring(replicas: Sequence[int], members: Sequence[int] | None = None) -> Sprea
     """Return the spread of a ring.
 
     Args:
-        replicas: those that are well.
-        members: those that the ring was made of; entries of others are skipped, as gRPC does
-            with replicas that cannot be reached. None for `replicas`, as Envoy does, whose
-            ring has more entries for each the fewer they are.
+        replicas: the healthy ones.
+        members: the replicas that the ring has entries of. Those of unhealthy ones are skipped,
+            as in gRPC. None for a ring of `replicas` only, as in Envoy, which gives each
+            replica more entries when there are fewer of them.
     """
     members = replicas if members is None else members
     each = math.ceil(RING_SIZE / len(members))
@@ -63,19 +63,19 @@ def maglev(replicas: Sequence[int]) -> Spread:
 
 
 def moved(keys: Sequence[str], before: Spread, after: Spread) -> float:
-    """Return the share of images that another replica has now."""
+    """Return the fraction of images that change their replica."""
     return sum(before(key) != after(key) for key in keys) / len(keys)
 
 
 class Store:
-    """A replica's store: the least recently used image goes first."""
+    """A replica's store, which drops the least recently used image first."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._entries: OrderedDict[str, None] = OrderedDict()
 
     def get(self, key: str) -> bool:
-        """Look an image up, and keep it from now on; tell whether it was there."""
+        """Return whether an image is stored, and store it."""
         hit = key in self._entries
         self._entries[key] = None
         self._entries.move_to_end(key)
@@ -87,13 +87,13 @@ class Store:
 def hit_rates(
     keys: Sequence[str], rounds: Sequence[Spread], capacity: int, lost: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Return the share of hits of each round of a click on every image.
+    """Click on every image once a round, and return the fraction of hits of each round.
 
     Args:
         keys: the images, in the order of the clicks.
-        rounds: how images are spread in each round.
-        capacity: images that a replica keeps.
-        lost: for each round the replicas whose store is empty when it begins.
+        rounds: the spread of each round.
+        capacity: number of images that a replica stores.
+        lost: for each round, the replicas that begin it with an empty store.
     """
     stores: dict[int, Store] = {}
     rates = []

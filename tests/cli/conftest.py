@@ -10,31 +10,23 @@ from pathlib import Path
 
 import pytest
 from hqsam_client import HQSam
-from hqsam_server import TritonServer, Tuning
+from hqsam_server import TritonServer
 from hqsam_testing.oracle import images
+from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
-
-PATIENCE_S = 300.0
-"""For answers of a server that shares its processors with others."""
 
 _SERIAL = itertools.count(1)
 
 
-@pytest.fixture(scope="package")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def store(tiny_store: Path) -> Path:
     """The folder of the server's embedding store."""
-    return tmp_path_factory.mktemp("store")
+    return tiny_store
 
 
-@pytest.fixture(scope="package")
-def server(tiny_repository: Path, store: Path) -> Iterator[TritonServer]:
-    """A server that all tests of the command share."""
-    with TritonServer(
-        tiny_repository,
-        tuning=Tuning(precision="fp32"),
-        environment={"HQSAM_STORE_FOLDER": str(store)},
-    ) as running:
-        yield running
+@pytest.fixture(scope="session")
+def server(tiny_server: TritonServer) -> TritonServer:
+    return tiny_server
 
 
 @pytest.fixture
@@ -51,7 +43,7 @@ def nobody() -> str:
 
 @pytest.fixture
 def sam(url: str) -> Iterator[HQSam]:
-    with HQSam(url, timeout_s=PATIENCE_S) as client:
+    with HQSam(url, timeout_s=TIMEOUT_S) as client:
         yield client
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from hqsam_client import AsyncHQSam, HQSam, ImageError, Mask, SupersededError
 from hqsam_client.server_status import read_metrics
 from hqsam_server import TritonServer
+from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 
-from tests.client.conftest import PATIENCE_S
 from tests.client.test_client import POINTS, close
 
 
@@ -19,7 +19,7 @@ def test_sync_and_async_give_the_same_masks(sam: HQSam, url: str, photo: bytes) 
     image = sam.open(photo)
 
     async def check() -> None:
-        async with AsyncHQSam(url, timeout_s=PATIENCE_S) as other:
+        async with AsyncHQSam(url, timeout_s=TIMEOUT_S) as other:
             opened = await other.open(photo)
             assert opened.image_id == image.image_id
             assert close(await opened.segment(points=POINTS), image.segment(points=POINTS))
@@ -40,7 +40,7 @@ def test_of_64_clicks_at_once_20_superseded_each_gets_its_own_result(
     clicks = distinct * 8
 
     async def check() -> None:
-        async with AsyncHQSam(url, timeout_s=PATIENCE_S) as other:
+        async with AsyncHQSam(url, timeout_s=TIMEOUT_S) as other:
             image = await other.open(photo)
             calls = [
                 (image.latest if i < 21 else image).segment(points=[click])
@@ -64,7 +64,7 @@ def test_a_superseded_click_that_had_not_begun_is_never_decoded(
         return read_metrics(host, int(port), 10)[name]
 
     async def check() -> None:
-        async with AsyncHQSam(server.grpc_url, timeout_s=PATIENCE_S) as sam:
+        async with AsyncHQSam(server.grpc_url, timeout_s=TIMEOUT_S) as sam:
             image = await sam.open(photo)
             begun, prompts = metric("store_hits"), metric("prompts")
             boxes = [(20, 30, 200, 180)] * 8
@@ -83,7 +83,7 @@ def test_a_superseded_click_that_had_not_begun_is_never_decoded(
 
 def test_a_cancelled_task_is_cancelled_and_not_superseded(url: str, photo: bytes) -> None:
     async def check() -> None:
-        async with AsyncHQSam(url, timeout_s=PATIENCE_S) as sam:
+        async with AsyncHQSam(url, timeout_s=TIMEOUT_S) as sam:
             image = await sam.open(photo)
             task = asyncio.ensure_future(image.latest.segment(boxes=[(20, 30, 200, 180)] * 64))
             await asyncio.sleep(0)
@@ -100,7 +100,7 @@ def test_an_evicted_image_is_embedded_again_for_all_tasks(
     url: str, photo: bytes, forget: Callable[[str], None]
 ) -> None:
     async def check() -> None:
-        async with AsyncHQSam(url, timeout_s=PATIENCE_S) as sam:
+        async with AsyncHQSam(url, timeout_s=TIMEOUT_S) as sam:
             image = await sam.open(photo)
             forget(image.image_id)
             clicks = (image.segment(points=[point]) for point in POINTS * 2)
@@ -112,7 +112,7 @@ def test_an_evicted_image_is_embedded_again_for_all_tasks(
 
 def test_embed_tells_failures_apart(url: str, photo: bytes, array: NDArray[np.uint8]) -> None:
     async def check() -> None:
-        async with AsyncHQSam(url, timeout_s=PATIENCE_S) as sam:
+        async with AsyncHQSam(url, timeout_s=TIMEOUT_S) as sam:
             await sam.open(photo)
             known, failed, fresh = await sam.embed([photo, b"nothing", array])
             assert known.already_stored

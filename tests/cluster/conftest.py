@@ -1,30 +1,25 @@
-"""Replicas of `hqsam serve`, and the Envoy of docker/envoy before them."""
+"""Replicas of `hqsam serve`, with the Envoy of docker/envoy in front of them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hqsam_testing import cheap_repository as cheap
 from hqsam_testing.envoy import Envoy
 from hqsam_testing.replicas import Replica
 
 
-@pytest.fixture(scope="session")
-def cheap_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cheap.write(tmp_path_factory.mktemp("cheap") / "model_repository")
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def started(
-    cheap_repository: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    cheap_repository: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[list[Replica]]:
-    """Replicas that the tests of a file share, and that they may stop: two, or as many as told."""
+    """Two or three replicas that the tests of a file share, and that they may stop."""
     replicas = [
         Replica(cheap_repository, tmp_path_factory.mktemp("replica") / "temporary")
-        for _ in range(int(os.environ.get("HQSAM_TEST_REPLICAS", "2")))
+        for _ in range(request.param)
     ]
     try:
         for replica in replicas:
@@ -37,7 +32,7 @@ def started(
 
 @pytest.fixture
 def replicas(started: list[Replica]) -> list[Replica]:
-    """Replicas that run, whatever an earlier test did to them."""
+    """The same replicas; those that an earlier test stopped run again."""
     for replica in started:
         if not replica.is_running():
             replica.start()

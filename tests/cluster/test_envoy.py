@@ -18,7 +18,7 @@ from hqsam_client import HQSam, RemoteImage, UnavailableError
 from hqsam_testing.api import new_png
 from hqsam_testing.envoy import FOLDER, Envoy
 from hqsam_testing.replicas import CLICK, Load, Replica
-from hqsam_testing.serve_process import PATIENCE_S
+from hqsam_testing.waiting import TIMEOUT_S
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 IMAGES = 24
@@ -35,7 +35,7 @@ def opened(envoy: Envoy) -> Iterator[list[RemoteImage]]:
 
 @contextmanager
 def connect(envoy: Envoy) -> Iterator[HQSam]:
-    with HQSam(envoy.url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
+    with HQSam(envoy.url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
         yield sam
 
 
@@ -52,7 +52,7 @@ def test_300_images_spread_evenly_and_each_stays_on_one_replica(envoy: Envoy) ->
                 request = service_pb2.ModelInferRequest(model_name="embed")
                 tensor = request.inputs.add(name="image_id", datatype="BYTES", shape=[1])
                 tensor.contents.bytes_contents.append(name.encode())
-                stub.ModelInfer(request, metadata=[("x-image-id", name)], timeout=PATIENCE_S)
+                stub.ModelInfer(request, metadata=[("x-image-id", name)], timeout=TIMEOUT_S)
     places = defaultdict(set)
     for line in envoy.log(3 * len(names)):
         places[line["image_id"]].add(line["upstream"])

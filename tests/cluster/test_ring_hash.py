@@ -17,8 +17,8 @@ from hqsam_client import HQSam, Mask, RemoteImage
 from hqsam_client.server_status import read_metrics
 from hqsam_server import TritonServer, Tuning
 from hqsam_testing import image_files
+from hqsam_testing.waiting import TIMEOUT_S
 
-PATIENCE_S = 120.0
 IMAGES = 300
 THREADS = 8
 CLICK = (20, 30)
@@ -49,7 +49,7 @@ def servers(cheap_repository: Path) -> Iterator[list[TritonServer]]:
 def encodes(server: TritonServer) -> int:
     """Return how many images a server has encoded."""
     host, _, port = server.metrics_url.rpartition(":")
-    return int(read_metrics(host, int(port), PATIENCE_S).get("encodes", 0))
+    return int(read_metrics(host, int(port), TIMEOUT_S)["encodes"])
 
 
 def test_300_images_stay_where_they_were_put_and_move_when_a_server_is_killed(
@@ -57,7 +57,7 @@ def test_300_images_stay_where_they_were_put_and_move_when_a_server_is_killed(
 ) -> None:
     photos = [image_files.png(60 + index, 50) for index in range(IMAGES)]
     url = ",".join(server.grpc_url for server in servers)
-    with HQSam(url, timeout_s=PATIENCE_S) as sam:
+    with HQSam(url, timeout_s=TIMEOUT_S) as sam:
         assert [result.error for result in sam.embed(photos)] == [None] * IMAGES
     assert all(server.is_running() for server in servers)
     first, second = map(encodes, servers)
@@ -65,7 +65,7 @@ def test_300_images_stay_where_they_were_put_and_move_when_a_server_is_killed(
     assert max(first, second) <= 1.25 * IMAGES / 2
 
     # A client that has never seen them finds all of them again.
-    with HQSam(url, timeout_s=PATIENCE_S) as sam:
+    with HQSam(url, timeout_s=TIMEOUT_S) as sam:
         assert all(result.already_stored for result in sam.embed(photos))
         opened = [sam.open(photo) for photo in photos]
         before, after = click_while_one_dies(opened, servers[0])
@@ -91,7 +91,7 @@ def click_while_one_dies(
     with ThreadPoolExecutor(THREADS) as pool:
         rounds = pool.map(click, [*opened, *opened])
         for _ in range(len(opened) // 2):
-            assert amid.acquire(timeout=PATIENCE_S)
+            assert amid.acquire(timeout=TIMEOUT_S)
         os.kill(server.pid, signal.SIGKILL)
         masks = list(rounds)
     return masks[: len(opened)], masks[len(opened) :]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from benchmarks.spread import Store, hit_rates, maglev, moved, ring
+from hqsam_testing.spread import Store, hit_rates, maglev, moved, ring
 
 KEYS = [f"image {number}" for number in range(20_000)]
 

@@ -13,6 +13,7 @@ import yaml
 from hqsam_client import HQSam, HQSamError
 from hqsam_server import TritonServer
 from hqsam_testing.oracle import images
+from hqsam_testing.waiting import TIMEOUT_S
 
 DOCKER = Path(__file__).parents[2] / "docker"
 
@@ -46,18 +47,18 @@ def test_a_query_is_promql(name: str) -> None:
     promql_parser.parse(queries()[name])
 
 
-def test_every_metric_is_one_that_the_server_has(tiny_repository: Path) -> None:
+def test_every_metric_is_one_that_the_server_has(tiny_server: TritonServer) -> None:
     names = {
         name
         for query in queries().values()
         for name in re.findall(r"\b(?:up|(?:nv|hqsam|envoy)_\w+)(?=\{)", query)
         + re.findall(r"\b(?:nv|hqsam)_\w+", query)
     }
-    with TritonServer(tiny_repository) as server, HQSam(server.grpc_url, timeout_s=300) as sam:
+    with HQSam(tiny_server.grpc_url, timeout_s=TIMEOUT_S) as sam:
         sam.open(images.draw(600, 400)).segment(points=[(20, 30)])
         with pytest.raises(HQSamError):
             sam.segment(b"no image", points=[(20, 30)])
-        with urllib.request.urlopen(f"http://{server.metrics_url}/metrics") as response:
+        with urllib.request.urlopen(f"http://{tiny_server.metrics_url}/metrics") as response:
             page = response.read().decode()
     missing = {name for name in names - ELSEWHERE if not re.search(rf"^{name}[{{ ]", page, re.M)}
     assert missing == set()

@@ -14,24 +14,21 @@ from pathlib import Path
 import pytest
 import torch
 import trustme
-from hqsam_server import TritonServer, Tuning
+from hqsam_server import TritonServer
 from hqsam_testing import rebuilt
+from hqsam_testing.coins import COINS, LABELS
 from hqsam_testing.command import Command
 from PIL import Image
 
 from tests.docs import standins
 from tests.docs.pages import ROOT
 
-COINS = ROOT / "demo" / "coins.png"
-LABELS = ROOT / "tests" / "small" / "coins-labels.png"
 SIZE = (640, 480)
 
 
-@pytest.fixture(scope="package")
-def server() -> Iterator[TritonServer]:
-    # The tests compare masks, and in bf16 one prompt is rounded differently from two.
-    with TritonServer(tuning=Tuning(precision="fp32")) as running:
-        yield running
+@pytest.fixture(scope="session")
+def server(small_server: TritonServer) -> TritonServer:
+    return small_server
 
 
 @pytest.fixture(scope="package")

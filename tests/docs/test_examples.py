@@ -20,13 +20,14 @@ import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
 from hqsam_testing import command
+from hqsam_testing.coins import COINS
 from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
 from examples import label_studio_backend
-from tests.docs.conftest import COINS, running
+from tests.docs.conftest import running
 from tests.docs.pages import ROOT
 
 LABEL_CONFIG = """

@@ -58,7 +58,11 @@ def assert_is_golden(mask: Mask, image: str, prompt: str) -> None:
     np.testing.assert_allclose(mask.iou, golden.array(image, prompt, "iou")[0], atol=IOU)
 
 
-@pytest.mark.parametrize("image", images.SIZES)
+# One image is in `make test`, so that it compares real masks with the official ones.
+@pytest.mark.parametrize(
+    "image",
+    ["landscape", *(pytest.param(it, marks=pytest.mark.slow) for it in ("shrink", "portrait"))],
+)
 def test_the_clients_masks_are_the_official_ones(sam: HQSam, image: str) -> None:
     opened = sam.open(png(image))
     for prompt, definition in prompts.PROMPTS.items():
@@ -67,12 +71,14 @@ def test_the_clients_masks_are_the_official_ones(sam: HQSam, image: str) -> None
         assert_is_golden(mask, image, prompt)
 
 
+@pytest.mark.slow
 def test_masks_of_an_array_are_those_of_its_file(sam: HQSam) -> None:
     opened = sam.open(images.draw(*images.SIZES["shrink"]))
     for prompt in ("point", "box"):
         assert_is_golden(opened.segment(**golden.pixels("shrink", prompt)), "shrink", prompt)
 
 
+@pytest.mark.slow
 def test_masks_of_a_batch_are_the_official_ones(sam: HQSam) -> None:
     names = [name for name, prompt in prompts.PROMPTS.items() if "refine" not in prompt]
     cases = [golden.pixels("landscape", name) for name in names]
@@ -85,6 +91,7 @@ def test_masks_of_a_batch_are_the_official_ones(sam: HQSam) -> None:
         assert_is_golden(mask, "landscape", name)
 
 
+@pytest.mark.slow
 def test_masks_of_the_async_client_are_the_official_ones(server: TritonServer) -> None:
     async def segment() -> Mask:
         async with AsyncHQSam(server.grpc_url) as sam:
@@ -96,6 +103,7 @@ def test_masks_of_the_async_client_are_the_official_ones(server: TritonServer) -
     assert_is_golden(asyncio.run(segment()), "portrait", "box_and_point")
 
 
+@pytest.mark.slow
 def test_masks_of_the_drop_in_predictor_are_the_official_ones(sam: HQSam) -> None:
     predictor = SamPredictor(sam)
     predictor.set_image(images.draw(*images.SIZES["portrait"]))
@@ -113,6 +121,7 @@ def test_masks_of_the_drop_in_predictor_are_the_official_ones(sam: HQSam) -> Non
     np.testing.assert_allclose(logits, expected, atol=LOGITS)
 
 
+@pytest.mark.slow
 def test_the_stateless_ensemble_gives_the_official_logits(server: TritonServer) -> None:
     # 600 x 400 pixels become 1024 x 683 in the input frame.
     points = np.array(golden.pixels("landscape", "point")["points"]) * (1024 / 600, 683 / 400)

@@ -25,6 +25,8 @@ from PIL import Image
 from tests.export import prompts
 from tests.export.prompts import Arrays
 
+pytestmark = pytest.mark.slow
+
 EMBEDDINGS = 1e-3
 LOGITS = 2e-3
 IOU = 1e-3

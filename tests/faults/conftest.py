@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from hqsam_client import HQSam, HQSamError, Mask
 from hqsam_server import small_model
 from hqsam_testing import image_files
-from hqsam_testing.serve_process import PATIENCE_S, Serve
+from hqsam_testing.serve_process import Serve
+from hqsam_testing.waiting import TIMEOUT_S
 
 CLIENTS = 3
 
@@ -37,7 +37,7 @@ class Clicks:
         self.right = self.wrong = 0
         self.errors: Counter[str] = Counter()
         self._over = False
-        with HQSam(url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
+        with HQSam(url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
             self._expected = [self._click(sam, file) for file in files]
 
     def _click(self, sam: HQSam, file: bytes) -> Mask:
@@ -45,7 +45,7 @@ class Clicks:
 
     def work(self, first: int) -> None:
         """Click as one client, until `stop`."""
-        with HQSam(self._url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
+        with HQSam(self._url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
             number = first
             while not self._over:
                 number = (number + 1) % len(self._files)
@@ -67,7 +67,7 @@ class Clicks:
         """Wait for `count` more masks that are right."""
         with self._more:
             wanted = self.right + count
-            self._more.wait_for(lambda: self.wrong or self.right >= wanted, PATIENCE_S)
+            self._more.wait_for(lambda: self.wrong or self.right >= wanted, TIMEOUT_S)
             assert not self.wrong
             assert self.right >= wanted, self.errors
 
@@ -131,10 +131,7 @@ def start(
 
     yield start
     for server in started:
-        if server.process.poll() is None:
-            server.process.kill()
-            server.process.wait()
-        psutil.wait_procs([server.janitor])
+        server.kill()
 
 
 @pytest.fixture(scope="package")

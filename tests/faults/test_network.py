@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hqsam_client import ConnectionLostError, HQSam
 from hqsam_testing.api import new_png
-from hqsam_testing.serve_process import PATIENCE_S
+from hqsam_testing.waiting import TIMEOUT_S
 
 from tests.faults.conftest import World
 from tests.faults.forwarder import Forwarder
@@ -35,11 +35,11 @@ def test_a_client_is_killed_in_the_middle_of_an_upload(world: World) -> None:
         for _ in range(3):
             with (
                 Forwarder(world.server.grpc_url, max_up_bytes=LARGE // 2) as way,
-                HQSam(way.url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam,
+                HQSam(way.url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam,
                 ThreadPoolExecutor(1) as pool,
             ):
                 upload = pool.submit(sam.embed, [large()])
-                assert way.stuck.wait(PATIENCE_S)
+                assert way.stuck.wait(TIMEOUT_S)
                 way.reset()
                 sam.close()
                 assert isinstance(upload.result()[0].error, ConnectionLostError)
@@ -52,11 +52,11 @@ def test_connections_are_half_open(world: World) -> None:
     with world.clicks() as clicks:
         for way in ways:
             with (
-                HQSam(way.url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam,
+                HQSam(way.url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam,
                 ThreadPoolExecutor(1) as pool,
             ):
                 upload = pool.submit(sam.embed, [large()])
-                assert way.stuck.wait(PATIENCE_S)
+                assert way.stuck.wait(TIMEOUT_S)
                 sam.close()
                 assert isinstance(upload.result()[0].error, ConnectionLostError)
         clicks.go_on()
@@ -69,7 +69,7 @@ def test_a_client_does_not_read_its_answer(world: World) -> None:
     boxes = [(10, 10, 50, 30)] * 64
     with (
         Forwarder(world.server.grpc_url) as way,
-        HQSam(way.url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as slow,
+        HQSam(way.url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as slow,
         ThreadPoolExecutor(1) as pool,
     ):
         image = slow.open(new_png())

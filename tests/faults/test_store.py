@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from hqsam_client import HQSam, ServerFailedError
 from hqsam_testing.api import new_png
-from hqsam_testing.serve_process import PATIENCE_S
+from hqsam_testing.waiting import TIMEOUT_S
 from safetensors.numpy import load_file, save_file
 
 from tests.faults.conftest import World
@@ -39,7 +39,7 @@ def test_the_folder_becomes_a_file(world: World) -> None:
     with world.clicks() as clicks:
         aside = world.store.rename(world.store.with_name("aside"))
         world.store.write_text("a file where the folder should be")
-        with HQSam(world.server.grpc_url, embed_timeout_s=PATIENCE_S) as sam:
+        with HQSam(world.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam:
             with pytest.raises(ServerFailedError, match="cannot be written"):
                 sam.open(new_png())
             world.store.unlink()
@@ -55,7 +55,7 @@ def test_the_folder_is_read_only(world: World) -> None:
             if os.access(world.store, os.W_OK):
                 pytest.skip("this user can write in spite of the mode")
             with (
-                HQSam(world.server.grpc_url, embed_timeout_s=PATIENCE_S) as sam,
+                HQSam(world.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam,
                 pytest.raises(ServerFailedError, match="cannot be written"),
             ):
                 sam.open(new_png())
@@ -79,7 +79,7 @@ def test_the_disk_is_filled(start: Callable[..., World], tmp_path: Path) -> None
                     others.write(bytes(1_000_000))
             clicks.go_on()
             # It replaces another image, which is then encoded again.
-            with HQSam(world.server.grpc_url, embed_timeout_s=PATIENCE_S) as sam:
+            with HQSam(world.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam:
                 sam.open(new_png())
         assert not set(clicks.errors) - {"NotFoundError"}
         assert world.server.stop(15) == 0
@@ -137,7 +137,7 @@ def test_the_clock_is_set_back(start: Callable[..., World]) -> None:
     # Entries from before the clock was set back: room for three, all of them from tomorrow.
     world = start(HQSAM_STORE_BYTES=str(3 * 12_600_000))
     tomorrow = time.time() + 86400
-    with HQSam(world.server.grpc_url, embed_timeout_s=PATIENCE_S) as sam:
+    with HQSam(world.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam:
         for _ in range(3):
             sam.open(new_png())
         for entry in world.store.glob("*.safetensors"):
@@ -161,7 +161,7 @@ def test_a_server_that_is_killed_while_it_writes_is_started_again(
     store = tmp_path / "store"
     world = start(store)
     files = [new_png() for _ in range(3)]
-    with HQSam(world.server.grpc_url, embed_timeout_s=PATIENCE_S) as sam:
+    with HQSam(world.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam:
         kept = sam.open(files[0]).segment(points=[(20, 20)])
     # A writer that died left half of an entry under its temporary name.
     (entry,) = store.glob("*.safetensors")
@@ -170,7 +170,7 @@ def test_a_server_that_is_killed_while_it_writes_is_started_again(
     world.server.stop(9)
     world = start(store)
     assert not list(store.glob("*.writing"))
-    with HQSam(world.server.grpc_url, embed_timeout_s=PATIENCE_S) as sam:
+    with HQSam(world.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam:
         image = sam.open(files[0])
         assert image.embed()
         again = image.segment(points=[(20, 20)])

@@ -9,16 +9,15 @@ import pytest
 from hqsam_client import HQSam, ImageError, InvalidRequestError
 from hqsam_server import TritonServer
 from hqsam_testing.api import Api
+from hqsam_testing.waiting import TIMEOUT_S
 from tritonclient.utils import InferenceServerException
 
 from tests.hostile.files import CASES
 
-PATIENCE_S = 120.0
-
 
 @pytest.fixture(scope="module")
 def sam(server: TritonServer) -> Iterator[HQSam]:
-    with HQSam(server.grpc_url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as client:
+    with HQSam(server.grpc_url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as client:
         yield client
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from hqsam_server import TritonServer
-from hqsam_testing import cheap_repository
 from hqsam_testing.serve_process import Serve
 
 from tests.server import standins
@@ -19,9 +18,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_repository(cheap_repository: Path) -> Path:
     """All of the real repository's models, with arithmetic in place of HQ-SAM."""
-    return cheap_repository.write(tmp_path_factory.mktemp("whole") / "model_repository")
+    return cheap_repository
 
 
 @pytest.fixture(scope="package")
@@ -51,6 +50,4 @@ def serve(repository: Path, temporary: Path) -> Iterator[Callable[..., Serve]]:
 
     yield start
     for server in started:
-        if server.process.poll() is None:
-            server.process.kill()
-            server.process.wait()
+        server.kill()

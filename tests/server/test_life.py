@@ -18,7 +18,8 @@ import psutil
 import pytest
 from hqsam_server import Endpoint, TritonServer, Tuning
 from hqsam_server.launcher import cleanup
-from hqsam_testing.serve_process import PATIENCE_S, Serve, infer, works
+from hqsam_testing.serve_process import Serve, infer, works
+from hqsam_testing.waiting import TIMEOUT_S
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 Start = Callable[..., Serve]
@@ -204,8 +205,8 @@ def test_only_the_process_that_started_it_may_administer_it(
     with grpc.insecure_channel(shared.grpc_url) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         with pytest.raises(grpc.RpcError, match="restricted"):
-            getattr(stub, method)(request_, timeout=PATIENCE_S)
-        stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=PATIENCE_S)
+            getattr(stub, method)(request_, timeout=TIMEOUT_S)
+        stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=TIMEOUT_S)
 
 
 def test_the_next_server_cleans_up_after_one_that_was_killed_with_its_janitor(
@@ -217,7 +218,7 @@ def test_the_next_server_cleans_up_after_one_that_was_killed_with_its_janitor(
     killed.process.kill()
     for process in killed.family:
         process.kill()
-    psutil.wait_procs(killed.family, PATIENCE_S)
+    psutil.wait_procs(killed.family, TIMEOUT_S)
     others = lives.shared_memory()
     serve()
     assert killed.shared_memory() == []

@@ -16,7 +16,8 @@ from hqsam_server.errors import BadRequestError, StartError
 from hqsam_server.runtime import open_model
 from hqsam_server.runtime.config import ModelFile, Tensor
 from hqsam_testing import configs
-from hqsam_testing.serve_process import PATIENCE_S, X, infer, works
+from hqsam_testing.serve_process import X, infer, works
+from hqsam_testing.waiting import TIMEOUT_S
 from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
@@ -244,5 +245,5 @@ def test_a_bad_request_is_an_invalid_argument_and_its_neighbours_are_answered(
 
 def test_threads_of_serve_reach_the_model(shared: TritonServer) -> None:
     with triton.InferenceServerClient(shared.grpc_url) as client:
-        config = client.get_model_config("numbers", client_timeout=PATIENCE_S).config
+        config = client.get_model_config("numbers", client_timeout=TIMEOUT_S).config
     assert int(config.parameters["intra_op_thread_count"].string_value) >= 1

@@ -15,7 +15,8 @@ from hqsam_server import TritonServer
 from hqsam_server.errors import StartError
 from hqsam_server.launcher.process import instances
 from hqsam_server.launcher.watch import MAX_RESTARTS, supervise
-from hqsam_testing.serve_process import PATIENCE_S, Serve, infer, works
+from hqsam_testing.serve_process import Serve, infer, works
+from hqsam_testing.waiting import TIMEOUT_S
 from tritonclient.utils import InferenceServerException
 
 Start = Callable[..., Serve]
@@ -23,7 +24,7 @@ Start = Callable[..., Serve]
 
 def restarts(server: Serve) -> float:
     """Return the metric of that name."""
-    with urllib.request.urlopen(server.metrics_url, timeout=PATIENCE_S) as response:  # noqa: S310
+    with urllib.request.urlopen(server.metrics_url, timeout=TIMEOUT_S) as response:  # noqa: S310
         lines = response.read().decode().splitlines()
     (line,) = (line for line in lines if line.startswith("hqsam_restarts_total"))
     return float(line.split()[-1])

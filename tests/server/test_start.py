@@ -15,7 +15,8 @@ import pytest
 from hqsam_server import TritonServer, Tuning
 from hqsam_server.errors import StartError
 from hqsam_server.launcher.log import Log
-from hqsam_testing.serve_process import ANY_PORTS, PATIENCE_S, Serve, command
+from hqsam_testing.serve_process import ANY_PORTS, Serve, command
+from hqsam_testing.waiting import TIMEOUT_S
 
 from tests.server import standins
 
@@ -40,11 +41,11 @@ def test_a_signal_while_a_model_loads_ends_it_at_once(
         family = process.children(recursive=True)
         process.send_signal(signum)
         try:
-            assert process.wait(PATIENCE_S) == 0
+            assert process.wait(TIMEOUT_S) == 0
         finally:
             if process.is_running():
                 process.kill()
-    assert not psutil.wait_procs(family, PATIENCE_S)[1]
+    assert not psutil.wait_procs(family, TIMEOUT_S)[1]
     assert list(temporary.iterdir()) == []
 
 
@@ -74,7 +75,7 @@ def test_a_signal_before_triton_runs_leaves_nothing_behind(
         env=os.environ | {"TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr

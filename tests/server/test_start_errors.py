@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hqsam_testing.serve_process import ANY_PORTS, PATIENCE_S, command
+from hqsam_testing.serve_process import ANY_PORTS, command
+from hqsam_testing.waiting import TIMEOUT_S
 from packaging.requirements import Requirement
 
 
@@ -29,7 +30,7 @@ def said(temporary: Path, *arguments: str | Path, prelude: str = "") -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr

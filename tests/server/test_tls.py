@@ -12,7 +12,8 @@ import grpc
 import pytest
 import tritonclient.grpc as triton
 import trustme
-from hqsam_testing.serve_process import ANY_PORTS, PATIENCE_S, Serve, command
+from hqsam_testing.serve_process import ANY_PORTS, Serve, command
+from hqsam_testing.waiting import TIMEOUT_S
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 Start = Callable[..., Serve]
@@ -47,7 +48,7 @@ def test_it_is_ready_and_restarts_behind_tls(serve: Start, files: Files) -> None
     with triton.InferenceServerClient(
         running.grpc_url, ssl=True, root_certificates=str(files.root)
     ) as client:
-        assert client.is_model_ready("numbers", client_timeout=PATIENCE_S)
+        assert client.is_model_ready("numbers", client_timeout=TIMEOUT_S)
 
 
 def test_mutual_tls_lets_in_only_clients_with_a_certificate_of_the_authority(
@@ -60,7 +61,7 @@ def test_mutual_tls_lets_in_only_clients_with_a_certificate_of_the_authority(
         credentials = grpc.ssl_channel_credentials(files.root.read_bytes(), *own)
         with grpc.secure_channel(running.grpc_url, credentials) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=PATIENCE_S)
+            stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=TIMEOUT_S)
 
     ask(files.authority.issue_cert("client"))
     for stranger in (None, trustme.CA().issue_cert("client")):
@@ -76,7 +77,7 @@ def test_a_missing_certificate_is_one_clear_line(repository: Path, files: Files)
         command(f"--model-repository={repository}", *ANY_PORTS, *flags),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
     assert ended.returncode == 1
     assert f"--grpc-server-key is {files.key}, which is not a file" in ended.stderr.splitlines()[-1]

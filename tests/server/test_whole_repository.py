@@ -12,7 +12,8 @@ from hqsam_client import HQSam
 from hqsam_server import TritonServer
 from hqsam_server.launcher.process import instances
 from hqsam_testing.api import new_png
-from hqsam_testing.serve_process import PATIENCE_S, Serve
+from hqsam_testing.serve_process import Serve
+from hqsam_testing.waiting import TIMEOUT_S
 
 MODELS = ("decoder", "embed", "encoder", "features", "preprocess", "prompt_decoder", "segment")
 
@@ -24,9 +25,7 @@ def restarted(whole_repository: Path, tmp_path_factory: pytest.TempPathFactory) 
     temporary.mkdir()
     server = Serve(whole_repository, temporary, options={})
     yield server
-    server.process.kill()
-    server.process.wait()
-    psutil.wait_procs([server.janitor])
+    server.kill()
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -51,5 +50,5 @@ def test_the_probe_notices_a_dead_process_without_supervision(whole_repository: 
                 if instance.startswith(f"{model}_"):
                     psutil.Process(pid).kill()
             assert probe() == 1, model
-            server.reload(model, PATIENCE_S)
+            server.reload(model, TIMEOUT_S)
             assert probe() == 0, model

@@ -13,15 +13,12 @@ from hqsam_client import HQSam, contract
 from hqsam_evaluation.measures import iou
 from hqsam_export import onnx_files, repository
 from hqsam_server import TritonServer, Tuning, small_model
+from hqsam_testing.coins import COINS, LABELS
+from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
 
 from tests.small import distinct
 from tests.small.distinct import Scene
-
-PATIENCE_S = 300.0
-
-COINS = Path(__file__).parents[2] / "demo" / "coins.png"
-LABELS = Path(__file__).with_name("coins-labels.png")
 
 EACH = 0.75
 """IoU that the mask of each object has at least."""
@@ -37,7 +34,7 @@ SIZES = [
 
 @contextmanager
 def connect(server: TritonServer) -> Iterator[HQSam]:
-    with HQSam(server.grpc_url, timeout_s=PATIENCE_S, embed_timeout_s=PATIENCE_S) as sam:
+    with HQSam(server.grpc_url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
         yield sam
 
 

@@ -1,4 +1,4 @@
-"""Scenes and samples are what they say, and training goes on where it was stopped."""
+"""Scenes and samples are valid, and training resumes where it was stopped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hqsam_client import contract
 from hqsam_export import checkpoint
 from hqsam_export.modeling.transformer import TwoWayBlock
 
-from training import initial, scenes, train
+from training import initial, losses, scenes, train
 from training.samples import LOW_RES, PATCH, STAGES, Batches
 
 
@@ -51,7 +51,17 @@ def test_clicks_lie_on_their_objects_and_negative_ones_do_not(step: int) -> None
                 assert mask[y, x] < 1
 
 
-def test_a_model_that_begins_attends_to_the_place_of_a_click() -> None:
+def test_a_correction_is_at_the_centre_of_the_pixel_that_is_wrong() -> None:
+    masks = torch.zeros(2, 1, 56, 56)
+    masks[0, 0, 20, 10] = 1  # missing in the mask of the first prompt; the second is right
+    corners = torch.tensor([[2, 3], [2, 3]])  # row, column
+    coords, labels = losses.corrections(torch.full_like(masks, -1.0), masks, corners)
+    # Low-resolution column 10 is made of the input frame's columns 40 to 43.
+    assert coords[0, 0].tolist() == [41.5 + 3 * PATCH, 81.5 + 2 * PATCH]
+    assert labels[:, 0].tolist() == [contract.LABEL_FOREGROUND, contract.LABEL_PADDING]
+
+
+def test_an_initial_model_attends_to_the_position_of_a_click() -> None:
     torch.manual_seed(0)
     model = initial.new_model(train.SMALL)
     block = cast(TwoWayBlock, model.mask_decoder.transformer.layers[0])
@@ -65,14 +75,15 @@ def test_a_model_that_begins_attends_to_the_place_of_a_click() -> None:
     assert places == [(900 // PATCH, 100 // PATCH), (40 // PATCH, 511 // PATCH)]
 
 
-def test_the_filters_that_training_begins_with_are_orthogonal() -> None:
+def test_the_initial_filters_are_orthogonal() -> None:
     filters = initial.cosine_filters(160).flatten(1)
     products = filters @ filters.T
     assert (products - products.diag().diag()).abs().max() < 1e-5
     assert products.diag().min() > 0
 
 
-def test_training_goes_on_where_it_was_stopped(
+@pytest.mark.slow
+def test_training_resumes_where_it_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(steps: int) -> dict[str, torch.Tensor]:
@@ -87,5 +98,5 @@ def test_training_goes_on_where_it_was_stopped(
     assert first.keys() == second.keys()
     assert any(not torch.equal(first[name], second[name]) for name in first)
     assert all(tensor.isfinite().all() for tensor in second.values())
-    # The file is a checkpoint as `hqsam export` takes it.
+    # `hqsam export` reads the file.
     assert checkpoint.load_model(tmp_path / "small.pth").architecture == train.SMALL

@@ -6,38 +6,31 @@ import io
 import itertools
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pytest
 from hqsam_client import HQSam
-from hqsam_server import TritonServer, Tuning
+from hqsam_server import TritonServer
 from hqsam_testing import browser as browsers
+from hqsam_testing.command import Command, hqsam
 from hqsam_testing.oracle import images
+from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
-
-PATIENCE_S = 120.0
-"""Time limit of answers from servers that share the processors."""
 
 _SERIAL = itertools.count(1)
 
 
-@pytest.fixture(scope="package")
-def server(tiny_repository: Path) -> Iterator[TritonServer]:
-    """A server that all tests of the page share."""
-    with TritonServer(tiny_repository, tuning=Tuning(precision="fp32")) as running:
-        yield running
+@pytest.fixture(scope="session")
+def server(tiny_server: TritonServer) -> TritonServer:
+    return tiny_server
 
 
 @pytest.fixture
 def sam(server: TritonServer) -> Iterator[HQSam]:
-    with HQSam(server.grpc_url, timeout_s=PATIENCE_S) as client:
+    with HQSam(server.grpc_url, timeout_s=TIMEOUT_S) as client:
         yield client
 
 
@@ -49,28 +42,12 @@ def unused_address() -> str:
 
 
 @contextmanager
-def hqsam_ui(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run `hqsam ui` on a free port; yields its address and the process."""
-    script = "import sys; from hqsam_cli.main import main; sys.exit(main())"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, "ui", "--port", "0", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        line = _stream(process.stdout).readline()
-        assert line.startswith("HQ-SAM page on http://"), _stream(process.stderr).read()
-        yield line.split()[3], process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 0, errors
-
-
-def _stream(stream: IO[str] | None) -> IO[str]:
-    assert stream is not None
-    return stream
+def hqsam_ui(*arguments: str) -> Iterator[tuple[str, Command]]:
+    """Run `hqsam ui` on a free port; yields its address and the command."""
+    with Command(hqsam("ui", "--port=0", *arguments)) as command:
+        yield command.line("HQ-SAM page on http://").split()[3], command
+        status = command.stop(signal.SIGTERM)
+        assert status == 0, command.output()
 
 
 def image_file(width: int, height: int, file_format: str = "PNG") -> bytes:

@@ -17,13 +17,14 @@ from hqsam_client import AsyncHQSam, HQSam, Mask, contract
 from hqsam_client.drawing import COLORS
 from hqsam_server import TritonServer
 from hqsam_server.models.preprocess import Limits
+from hqsam_testing.waiting import TIMEOUT_S
 from hqsam_ui.app import MAX_IMAGE_BYTES, create_app
 from hqsam_ui.guard import LOOPBACK
 from PIL import Image
 from pycocotools import mask as coco
 from starlette.testclient import TestClient
 
-from tests.ui.conftest import PATIENCE_S, image_file
+from tests.ui.conftest import image_file
 
 POINTS = [[105.0, 90.0], [20.5, 180.25]]
 LABELS = [1, 0]
@@ -38,7 +39,7 @@ def start(server: TritonServer) -> Start:
 
     def run(url: str = server.grpc_url, **options: Any) -> TestClient:
         options.setdefault("hosts", LOOPBACK)
-        app = create_app(lambda: AsyncHQSam(url, timeout_s=PATIENCE_S), **options)
+        app = create_app(lambda: AsyncHQSam(url, timeout_s=TIMEOUT_S), **options)
         return TestClient(app, base_url="http://localhost:7860")
 
     return run

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from hqsam_client import AsyncHQSam, OptionError
+from hqsam_testing.waiting import TIMEOUT_S
 from hqsam_ui.errors import PageStartError
 from hqsam_ui.serving import PageServer
 
-from tests.ui.conftest import PATIENCE_S, hqsam_ui
+from tests.ui.conftest import hqsam_ui
 
 
 def run(*arguments: str, missing: str = "") -> subprocess.CompletedProcess[str]:
@@ -27,7 +28,7 @@ def run(*arguments: str, missing: str = "") -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", script, "ui", "--port=0", *arguments],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
 
 
@@ -79,7 +80,7 @@ def test_the_page_comes_with_a_server_of_its_own_and_both_end(
     tiny_repository: Path,
 ) -> None:
     with hqsam_ui("--model-repository", str(tiny_repository)) as (address, _):
-        with urllib.request.urlopen(f"{address}/api/status", timeout=PATIENCE_S) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{address}/api/status", timeout=TIMEOUT_S) as answer:  # noqa: S310
             status = json.load(answer)
         assert status["ready"] is True
         host, port = status["url"].rsplit(":", 1)

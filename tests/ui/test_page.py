@@ -13,16 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from hqsam_server import Endpoint, TritonServer
+from hqsam_testing.coins import COINS, LABELS
+from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect
 from pycocotools import mask as coco
 
-from tests.ui.conftest import PATIENCE_S, hqsam_ui, image_file
-
-REPOSITORY = Path(__file__).parents[2]
-COINS = REPOSITORY / "demo" / "coins.png"
-LABELS = REPOSITORY / "tests" / "small" / "coins-labels.png"
+from tests.ui.conftest import hqsam_ui, image_file
 
 COIN = (335, 44)
 BESIDE = (346, 92)
@@ -45,14 +43,8 @@ Visit = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def small() -> Iterator[TritonServer]:
-    with TritonServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def home(small: TritonServer) -> Iterator[str]:
-    with hqsam_ui("--url", small.grpc_url) as (address, _):
+def home(small_server: TritonServer) -> Iterator[str]:
+    with hqsam_ui("--url", small_server.grpc_url) as (address, _):
         yield address
 
 
@@ -66,14 +58,14 @@ def visit(browser: Browser, home: str) -> Iterator[Visit]:
         options.setdefault("viewport", DESK)
         context = browser.new_context(**options)
         contexts.append(context)
-        context.set_default_timeout(1e3 * PATIENCE_S)
+        context.set_default_timeout(1e3 * TIMEOUT_S)
         page = context.new_page()
         page.add_init_script(RECORD_PROMPTS)
         page.on("pageerror", lambda error: failures.append(str(error)))
         page.goto(address)
         return page
 
-    expect.set_options(timeout=1e3 * PATIENCE_S)
+    expect.set_options(timeout=1e3 * TIMEOUT_S)
     yield open_page
     for context in contexts:
         context.close()
