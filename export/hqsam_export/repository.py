@@ -68,7 +68,7 @@ def staging(output: Path) -> Iterator[Path]:
     except OSError as error:
         raise ExportError(
             f"cannot write {error.filename or output}: {error.strerror or error}. "
-            "Nothing was changed: mend that, then export again"
+            "Nothing was changed: correct that, then run the command again"
         ) from error
     finally:
         if folder is not None:
