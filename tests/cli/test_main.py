@@ -23,7 +23,7 @@ def test_the_reference_says_what_the_parsers_say(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("XDG_CACHE_HOME")  # which a default is made from
     expected = reference.reference()
     assert (DOCS / "cli.md").read_text("utf-8") == expected, (
-        "write it anew: python -m hqsam_cli.reference > docs/cli.md"
+        "write it again: python -m hqsam_cli.reference > docs/cli.md"
     )
 
 
