@@ -110,5 +110,5 @@ def _restart(server: TritonServer, budget: _Budget, say: Callable[[str], None]) 
         say(f"tritonserver was restarted in {time.monotonic() - start:.1f} s")
         return
     raise StartError(
-        f"tritonserver was restarted {MAX_RESTARTS} times within {STEADY_S:g} s without success: {why}"
+        f"tritonserver was restarted {MAX_RESTARTS} times within {STEADY_S:g} s: {why}"
     )
