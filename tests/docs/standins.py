@@ -19,6 +19,7 @@ as much of a command as a test can:
 | `docker`, `kubectl` | not installed: only the files in their arguments are checked |
 | `git clone` | makes the folder that the next command reads, without a download |
 | `grpcurl` | the same call with gRPC's Python library |
+| `tritonserver` | needs Triton's image: only its options are checked |
 
 All other commands and options run unchanged.
 """
@@ -37,12 +38,13 @@ import sys
 from pathlib import Path
 
 from hqsam_cli.main import main as hqsam
+from hqsam_server.launcher import distribution
 from hqsam_testing import command as commands
 from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("hqsam", "python", "pip", "make", "docker", "kubectl", "git", "grpcurl")
+COMMANDS = ("hqsam", "python", "pip", "make", "docker", "kubectl", "git", "grpcurl", "tritonserver")
 
 
 def install(folder: Path) -> None:
@@ -71,6 +73,7 @@ def main(command: str, arguments: list[str]) -> int:
         "kubectl": _check_files,
         "git": _clone,
         "grpcurl": _grpcurl,
+        "tritonserver": _check_triton_options,
     }[command](arguments)
     return 0
 
@@ -146,8 +149,22 @@ def _check_options(command: list[str], arguments: list[str]) -> None:
     shown = subprocess.run(
         [*command, "--help"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
-    unknown = [it for it in arguments if it.startswith("--") and it not in shown]
-    assert not unknown, f"{command} has no {unknown}"
+    _check_named(shown, arguments)
+
+
+def _check_triton_options(arguments: list[str]) -> None:
+    triton = distribution.find()
+    # It exits with an error after it has printed its help.
+    shown = subprocess.run(
+        [triton.binary, "--help"], env=triton.environment(), capture_output=True, text=True
+    )
+    _check_named(shown.stdout + shown.stderr, arguments)
+
+
+def _check_named(shown: str, arguments: list[str]) -> None:
+    options = [it.partition("=")[0] for it in arguments if it.startswith("--")]
+    unknown = [option for option in options if option not in shown]
+    assert not unknown, f"there is no option {unknown}"
 
 
 def _check_extras(arguments: list[str]) -> None:
