@@ -199,7 +199,6 @@ def run(args: argparse.Namespace) -> int:
         log=sys.stderr,
     )
     model = repository or "the small model"
-    server.say(f"starting Triton with {model}")
     try:
         with server:
             print(

@@ -166,6 +166,7 @@ class TritonServer:
     def _launch(self) -> None:
         for attempt in range(_PORT_ATTEMPTS):
             self._services.choose_ports()
+            self.say(f"starting Triton with {self._source or 'the small model'}")
             self._spawn()
             try:
                 self._wait_until_ready()
