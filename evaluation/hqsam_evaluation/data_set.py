@@ -48,7 +48,7 @@ def find_pairs(folder: Path, images: str | None = None, masks: str | None = None
 
     Raises:
         OptionError: there are no images, an image has no mask, a mask has no image, or two
-            files that stand for the same thing have the same name.
+            images or two masks have the same name.
     """
     if not folder.is_dir():
         raise OptionError(f"{folder} is not a folder, expected one of images and masks")

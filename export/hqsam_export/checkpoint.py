@@ -169,15 +169,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds code besides weights, which was not run: expected a PyTorch "
-            "checkpoint such as sam_hq_vit_b.pth"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or not a PyTorch checkpoint: download it again"
+            f"{path} is not a PyTorch checkpoint of weights alone, and was not run: expected a "
+            "file such as sam_hq_vit_b.pth"
         ) from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    # The reader runs the file's opcodes: on other files they fail in any way.
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a PyTorch checkpoint: expected a file such as "
+            "sam_hq_vit_b.pth; download it again"
+        ) from error
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise CheckpointError(f"{path} holds no state dict: expected a dictionary of tensors")
     return tensors

@@ -86,6 +86,11 @@ def _from_url(url: str, name: str, md5: str | None) -> Path:
     known = f"md5:{md5.lower()}" if md5 else None
     try:
         path = pooch.retrieve(url, known, fname=name or None, progressbar=True)
+    except requests.ConnectionError as error:
+        raise FetchError(
+            f"{url} cannot be downloaded: {urlsplit(url).netloc} cannot be reached, or broke off. "
+            "Check the address and the network, then run it again"
+        ) from error
     except requests.RequestException as error:
         raise FetchError(
             f"{url} cannot be downloaded: {_first_line(error)}. Run it again"

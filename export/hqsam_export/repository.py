@@ -68,7 +68,7 @@ def staging(output: Path) -> Iterator[Path]:
     except OSError as error:
         raise ExportError(
             f"cannot write {error.filename or output}: {error.strerror or error}. "
-            "Nothing was changed: mend that, then export again"
+            "Nothing was changed: correct that, then run the command again"
         ) from error
     finally:
         if folder is not None:
@@ -100,7 +100,7 @@ class _Publication:
         paths = [path for path in self._folder.rglob("*") if path.is_file()]
         files = sorted(path.relative_to(self._folder) for path in paths)
         files.sort(key=lambda path: path.name == MANIFEST)
-        # Weights beside a graph that the new model, a smaller one, does not have.
+        # Such as the separate weights of a larger model that was exported here before.
         stale = _generated(self._output, "files").keys() - {str(path) for path in files}
         try:
             for name in stale:

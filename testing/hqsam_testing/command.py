@@ -153,7 +153,8 @@ class Command:
             status = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
             self.kill()
-            raise TimeoutError(f"{error}\n{self.output()}{self.errors()}") from error
+            said = f"{self.output()}{self.errors()}"
+            raise TimeoutError(f"it did not end within {timeout_s:g} s:\n{said}") from error
         for reader in self._readers:
             reader.join(timeout_s)
         return status

@@ -11,18 +11,19 @@ from pathlib import Path
 import pytest
 from hqsam_cli import options, reference
 from hqsam_cli.main import COMMANDS
+from hqsam_testing import command
+from hqsam_testing.waiting import TIMEOUT_S
 
 from tests.cli.command import hqsam
 
 DOCS = Path(__file__).parents[2] / "docs"
-RUN = "import sys; from hqsam_cli.main import main; sys.exit(main())"
 
 
 def test_the_reference_says_what_the_parsers_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")  # which a default is made from
     expected = reference.reference()
     assert (DOCS / "cli.md").read_text("utf-8") == expected, (
-        "write it anew: python -m hqsam_cli.reference > docs/cli.md"
+        "write it again: python -m hqsam_cli.reference > docs/cli.md"
     )
 
 
@@ -34,9 +35,9 @@ def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[s
 def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert hqsam("--help") == 0
     printed = capsys.readouterr().out
-    for name, command in COMMANDS.items():
+    for name, entry in COMMANDS.items():
         assert name in printed
-        assert command.help in " ".join(printed.split())
+        assert entry.help in " ".join(printed.split())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -54,7 +55,7 @@ try:
 finally:
     print(sorted({"torch", "grpc", "numpy", "PIL", "cv2", "hqsam_server"} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = command.run([sys.executable, "-c", script])
     assert done.stdout.endswith("[]\n"), done.stdout
 
 
@@ -137,14 +138,9 @@ def test_a_command_that_fails_is_one_line_and_status_1(
 
 @pytest.mark.parametrize("name", ["evaluate", "validate"])
 def test_a_missing_extra_is_one_line_and_the_help_needs_none(tmp_path: Path, name: str) -> None:
-    script = f"import sys; sys.modules.update(cv2=None, onnx=None, torch=None); {RUN}"
+    without = "import sys; sys.modules.update(cv2=None, onnx=None, torch=None); "
     for option, status in (("--help", 0), (".", 1)):
-        done = subprocess.run(
-            [sys.executable, "-c", script, name, option],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
+        done = command.run(command.hqsam(name, option, prelude=without), cwd=tmp_path)
         assert done.returncode == status, done.stderr
     assert done.stderr.startswith(f"hqsam {name}: the package ")
     assert done.stderr.endswith(f"pip install 'hqsam-triton[{COMMANDS[name].extra}]'\n")
@@ -155,10 +151,11 @@ def test_output_that_nobody_reads_is_no_traceback(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-c", RUN, "small", tmp_path / "small"],
+        command.hqsam("small", tmp_path / "small"),
         stdout=writing,
         stderr=subprocess.PIPE,
         text=True,
+        timeout=TIMEOUT_S,
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")

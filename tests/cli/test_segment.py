@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hqsam_client import HQSam
+from hqsam_testing import command
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -20,11 +19,9 @@ FLAGS = "--point 5,6"
 
 
 def test_the_documented_command_leaves_a_mask_and_an_overlay(folder: Path, sam: HQSam) -> None:
-    command = "segment photo.png --point 105,90 --output mask.png --overlay overlay.png"
-    script = "import sys; from hqsam_cli.main import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", script, *command.split()], capture_output=True, text=True, check=True
-    )
+    arguments = "segment photo.png --point 105,90 --output mask.png --overlay overlay.png"
+    done = command.run(command.hqsam(*arguments.split()))
+    assert done.returncode == 0, done.stderr
     mask = sam.open("photo.png").segment(points=[(105, 90)])
     assert done.stdout.startswith(f"photo.png 0: {mask.area} pixels, box ")
     assert done.stdout.endswith("-> mask.png\n")

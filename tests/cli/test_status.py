@@ -11,7 +11,6 @@ from hqsam_cli import options
 from hqsam_cli.main import parser
 from hqsam_server import TritonServer
 from hqsam_server.launcher.process import instances
-from hqsam_testing import cheap_repository
 
 from tests.cli.command import hqsam
 
@@ -69,9 +68,9 @@ def test_one_timeout_bounds_every_answer_of_a_probe() -> None:
 
 
 def test_a_server_whose_embed_has_died_is_not_ready_without_a_probe_either(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cheap_repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with TritonServer(cheap_repository.write(tmp_path / "model_repository")) as running:
+    with TritonServer(cheap_repository) as running:
         for pid, instance in instances(running.pid).items():
             if instance.startswith("embed_"):
                 psutil.Process(pid).kill()

@@ -11,11 +11,11 @@ from typing import Any
 import grpc
 import pytest
 from hqsam_client import AsyncHQSam, HQSam, PromptError, SupersededError, UnavailableError
+from hqsam_testing.waiting import TIMEOUT_S
 
 from tests.client.conftest import StandIn, call_name, usual_answer
 
 Serve = Callable[..., str]
-PATIENCE_S = 20.0
 
 
 class Busy:
@@ -36,7 +36,7 @@ class Busy:
         name = call_name(request)
         if name == self.kind:
             self.arrived.set()
-            self.go_on.wait(PATIENCE_S)
+            self.go_on.wait(TIMEOUT_S)
         elif name == "segment" and not self.go_on.is_set():
             context.abort(grpc.StatusCode.NOT_FOUND, "no such image")
         return usual_answer(request, stored=False)
@@ -57,13 +57,13 @@ def test_a_superseded_call_ends_while_the_server_is_still_busy(
         image = sam.open(photo)
         stand_in.answer = busy
         older = pool.submit(image.latest.segment, points=[(3, 4)])
-        assert busy.arrived.wait(PATIENCE_S)
+        assert busy.arrived.wait(TIMEOUT_S)
         newer = pool.submit(image.latest.segment, points=[(5, 6)])
-        error = older.exception(PATIENCE_S / 2)
+        error = older.exception(TIMEOUT_S / 2)
         assert isinstance(error, SupersededError)
         assert not busy.go_on.is_set()
         busy.go_on.set()
-        assert newer.result(PATIENCE_S).size == (200, 300)
+        assert newer.result(TIMEOUT_S).size == (200, 300)
 
 
 @pytest.mark.parametrize("busy", ["segment", "upload"], indirect=True)
@@ -75,7 +75,7 @@ def test_closing_an_async_client_ends_its_calls_with_an_error_of_this_package(
         image = await sam.open(photo)
         stand_in.answer = busy
         call = asyncio.ensure_future(image.segment(points=[(3, 4)]))
-        assert await asyncio.to_thread(busy.arrived.wait, PATIENCE_S)
+        assert await asyncio.to_thread(busy.arrived.wait, TIMEOUT_S)
         await sam.close()
         (outcome,) = await asyncio.gather(call, return_exceptions=True)
         assert isinstance(outcome, UnavailableError), repr(outcome)
@@ -93,7 +93,7 @@ def test_a_cancelled_task_is_cancelled_while_the_server_is_still_busy(
             image = await sam.open(photo)
             stand_in.answer = busy
             call = asyncio.ensure_future(image.segment(points=[(3, 4)]))
-            assert await asyncio.to_thread(busy.arrived.wait, PATIENCE_S)
+            assert await asyncio.to_thread(busy.arrived.wait, TIMEOUT_S)
             call.cancel()
             (outcome,) = await asyncio.gather(call, return_exceptions=True)
             assert isinstance(outcome, asyncio.CancelledError), repr(outcome)
@@ -112,10 +112,10 @@ def test_closing_a_client_ends_the_calls_of_other_threads(
         stand_in.answer = busy
         calls = [pool.submit(image.segment, points=[(3, 4)])]
         calls.append(pool.submit(image.latest.segment, points=[(3, 4)]))
-        assert busy.arrived.wait(PATIENCE_S)
+        assert busy.arrived.wait(TIMEOUT_S)
         sam.close()
         for call in calls:
-            assert isinstance(call.exception(PATIENCE_S), UnavailableError)
+            assert isinstance(call.exception(TIMEOUT_S), UnavailableError)
 
 
 @pytest.mark.parametrize("busy", ["segment"], indirect=True)
@@ -126,8 +126,8 @@ def test_a_wrong_prompt_on_latest_ends_nothing(
         image = sam.open(photo)
         stand_in.answer = busy
         call = pool.submit(image.latest.segment, points=[(3, 4)])
-        assert busy.arrived.wait(PATIENCE_S)
+        assert busy.arrived.wait(TIMEOUT_S)
         with pytest.raises(PromptError, match="outside the image"):
             image.latest.segment(points=[(9999, 90)])
         busy.go_on.set()
-        assert call.result(PATIENCE_S).size == (200, 300)
+        assert call.result(TIMEOUT_S).size == (200, 300)

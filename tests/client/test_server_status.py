@@ -10,8 +10,9 @@ from typing import Any
 import grpc
 import pytest
 from hqsam_client import AsyncHQSam, HQSam, RequestTimeoutError, contract, server_status
+from hqsam_testing.waiting import TIMEOUT_S
 
-from tests.client.conftest import PATIENCE_S, StandIn, call_name, usual_answer
+from tests.client.conftest import StandIn, call_name, usual_answer
 
 Serve = Callable[..., str]
 
@@ -24,9 +25,9 @@ def refusing(request: Any, context: Any) -> Any:
 
 
 def test_a_running_server_is_ready(url: str) -> None:
-    with HQSam(url, timeout_s=PATIENCE_S) as sam:
-        assert sam.is_ready(PATIENCE_S)
-        status = server_status.read(sam, PATIENCE_S, probe=True)
+    with HQSam(url, timeout_s=TIMEOUT_S) as sam:
+        assert sam.is_ready(TIMEOUT_S)
+        status = server_status.read(sam, TIMEOUT_S, probe=True)
     assert status.ready
     assert status.problem is None
     assert status.probe_s is not None
@@ -39,14 +40,14 @@ def test_no_server_and_a_closed_client_are_not_ready(nobody: str, url: str) -> N
     with HQSam(nobody) as sam:
         assert not sam.is_ready(10)
     with HQSam(url) as sam:
-        assert sam.is_ready(PATIENCE_S)
+        assert sam.is_ready(TIMEOUT_S)
     assert not sam.is_ready(10)
 
 
 def test_an_async_client_tells_it_too(nobody: str, url: str) -> None:
     async def check() -> None:
         async with AsyncHQSam(url) as sam:
-            assert await sam.is_ready(PATIENCE_S)
+            assert await sam.is_ready(TIMEOUT_S)
         assert not await sam.is_ready(10)
         async with AsyncHQSam(nobody) as sam:
             assert not await sam.is_ready(10)

@@ -1,4 +1,4 @@
-"""Replicas behind Envoy: images stay where they are, and no call is lost with a replica."""
+"""Replicas behind Envoy: each image stays on its replica, and no call is lost with a replica."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 IMAGES = 24
 CLICKS = 64
-"""How many clicks there are at least before and after something happens."""
+"""Least number of clicks before and after an event."""
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_an_image_is_encoded_once_for_all_clients(envoy: Envoy, replicas: list[R
     assert sum(encodes(replicas)) == before + IMAGES
 
 
-def test_a_killed_replica_takes_no_call_with_it_and_gets_its_share_back(
+def test_no_call_is_lost_with_a_killed_replica_and_it_gets_its_share_back(
     envoy: Envoy, replicas: list[Replica]
 ) -> None:
     lost, *kept = replicas
@@ -88,9 +88,9 @@ def test_a_killed_replica_takes_no_call_with_it_and_gets_its_share_back(
             lost.kill()
             load.wait_for_all()
             assert load.errors == []
-            # Those that moved were encoded once more, and nothing else. Until Envoy knows that
-            # a replica is gone, it tries calls again on any other one: with several of them not
-            # always the one that the image moves to.
+            # Only the images that moved are encoded once more. Until Envoy knows that a replica
+            # is lost, it retries calls on any other one, which is not always the one that the
+            # image moves to.
             moved = encodes(kept)
             extra = sum(moved) - sum(before[1:]) - sum(shares[1:])
             assert shares[0] <= extra <= shares[0] * min(2, len(kept))
@@ -113,7 +113,7 @@ def test_a_replica_that_is_told_to_end_loses_no_call(
     assert load.errors == []
 
 
-def test_a_hung_replica_is_left_out_and_comes_back(
+def test_a_hung_replica_gets_no_calls_until_it_responds_again(
     envoy: Envoy, replicas: list[Replica], opened: list[RemoteImage]
 ) -> None:
     hung, *well = replicas
@@ -127,8 +127,8 @@ def test_a_hung_replica_is_left_out_and_comes_back(
         envoy.wait_for(hung.address[1], healthy=True)
         load.wait_for_all()
     assert load.errors == []
-    # With one other replica, all images were there; of several, a call that is tried again
-    # while the hung one comes back may find one that lacks its image.
+    # A single other replica has all images. With several, a call that is retried while the hung
+    # one comes back may reach one that lacks its image.
     assert sum(encodes(well)) <= encoded + (load.clients if len(well) > 1 else 0)
 
 
@@ -145,7 +145,7 @@ def test_a_rolling_restart_fails_no_call(
     assert load.errors == []
 
 
-def test_the_tls_variant_is_the_same_but_for_tls() -> None:
+def test_the_variants_with_and_without_tls_differ_in_tls_only() -> None:
     plain, tls = (
         yaml.safe_load((FOLDER / name).read_text()) for name in ("envoy.yaml", "envoy-tls.yaml")
     )
@@ -154,7 +154,7 @@ def test_the_tls_variant_is_the_same_but_for_tls() -> None:
     assert tls == plain
 
 
-def test_behind_tls_only_clients_with_a_right_certificate_are_let_in(
+def test_with_tls_only_clients_with_a_valid_certificate_are_accepted(
     replicas: list[Replica], tmp_path: Path
 ) -> None:
     ours, others = trustme.CA(), trustme.CA()
@@ -178,9 +178,9 @@ def test_behind_tls_only_clients_with_a_right_certificate_are_let_in(
             assert sam.open(photo).segment(points=[CLICK]).low_res_logits.shape == (256, 256)
         refused: tuple[dict[str, Any], ...] = (
             {"root_certificates": tmp_path / "clients.pem"},  # no certificate
-            files["others"],  # somebody else's
+            files["others"],  # of another authority
             {},  # no TLS
-            {"root_certificates": tmp_path / "others.pem"},  # does not know the server's
+            {"root_certificates": tmp_path / "others.pem"},  # does not trust the server's
         )
         for options in refused:
             with HQSam(url, **options) as sam, pytest.raises(UnavailableError):

@@ -1,4 +1,4 @@
-"""Two servers behind one client: its own ring hash, without a proxy."""
+"""One client and two servers: ring hash in the client, without a proxy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLICK = (20, 30)
 
 @pytest.fixture
 def servers(cheap_repository: Path) -> Iterator[list[TritonServer]]:
-    """Two servers, each with a store of its own that holds all images."""
+    """Two servers, each with its own store that has room for all images."""
     # Not `tmp_path`, which pytest keeps: the stores grow to 2 GB.
     with tempfile.TemporaryDirectory(prefix="hqsam-test-") as folder:
         running = [
@@ -52,7 +52,7 @@ def encodes(server: TritonServer) -> int:
     return int(read_metrics(host, int(port), TIMEOUT_S)["encodes"])
 
 
-def test_300_images_stay_where_they_were_put_and_move_when_a_server_is_killed(
+def test_300_images_stay_on_their_server_and_move_when_it_is_killed(
     servers: list[TritonServer],
 ) -> None:
     photos = [image_files.png(60 + index, 50) for index in range(IMAGES)]
@@ -64,7 +64,7 @@ def test_300_images_stay_where_they_were_put_and_move_when_a_server_is_killed(
     assert first + second == IMAGES
     assert max(first, second) <= 1.25 * IMAGES / 2
 
-    # A client that has never seen them finds all of them again.
+    # A new client finds all of them.
     with HQSam(url, timeout_s=TIMEOUT_S) as sam:
         assert all(result.already_stored for result in sam.embed(photos))
         opened = [sam.open(photo) for photo in photos]
@@ -73,14 +73,14 @@ def test_300_images_stay_where_they_were_put_and_move_when_a_server_is_killed(
         np.allclose(a.low_res_logits, b.low_res_logits, rtol=1e-3)
         for a, b in zip(before, after, strict=True)
     )
-    # What the dead server had was encoded once more, and nothing else.
+    # Only the images of the dead server were encoded once more.
     assert encodes(servers[1]) == second + first
 
 
 def click_while_one_dies(
     opened: list[RemoteImage], server: TritonServer
 ) -> tuple[list[Mask], list[Mask]]:
-    """Click on every image twice, from 8 threads, and kill the server amid the first round."""
+    """Click on every image twice, from 8 threads, and kill the server during the first round."""
     amid = threading.Semaphore(0)
 
     def click(image: RemoteImage) -> Mask:

@@ -20,13 +20,13 @@ def test_only_the_images_of_a_lost_replica_move(count: int) -> None:
         assert share <= moved(KEYS, before, after) <= share + 0.01
 
 
-def test_a_ring_that_is_made_anew_moves_images_of_others_too() -> None:
+def test_a_rebuilt_ring_moves_images_of_other_replicas_too() -> None:
     everybody, rest = ring(range(10)), ring(range(1, 10))
     share = sum(everybody(key) == 0 for key in KEYS) / len(KEYS)
     assert moved(KEYS, everybody, rest) > share + 0.05
 
 
-def test_a_store_forgets_the_least_recently_used() -> None:
+def test_a_store_drops_the_least_recently_used() -> None:
     store = Store(capacity=2)
     assert [store.get(key) for key in "abacb"] == [False, False, True, False, False]
 

@@ -1,7 +1,7 @@
-"""The masks of the whole system are the official implementation's.
+"""The masks of the whole system are those of the official implementation.
 
-At full size, on the oracle's weights: image files in, through a running Triton in
-fp32, masks in the images' own pixels out.
+At full size, with the oracle's weights: from image files, through a running Triton in fp32, to
+masks in pixels of the images.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from hqsam_testing import command
+
+TIMEOUT_S = 300.0
 
 
 def hqsam(
@@ -23,19 +25,14 @@ def hqsam(
         largest_file_bytes: writing a larger file fails, as on a full disk.
     """
 
-    def limit() -> None:
-        if largest_file_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
-
-    program = "import sys; from hqsam_cli.main import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
+    prelude = ""
+    if largest_file_bytes is not None:
+        limits = (largest_file_bytes, largest_file_bytes)
+        prelude = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, {limits}); "
+    return command.run(
+        command.hqsam(*arguments, prelude=prelude),
+        timeout_s=TIMEOUT_S,
         env=os.environ | dict(environment or {}),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        preexec_fn=limit,
     )
 
 

@@ -128,12 +128,22 @@ def _truncated(path: Path) -> bytes:
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"These are not weights.\n", "expected a PyTorch checkpoint|not a PyTorch checkpoint"),
+        (b"These are not weights.\n", "not a PyTorch checkpoint"),
+        (b"root:x:0:0:root:/root:/bin/bash\n", "not a PyTorch checkpoint"),
+        (b"q\x01", "not a PyTorch checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\n", "PyTorch checkpoint"),
         (b"PK\x03\x04 not quite a zip archive", "damaged or not a PyTorch checkpoint"),
         (pickle.dumps([1, 2], protocol=2), "PyTorch checkpoint|no state dict"),
     ],
-    ids=["empty", "text", "git_lfs_pointer", "broken_zip", "a_list"],
+    ids=[
+        "empty",
+        "text",
+        "table",
+        "opcode_without_operand",
+        "git_lfs_pointer",
+        "broken_zip",
+        "a_list",
+    ],
 )
 def test_a_file_that_is_no_checkpoint_is_refused(
     tmp_path: Path, content: bytes, message: str

@@ -18,6 +18,7 @@ from tests.export.command import files, hqsam
 CONTENT = bytes(range(256)) * 65536
 MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
 OTHER_MD5 = "0" * 32
+ADVICE = "Check the address and the network, then run it again"
 PUBLISHED_MD5 = "c6b8953247bcfdc8bb8ef91e36a6cacc"
 
 
@@ -202,6 +203,13 @@ def test_a_broken_transfer_from_a_url_is_an_error_and_the_next_run_succeeds(
     assert "Run it again" in refused(fetch(cache, url, "--md5", MD5, endpoint=server.url))
     assert files(cache) == {}
     fetched(fetch(cache, url, "--md5", MD5, endpoint=server.url))
+
+
+def test_a_server_that_cannot_be_reached_is_an_error_of_one_line(cache: Path) -> None:
+    with serving() as server:
+        url = f"{server.url}/other.pth"
+    message = refused(fetch(cache, url, endpoint=server.url))
+    assert message.endswith("cannot be reached, or broke off. " + ADVICE)
 
 
 def test_a_url_that_answers_404_is_an_error_of_one_line(server: Files, cache: Path) -> None:

@@ -1,4 +1,4 @@
-"""Scenes of a few objects that lie apart, as on a table: what any of them is, is beyond doubt."""
+"""Scenes of a few objects that lie apart, so that the mask of each is beyond doubt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 ROTATED = 6
-"""EXIF orientation of an image that has to be turned by a quarter to be upright."""
+"""EXIF orientation: the image is upright after a quarter turn clockwise."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Scene:
     masks: NDArray[np.bool_]
 
     def click(self, index: int) -> tuple[float, float]:
-        """Return the middle of an object, (x, y)."""
+        """Return the pixel of an object that is farthest from its edge, (x, y)."""
         padded = np.pad(self.masks[index].view(np.uint8), 1)
         depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
         row, column = np.unravel_index(int(depth.argmax()), depth.shape)
         return float(column), float(row)
 
     def box(self, index: int) -> tuple[int, int, int, int]:
-        """Return an object's box: x0, y0, x1, y1."""
+        """Return an object's box, x0, y0, x1, y1, edges in pixels of the upright image."""
         mask = self.masks[index]
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
@@ -47,7 +47,7 @@ def draw(seed: int, width: int, height: int, rotated: bool = False) -> Scene:
         seed: the same seed and size give the same scene.
         width: of the upright image.
         height: of the upright image.
-        rotated: whether the file holds it turned, with an EXIF orientation that says so.
+        rotated: whether the file holds the image turned, with an EXIF orientation.
     """
     rng = np.random.default_rng(seed)
     count = int(rng.integers(2, 4))

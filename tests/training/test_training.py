@@ -37,6 +37,10 @@ def test_clicks_lie_on_their_objects_and_negative_ones_do_not(step: int) -> None
     assert batch.masks.shape == (stage.images * stage.prompts, 1, side, side)
     assert batch.corners.min() >= 0
     assert batch.corners.max() <= contract.EMBEDDING_SIZE - stage.side
+    if step == 0:
+        assert {contract.LABEL_FOREGROUND, contract.LABEL_BACKGROUND} <= set(
+            batch.point_labels.flatten().tolist()
+        )
     corners = (PATCH * batch.corners.flip(1)).repeat_interleave(stage.prompts, dim=0)  # x, y
     for corner, points, labels, (mask,) in zip(
         corners, batch.point_coords, batch.point_labels, batch.masks, strict=True

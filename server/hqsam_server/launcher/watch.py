@@ -109,4 +109,6 @@ def _restart(server: TritonServer, budget: _Budget, say: Callable[[str], None]) 
             continue
         say(f"tritonserver was restarted in {time.monotonic() - start:.1f} s")
         return
-    raise StartError(f"tritonserver was restarted {MAX_RESTARTS} times in vain: {why}")
+    raise StartError(
+        f"tritonserver was restarted {MAX_RESTARTS} times within {STEADY_S:g} s: {why}"
+    )
