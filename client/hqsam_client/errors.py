@@ -62,7 +62,7 @@ class ConnectionLostError(HQSamError):
 class UnavailableError(ConnectionLostError):
     """No server answers at the address, its queue is full, or the client was closed.
 
-    The client has repeated the call before it raises this.
+    The client has already repeated clicks, and has sent an upload a second time.
     """
 
 
