@@ -146,7 +146,7 @@ class AsyncHQSam(BaseClient):
         except asyncio.CancelledError as error:
             if answer.cancelled():
                 raise self._cancelled() from error
-            # An encoding is of use to the next call, too.
+            # An encoding goes on, for the next call.
             if not call.encodes:
                 answer.cancel()
             raise
@@ -160,6 +160,7 @@ class AsyncRemoteImage(BaseImage):
     Attributes:
         image_id: SHA-256 of what was sent, 64 lower-case hex digits.
         size: (height, width) of the upright image: original pixels.
+        encoded: the image file as it is sent to the server.
     """
 
     def __init__(self, client: AsyncHQSam, upload: Upload, turns: Turns | None = None) -> None:

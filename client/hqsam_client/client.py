@@ -100,7 +100,7 @@ class HQSam(BaseClient):
             images: as in `open`.
             upload: as in `open`.
             concurrency: how many images to process at once.
-            progress: called with each result as soon as it is there, one at a time.
+            progress: called with each result when it is complete, one at a time.
 
         Returns:
             A result for each image, in the order given.
@@ -199,6 +199,7 @@ class RemoteImage(BaseImage):
     Attributes:
         image_id: SHA-256 of what was sent, 64 lower-case hex digits.
         size: (height, width) of the upright image: original pixels.
+        encoded: the image file as it is sent to the server.
     """
 
     def __init__(self, client: HQSam, upload: Upload, turns: Turns | None = None) -> None:
@@ -329,7 +330,7 @@ class Turn:
 
         Args:
             future: the call.
-            cancel: whether to cancel it then. An encoding is of use to the newer call, too.
+            cancel: whether to cancel it then; an encoding goes on, for the newer call.
 
         Raises:
             grpc.FutureCancelledError: it was cancelled for another reason.

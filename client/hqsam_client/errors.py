@@ -60,9 +60,9 @@ class ConnectionLostError(HQSamError):
 
 
 class UnavailableError(ConnectionLostError):
-    """No server answers at the address, or its queue is full, also after a few attempts.
+    """No server answers at the address, its queue is full, or the client was closed.
 
-    Or the client was closed.
+    The client has already repeated clicks, and has sent an upload a second time.
     """
 
 

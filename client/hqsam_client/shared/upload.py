@@ -1,4 +1,4 @@
-"""An image in any of its forms, to the bytes that are sent, their `image_id` and the true size."""
+"""Images in any form, to the bytes that are sent, their `image_id` and the full size."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ uint8 [height, width, 3]."""
 
 UploadMode: TypeAlias = Literal["original", "resized"]
 
-# The server takes the high byte of 16-bit values. Of 12 bits it leaves the upper 4.
+# The server takes the high byte of 16-bit values. Of 12-bit values, 4 bits remain.
 _DARK = 1 << 12
 
-# Changing what Python warns of is not safe in several threads at once.
+# Python's warning filters are not safe to change in several threads at once.
 _WARNINGS = threading.Lock()
 
 
@@ -60,17 +60,17 @@ def prepare(image: ImageLike, upload: UploadMode = "original") -> Upload:
     """Read an image as far as needed: of a file, the header and the metadata.
 
     Files are sent as they are. Arrays and Pillow images are shrunk to the model's size,
-    exactly as the server would, and sent without loss as PPM: it costs nothing to
-    write, and the same pixels have the same `image_id` whatever wrote them. Files of 16-bit
-    grey are decoded, to see whether their values fill the range.
+    exactly as the server would, and sent without loss as PPM, which is cheap to write and
+    gives the same pixels the same `image_id`. Files of 16-bit grey are decoded, to check the
+    range of their values.
 
     Args:
         image: see `ImageLike`. ``~`` in a path is the home folder.
         upload: "resized" shrinks files, too, and sends them as PNG where that is less.
 
     Raises:
-        ImageError: it is not an image, or cannot be read; or it has 16 bits a pixel and so
-            small values that the model would see it black.
+        ImageError: it is not an image, or cannot be read; or its 16-bit values are
+            so small that the model would see black.
         OptionError: `upload` is neither of the two.
     """
     if upload not in ("original", "resized"):
@@ -124,7 +124,7 @@ def _open(encoded: bytes) -> Image.Image:
     Image.init()
     formats = [name for name in image_files.FORMATS if name in Image.OPEN]
     try:
-        # Pillow warns of sizes that the server may well take; the server has the last word.
+        # Pillow warns about sizes that the server accepts; the server checks its own limit.
         with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(encoded), formats=formats)
