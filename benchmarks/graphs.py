@@ -139,7 +139,13 @@ def load(runtime: str, path: Path, inputs: Inputs) -> Run:
         "INFERENCE_NUM_THREADS": THREADS,
         "NUM_STREAMS": 1,
     }
-    request = openvino.Core().compile_model(str(path), "CPU", hints).create_infer_request()
+    core = openvino.Core()
+    graph = core.read_model(str(path))
+    if len(arrays) > 1:
+        hints["SNIPPETS_MODE"] = "DISABLE"  # as in the config of prompt_decoder
+    # The server has a graph of known shapes for each common request.
+    graph.reshape({name: list(array.shape) for name, array in arrays.items()})
+    request = core.compile_model(graph, "CPU", hints).create_infer_request()
     return lambda: request.infer(arrays, share_inputs=True)
 
 
