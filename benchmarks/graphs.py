@@ -109,7 +109,7 @@ def compare(
     for runtime in ("ONNX Runtime", "OpenVINO f32", "OpenVINO bf16"):
         if runtime.endswith("bf16") and not report.machine()["bf16"]:
             continue
-        contestants = {str(path): load(runtime, path, inputs) for path in (ours, plain)}
+        contestants = {str(path): load(runtime, spec, path, inputs) for path in (ours, plain)}
         seconds = report.in_turns(contestants, ROUNDS[spec.name])
         medians = [1e3 * statistics.median(seconds[str(path)]) for path in (ours, plain)]
         what = f"{spec.name}: time in {runtime}"
@@ -125,7 +125,7 @@ def row(what: str, ratio: float, word: str, detail: str, *figures: float) -> dic
     return {"what": what, "figure": f"{ratio:.2f} times {word}", "detail": detail.format(*figures)}
 
 
-def load(runtime: str, path: Path, inputs: Inputs) -> Run:
+def load(runtime: str, spec: contract.ModelSpec, path: Path, inputs: Inputs) -> Run:
     """Load a file into a runtime, and return a function that runs it once."""
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
     if runtime == "ONNX Runtime":
@@ -141,8 +141,8 @@ def load(runtime: str, path: Path, inputs: Inputs) -> Run:
     }
     core = openvino.Core()
     graph = core.read_model(str(path))
-    if len(arrays) > 1:
-        hints["SNIPPETS_MODE"] = "DISABLE"  # as in the config of prompt_decoder
+    if spec is contract.PROMPT_DECODER:
+        hints["SNIPPETS_MODE"] = "DISABLE"  # as in its config
     # The server has a graph of known shapes for each common request.
     graph.reshape({name: list(array.shape) for name, array in arrays.items()})
     request = core.compile_model(graph, "CPU", hints).create_infer_request()

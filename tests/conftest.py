@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -141,3 +142,25 @@ def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonSer
     """A running server with the small model in fp32. Tests leave it as they find it."""
     with serve(None, tmp_path_factory.mktemp("small-store")) as server:
         yield server
+
+
+@pytest.fixture
+def forget(tiny_store: Path) -> Callable[[str], None]:
+    """Removes an image from the store of `tiny_server`, as an eviction does."""
+
+    def remove(image_id: str) -> None:
+        entries = [
+            path for path in tiny_store.rglob("*") if image_id in path.name and path.is_file()
+        ]
+        assert entries, f"{image_id} is not in the store"
+        for entry in entries:
+            entry.unlink()
+
+    return remove
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"

@@ -82,8 +82,7 @@ def export(
 
 def reduce(path: Path, spec: contract.ModelSpec, precision: str) -> None:
     """Convert the fp32 file of a model to a precision of `export`."""
-    # Nearly all arithmetic is the encoder's. The decoder's is not accurate in float16: it sums
-    # squares over channels outside of a norm operator.
+    # Nearly all arithmetic is the encoder's, and the decoder's is not accurate in float16.
     if precision == "fp16" and spec is contract.ENCODER:
         onnx_files.lower(path)
     elif precision != "fp32":

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,6 @@ _SERIAL = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def store(tiny_store: Path) -> Path:
-    """The folder of the server's embedding store."""
-    return tiny_store
-
-
-@pytest.fixture(scope="session")
 def server(tiny_server: TritonServer) -> TritonServer:
     return tiny_server
 
@@ -32,13 +25,6 @@ def server(tiny_server: TritonServer) -> TritonServer:
 @pytest.fixture
 def url(server: TritonServer) -> str:
     return server.grpc_url
-
-
-@pytest.fixture
-def nobody() -> str:
-    """An address where nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.fixture
@@ -61,16 +47,3 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Path:
     Image.fromarray(array).save(buffer, "PNG")
     (tmp_path / "photo.png").write_bytes(buffer.getvalue())
     return tmp_path
-
-
-@pytest.fixture
-def forget(store: Path) -> Callable[[str], None]:
-    """Removes an image from the server's store, as an eviction does."""
-
-    def remove(image_id: str) -> None:
-        entries = [path for path in store.rglob("*") if image_id in path.name and path.is_file()]
-        assert entries, f"{image_id} is not in the store"
-        for entry in entries:
-            entry.unlink()
-
-    return remove

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -127,13 +126,6 @@ def serve(stand_in: StandIn) -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture
-def nobody() -> str:
-    """An address where nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
-
-
-@pytest.fixture
 def sam(url: str) -> Iterator[HQSam]:
     with HQSam(url, timeout_s=TIMEOUT_S) as client:
         yield client
@@ -153,16 +145,3 @@ def photo(array: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-@pytest.fixture
-def forget(store: Path) -> Callable[[str], None]:
-    """Removes an image from the server's store, as an eviction does."""
-
-    def remove(image_id: str) -> None:
-        entries = [path for path in store.rglob("*") if image_id in path.name and path.is_file()]
-        assert entries, f"{image_id} is not in the store"
-        for entry in entries:
-            entry.unlink()
-
-    return remove

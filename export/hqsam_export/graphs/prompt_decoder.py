@@ -216,12 +216,8 @@ def _heads(x: Tensor) -> Tensor:
     return x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
 
 
-def _attend(
-    attention: Attention, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
-) -> Tensor:
+def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Attend from [P, heads, Q, D] to [P, heads, K, D]; returns [P, Q, C]."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [P, heads, Q, K]
-    if bias is not None:
-        scores = scores + bias
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias  # [P, heads, Q, K]
     x = scores.softmax(dim=-1) @ v  # [P, heads, Q, D]
     return attention.out_proj(x.transpose(1, 2).flatten(2))
