@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,8 +60,8 @@ class OpenVinoDecoder:
     """A `Decoder` on OpenVINO.
 
     Where all dimensions are known, the plug-in chooses memory layouts across operators. So there is
-    one graph for each number of points, compiled when it is first needed; those for the usual
-    numbers of points are compiled at the start. Clicks that neither refine a mask nor ask for SAM's
+    one graph for each number of points and kind of lane, compiled when it is first needed. Those
+    for the usual numbers of points are compiled at the start, the narrow ones after it. Clicks that neither refine a mask nor ask for SAM's
     masks have graphs without these. All graphs give the same bits.
     """
 
@@ -87,8 +88,9 @@ class OpenVinoDecoder:
         self._graphs: Lru[_Kind, _Pool] = Lru(_MOST_GRAPHS, lambda graph: 1)
         usual = {shapes["point_labels"][1] for shapes in file.usual_shapes}
         for points in sorted(usual):
-            for narrow in {False, self.lanes.narrow > 0}:
-                self._graph(_Kind(points, full=False, narrow=narrow))
+            self._graph(_Kind(points, full=False, narrow=False))
+        if self.lanes.narrow:
+            Thread(target=self._compile_narrow, args=(sorted(usual),), daemon=True).start()
 
     def place(self, embedding: Embedding) -> PlacedImage:
         """Copy an embedding into the precision and layout of the graphs."""
@@ -115,6 +117,10 @@ class OpenVinoDecoder:
             outputs = graph.run(request, feeds)
             # Copies: the next run writes into the same memory.
             return {name: np.array(outputs[name].data) for name in requested}
+
+    def _compile_narrow(self, usual: Iterable[int]) -> None:
+        for points in usual:
+            self._graph(_Kind(points, full=False, narrow=True))
 
     def _graph(self, kind: _Kind) -> _Pool:
         return self._graphs.get(kind, lambda: self._compiled(kind))
