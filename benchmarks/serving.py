@@ -60,7 +60,6 @@ def main() -> None:
         if source
         else checkpoint.build_model(rebuilt.state_dict())
     )
-    operations = contestants.operations(model)
     with (
         tempfile.TemporaryDirectory(prefix="hqsam-bench-") as folder,
         tempfile.TemporaryDirectory(prefix="hqsam-bench-", dir="/dev/shm") as store,
@@ -69,6 +68,10 @@ def main() -> None:
         if args.repository is None:
             exporter.export(model, repository, report=print)
         del model
+        operations = {
+            spec.name: contestants.operations(repository, spec)
+            for spec in (contract.ENCODER, contract.PROMPT_DECODER)
+        }
         tuning = Tuning(cache_dir=Path(folder) / "cache")
         environment = {"HQSAM_STORE_FOLDER": store}
         rows = [*start_up(repository, tuning, environment)]
