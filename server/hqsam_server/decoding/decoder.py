@@ -1,0 +1,78 @@
+"""What runs the file of `prompt_decoder` for clicks on placed images."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hqsam_server.runtime.config import Arrays
+from hqsam_server.store.entry import Embedding
+
+
+class Lanes(NamedTuple):
+    """How a decoder likes to be used.
+
+    Attributes:
+        wide: calls that may run at once while few wait; they share all threads.
+        narrow: calls that may run at once, on one thread each, while many wait; 0 if there is no
+            such way.
+        together: prompts that one call takes.
+    """
+
+    wide: int
+    narrow: int
+    together: int
+
+
+class PlacedImage(Protocol):
+    """An image's embedding where its decoder computes, in the decoder's own layout."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt on one image.
+
+    Attributes:
+        image: what the same decoder's `place` returned.
+        point_coords: float32 [1, N, 2], (x, y) in the input frame; N is a power of two.
+        point_labels: float32 [1, N], label codes of the contract.
+        mask_input: float32 [1, 1, 256, 256], logits to refine, or None.
+    """
+
+    image: PlacedImage
+    point_coords: NDArray[np.float32]
+    point_labels: NDArray[np.float32]
+    mask_input: NDArray[np.float32] | None
+
+
+class Decoder(Protocol):
+    """A loaded prompt decoder. Its methods can be called from several threads."""
+
+    lanes: Lanes
+
+    def place(self, embedding: Embedding) -> PlacedImage:
+        """Copy an embedding to where the decoder computes."""
+
+    def run(self, jobs: Sequence[Job], requested: Collection[str], *, narrow: bool) -> list[Arrays]:
+        """Decode up to `lanes.together` prompts.
+
+        Args:
+            jobs: the prompts, on any images.
+            requested: names of `prompt_decoder`'s outputs to return.
+            narrow: whether to use one thread only; never with `lanes.narrow` 0.
+
+        Returns:
+            The outputs of each job by name, [1, ...] each, in arrays that belong to the caller.
+            They do not depend on `narrow`.
+
+        Raises:
+            Exception: the runtime failed; the jobs are not at fault.
+        """
