@@ -180,8 +180,13 @@ def operations(repository: Path, spec: contract.ModelSpec) -> float:
         repository: an exported model repository.
         spec: the model; the file computes one click if it is `prompt_decoder`.
     """
-    _, inputs = _file_and_inputs(repository, spec)
-    graph = openvino.Core().read_model(repository / spec.name / "1" / "model.onnx")
+    file, inputs = _file_and_inputs(repository, spec)
+    return operations_of(file.path, inputs)
+
+
+def operations_of(path: Path, inputs: Arrays) -> float:
+    """Count those of an ONNX file for these inputs."""
+    graph = openvino.Core().read_model(path)
     graph.reshape({name: list(array.shape) for name, array in inputs.items()})
     # What depends on no input is computed once, when the file is loaded.
     manager = openvino.passes.Manager()
