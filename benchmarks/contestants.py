@@ -30,6 +30,9 @@ IMAGE = (1200, 900)
 
 _SIDE = 4096
 
+# OpenVINO's names of the operators whose arithmetic counts.
+_PRODUCTS = ("MatMul", "Einsum", "Convolution", "ConvolutionBackpropData", "GroupConvolution")
+
 
 def jpeg(width: int, height: int, seed: int) -> bytes:
     """Return an image with camera noise that depends on the seed."""
@@ -197,12 +200,15 @@ def operations_of(path: Path, inputs: Arrays) -> float:
 
 def _operations(node: Any) -> int:
     kind: str = node.get_type_name()
-    if kind not in ("MatMul", "Convolution", "ConvolutionBackpropData", "GroupConvolution"):
+    if kind not in _PRODUCTS:
         return 0
     one, other = (list[int](node.input(index).get_shape()) for index in (0, 1))
     result = list[int](node.output(0).get_shape())
     if kind == "MatMul":
         return 2 * math.prod(result) * one[-2 if node.get_attributes()["transpose_a"] else -1]
+    if kind == "Einsum":
+        terms = node.get_attributes()["equation"].split("->")[0].split(",")
+        return 2 * math.prod(dict(zip("".join(terms), one + other, strict=True)).values())
     if kind == "ConvolutionBackpropData":  # its filter: [in, out, height, width]
         return 2 * math.prod(one) * math.prod(other[1:])
     # The filter's last axes are channels in (of a group), height and width.
