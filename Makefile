@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-cluster check docs figures bench bench-graphs bench-client bench-cluster fuzz soak clean
+.PHONY: help demo test test-all test-cluster check docs figures bench bench-graphs bench-client bench-cluster bench-compare fuzz soak clean
 
 PYTHON ?= python3
 SOAK_MINUTES ?= 30
@@ -54,6 +54,9 @@ bench-cluster: $(VENV)/.dev ## Measure the gain of several replicas.
 
 bench-client: $(VENV)/.dev ## Measure the client's own share of a click.
 	$(BIN)/python -m benchmarks.client
+
+bench-compare: $(VENV)/.dev ## Measure this checkout against the one in the folder BEFORE, with clients.
+	$(BIN)/python -m benchmarks.compare --before $(BEFORE) --after .
 
 clean: ## Remove the virtual environment, caches, builds, and the output of the demo.
 	rm -rf $(VENV) build dist site demo/output .mypy_cache .pytest_cache .ruff_cache

@@ -57,7 +57,7 @@ def main() -> None:
     rows = [
         row(what, figures[name], aim)
         for name, what, aim in (
-            ("click", "the client's share of a click, image of 1 megapixel", "aim: 3 ms"),
+            ("click", "the client's share of a click, image of 1 megapixel", "aim: 2 ms"),
             ("large", "a mask of 12 megapixels from its logits", "aim: 150 ms"),
             ("import", "a Python process that imports the client", "aim: 1000 ms"),
             ("python", "a Python process that does nothing", "for comparison"),

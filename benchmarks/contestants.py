@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import io
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino.passes
 import torch
 import transformers
 import tritonclient.grpc
 from hqsam_client import Mask, contract
-from hqsam_export.modeling import HQSamModel
 from hqsam_server.runtime import open_model
 from hqsam_server.runtime.config import Model, ModelFile
 from hqsam_testing import configs
 from hqsam_testing.oracle import images
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -30,6 +29,9 @@ CLICK = (400, 500)
 IMAGE = (1200, 900)
 
 _SIDE = 4096
+
+# OpenVINO's names of the operators whose arithmetic counts.
+_PRODUCTS = ("MatMul", "Einsum", "Convolution", "ConvolutionBackpropData", "GroupConvolution")
 
 
 def jpeg(width: int, height: int, seed: int) -> bytes:
@@ -93,22 +95,27 @@ def bare(repository: Path, spec: contract.ModelSpec, precision: str | None) -> C
         spec: the model; its inputs are one click and random embeddings.
         precision: OpenVINO's inference precision; None for ONNX Runtime's CPU provider.
     """
-    rng = np.random.default_rng(0)
-    inputs: Arrays = {
-        tensor.name: rng.standard_normal([1 if d == -1 else d for d in tensor.shape], np.float32)
-        for tensor in spec.inputs
-    }
-    if "point_coords" in inputs:
-        inputs |= prompt()
-    path = repository / spec.name / "1" / "model.onnx"
-    file = ModelFile.of(configs.cpu_variant(spec.name), path)
-    openvino = None if precision is None else {**(file.openvino or {}), "precision": precision}
+    file, inputs = _file_and_inputs(repository, spec)
+    settings = None if precision is None else {**(file.openvino or {}), "precision": precision}
     threads = len(os.sched_getaffinity(0))
-    model: Model = open_model(replace(file, intra_op_threads=threads, openvino=openvino))
+    model: Model = open_model(replace(file, intra_op_threads=threads, openvino=settings))
     wanted = [tensor.name for tensor in spec.outputs]
     if spec is contract.PROMPT_DECODER:
         wanted = ["low_res_masks", "iou_predictions"]
     return lambda: model.run(inputs, wanted)
+
+
+def _file_and_inputs(repository: Path, spec: contract.ModelSpec) -> tuple[ModelFile, Arrays]:
+    """Return a file as its own config describes it, and inputs: one click, random embeddings."""
+    path = repository / spec.name / "1" / "model.onnx"
+    file = ModelFile.of(configs.cpu_variant(spec.name, repository), path)
+    rng = np.random.default_rng(0)
+    click = prompt()
+    inputs: Arrays = {
+        name: click[name] if name in click else rng.standard_normal(tensor.dims, np.float32)
+        for name, tensor in file.inputs.items()
+    }
+    return file, inputs
 
 
 def prompt() -> Arrays:
@@ -169,27 +176,40 @@ def matrix_product(precision: str) -> tuple[Callable[[], object], float]:
     return lambda: one @ other, 2.0 * _SIDE**3
 
 
-def operations(model: HQSamModel) -> dict[str, float]:
-    """Count the floating-point operations of matrix products and convolutions.
+def operations(repository: Path, spec: contract.ModelSpec) -> float:
+    """Count the floating-point operations of the matrix products and convolutions in a file.
 
-    Returns:
-        The counts of `encoder`, of `features`, and of `prompt_decoder` for one click.
+    Args:
+        repository: an exported model repository.
+        spec: the model; the file computes one click if it is `prompt_decoder`.
     """
-    meta = copy.deepcopy(model).to("meta")
+    file, inputs = _file_and_inputs(repository, spec)
+    return operations_of(file.path, inputs)
 
-    def empty(*shape: int) -> torch.Tensor:
-        return torch.empty(shape, device="meta")
 
-    counted = {}
-    with torch.no_grad():
-        with FlopCounterMode(display=False) as counter:
-            embeddings, intermediate = meta.image_encoder(empty(1, 3, 1024, 1024))
-        counted[contract.ENCODER.name] = float(counter.get_total_flops())
-        with FlopCounterMode(display=False) as counter:
-            features = meta.mask_decoder.hq_features(embeddings, intermediate)
-        counted[contract.FEATURES.name] = float(counter.get_total_flops())
-        click = (empty(1, 2, 2), empty(1, 2), empty(1, 1, 256, 256), empty(1))
-        with FlopCounterMode(display=False) as counter:
-            meta.decode(embeddings, features, *click)
-        counted[contract.PROMPT_DECODER.name] = float(counter.get_total_flops())
-    return counted
+def operations_of(path: Path, inputs: Arrays) -> float:
+    """Count those of an ONNX file for these inputs."""
+    graph = openvino.Core().read_model(path)
+    graph.reshape({name: list(array.shape) for name, array in inputs.items()})
+    # What depends on no input is computed once, when the file is loaded.
+    manager = openvino.passes.Manager()
+    manager.register_pass(openvino.passes.ConstantFolding())
+    manager.run_passes(graph)
+    return float(sum(_operations(node) for node in graph.get_ordered_ops()))
+
+
+def _operations(node: Any) -> int:
+    kind: str = node.get_type_name()
+    if kind not in _PRODUCTS:
+        return 0
+    one, other = (list[int](node.input(index).get_shape()) for index in (0, 1))
+    result = list[int](node.output(0).get_shape())
+    if kind == "MatMul":
+        return 2 * math.prod(result) * one[-2 if node.get_attributes()["transpose_a"] else -1]
+    if kind == "Einsum":
+        terms = node.get_attributes()["equation"].split("->")[0].split(",")
+        return 2 * math.prod(dict(zip("".join(terms), one + other, strict=True)).values())
+    if kind == "ConvolutionBackpropData":  # its filter: [in, out, height, width]
+        return 2 * math.prod(one) * math.prod(other[1:])
+    # The filter's last axes are channels in (of a group), height and width.
+    return 2 * math.prod(result) * math.prod(other[-3:])

@@ -29,7 +29,7 @@ from hqsam_export.modeling import HQSamModel
 from hqsam_testing import rebuilt
 from torch import Tensor, nn
 
-from benchmarks import report
+from benchmarks import contestants, report
 
 Run = Callable[[], object]
 Inputs = dict[str, Tensor]
@@ -106,6 +106,10 @@ def compare(
     """Count nodes, and time both files in turns on each runtime."""
     counts = [len(onnx.load(path, load_external_data=False).graph.node) for path in (ours, plain)]
     rows = [row(f"{spec.name}: nodes", counts[1] / counts[0], "fewer", "{} against {}", *counts)]
+    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+    work = [contestants.operations_of(path, arrays) / 1e9 for path in (ours, plain)]
+    detail = "{:.2f} GFLOP against {:.2f} GFLOP"
+    rows.append(row(f"{spec.name}: arithmetic", work[1] / work[0], "less", detail, *work))
     for runtime in ("ONNX Runtime", "OpenVINO f32", "OpenVINO bf16"):
         if runtime.endswith("bf16") and not report.machine()["bf16"]:
             continue

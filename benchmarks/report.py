@@ -86,21 +86,15 @@ def precision() -> str:
     return "bf16" if machine()["bf16"] else "fp32"
 
 
-def write(name: str, title: str, command: str, rows: list[dict[str, Any]]) -> None:
-    """Print the rows, and write them to `results/<name>.json` and `.md`.
+def table(title: str, command: str, rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a table in Markdown, with a heading and the machine.
 
     Args:
-        name: of the files.
         title: heading of the table.
         command: the command that measures these figures.
         rows: each with `what`, `figure` and `detail`.
     """
-    RESULTS.mkdir(exist_ok=True)
     about = machine()
-    (RESULTS / f"{name}.json").write_text(
-        json.dumps({"machine": about, "command": command, "rows": rows}, indent=2) + "\n",
-        encoding="utf-8",
-    )
     versions = ", ".join(f"{package} {number}" for package, number in about["versions"].items())
     lines = [
         f"# {title}",
@@ -112,6 +106,16 @@ def write(name: str, title: str, command: str, rows: list[dict[str, Any]]) -> No
         "|---|---|---|",
         *(f"| {row['what']} | {row['figure']} | {row['detail']} |" for row in rows),
     ]
-    text = "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n"
+
+
+def write(name: str, title: str, command: str, rows: list[dict[str, Any]]) -> None:
+    """Print the table, and write it to `results/<name>.json` and `.md`; see `table`."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(
+        json.dumps({"machine": machine(), "command": command, "rows": rows}, indent=2) + "\n",
+        encoding="utf-8",
+    )
+    text = table(title, command, rows)
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)

@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ IMAGES = 4
 """Number of images that concurrent clients click on."""
 PROMPTS = (4, 16, 64)
 ROUND_S = 5.0
+CORRECTED = (4, 8)
+"""Points of clicks that were corrected."""
 
 _SERIAL = itertools.count(1)
 
@@ -60,7 +63,6 @@ def main() -> None:
         if source
         else checkpoint.build_model(rebuilt.state_dict())
     )
-    operations = contestants.operations(model)
     with (
         tempfile.TemporaryDirectory(prefix="hqsam-bench-") as folder,
         tempfile.TemporaryDirectory(prefix="hqsam-bench-", dir="/dev/shm") as store,
@@ -69,6 +71,10 @@ def main() -> None:
         if args.repository is None:
             exporter.export(model, repository, report=print)
         del model
+        operations = {
+            spec.name: contestants.operations(repository, spec)
+            for spec in (contract.ENCODER, contract.PROMPT_DECODER)
+        }
         tuning = Tuning(cache_dir=Path(folder) / "cache")
         environment = {"HQSAM_STORE_FOLDER": store}
         rows = [*start_up(repository, tuning, environment)]
@@ -80,7 +86,7 @@ def main() -> None:
             rows += click(sam, server, repository, operations)
             rows += batches(sam)
             rows += wire(sam, server)
-            rows += stages(sam, server)
+            rows += stages(sam, server, repository)
             rows += under_load(sam, server)
             rows += memory(sam, server, Path(store))
     report.write("serving", "Serving at full size", "make bench", rows)
@@ -182,9 +188,10 @@ def encode(sam: HQSam, repository: Path, operations: dict[str, float]) -> Iterat
     )
 
 
-def segment(image: RemoteImage) -> NDArray[np.bool_]:
-    """Segment one object and bring its mask to the image's size."""
-    return image.segment(points=[CLICK]).array
+def segment(image: RemoteImage, points: int = 1) -> NDArray[np.bool_]:
+    """Segment one object by a click and corrections; bring its mask to the image's size."""
+    more = [(50 * i, 60 * i) for i in range(1, points)]
+    return image.segment(points=[CLICK, *more]).array
 
 
 def click(
@@ -200,6 +207,7 @@ def click(
     seconds = report.in_turns(
         {
             "click": lambda: segment(image),
+            **{f"{points} points": partial(segment, image, points) for points in CORRECTED},
             "official": lambda: official.click(encoded, IMAGE),
             "sent": sent.click,
             "bare": contestants.bare(repository, contract.PROMPT_DECODER, precision),
@@ -218,6 +226,13 @@ def click(
         f"p99 {figures['p99_ms']:.1f} ms",
         f"fastest {figures['min_ms']:.1f} ms, {figures['runs']} runs",
     )
+    for points in CORRECTED:
+        corrected = report.summary(seconds[f"{points} points"])
+        yield row(
+            f"a click corrected to {points} points, against a click of one",
+            f"{corrected['median_ms'] / figures['median_ms']:.2f} times as long",
+            f"p50 {corrected['median_ms']:.1f} ms, p95 {corrected['p95_ms']:.1f} ms",
+        )
     for name, what in (
         ("official", "PyTorch eager, image encoded beforehand"),
         ("sent", "a client that sends embeddings to `decoder`"),
@@ -239,13 +254,18 @@ def click(
         f"{operations[contract.PROMPT_DECODER.name] / 1e9:.1f} GFLOP at "
         f"{product / medians['product'] / 1e6:.0f} GFLOP/s",
     )
-    bare = 1e3 / medians["bare"]
-    files = [new_image() for _ in range(IMAGES)]
-    for clients in CLIENTS:
-        rate = clicks_a_second(server, files, clients)
+    yield from rates(server, 1e3 / medians["bare"])
+
+
+def rates(server: TritonServer, bare: float) -> Iterator[Row]:
+    """Compare clicks a second with those of bare `prompt_decoder`."""
+    files = [new_image() for _ in range(max(CLIENTS))]
+    for clients, images in (*((clients, IMAGES) for clients in CLIENTS), (8, 1), (8, 8)):
+        rate = clicks_a_second(server, files[:images], clients)
+        used = min(clients, images)
         yield row(
-            f"clicks a second of {clients} concurrent client{'s' if clients > 1 else ''} against "
-            "bare `prompt_decoder` in a loop",
+            f"clicks a second of {clients} concurrent client{'s' if clients > 1 else ''} on {used} "
+            f"image{'s' if used > 1 else ''} against bare `prompt_decoder` in a loop",
             f"{rate / bare:.2f} times as many",
             f"{rate:.1f} against {bare:.1f}",
         )
@@ -341,15 +361,13 @@ def counted_s(server: TritonServer) -> dict[tuple[str, str], float]:
     }
 
 
-def stages(sam: HQSam, server: TritonServer) -> Iterator[Row]:
+def stages(sam: HQSam, server: TritonServer, repository: Path) -> Iterator[Row]:
     """Break down the time of an encode and of a click."""
     file = jpeg(*TWELVE_MEGAPIXELS, seed=next(_SERIAL))
     embedding = Embedding(
         np.zeros((1, 256, 64, 64), np.float32), np.zeros((1, 32, 256, 256), np.float32), (1, 1)
     )
     limits = Limits(max_bytes=1 << 30, max_pixels=1 << 30)
-    logits = np.random.default_rng(0).standard_normal((256, 256), np.float32)
-    width, height = IMAGE
     apart = {
         name: statistics.median(values)
         for name, values in report.in_turns(
@@ -357,7 +375,6 @@ def stages(sam: HQSam, server: TritonServer) -> Iterator[Row]:
                 "read": lambda: preprocess(file, limits),
                 "hash": lambda: prepare(file),
                 "store": lambda: dump(embedding, {}, False),
-                "mask": lambda: Mask(logits, 0.0, (height, width)).array,
             },
             rounds=10,
         ).items()
@@ -383,20 +400,26 @@ def stages(sam: HQSam, server: TritonServer) -> Iterator[Row]:
     }
     shares["transport, waiting, the rest"] = total - sum(shares.values())
     yield shared("an encode of 12 megapixels", total, shares)
+    yield stages_of_a_click(sam, repository)
 
+
+def stages_of_a_click(sam: HQSam, repository: Path) -> Row:
+    """Break down the time of a click."""
     image = sam.open(new_image())
-    segment(image)
-    total, spans = spent(lambda: segment(image), 40)
-    shares = {
-        "`prompt_decoder`": spans["prompt_decoder", "compute_infer"],
-        "its queue and copies": spans["prompt_decoder", "request"]
-        - spans["prompt_decoder", "compute_infer"],
-        "`segment`: checks, store": spans["segment", "request"]
-        - spans["prompt_decoder", "request"],
-        "client: the mask": apart["mask"],
-    }
-    shares["transport, client, the rest"] = total - sum(shares.values())
-    yield shared("a click", total, shares)
+    logits = image.segment(points=[CLICK]).low_res_logits
+    # `segment` decodes in threads of its own, which Triton's counters do not show.
+    seconds = report.in_turns(
+        {
+            "click": lambda: segment(image),
+            "bare": contestants.bare(repository, contract.PROMPT_DECODER, report.precision()),
+            "mask": lambda: Mask(logits, 0.0, image.size).array,
+        },
+        rounds=40,
+    )
+    total, decoding, mask = (statistics.median(values) for values in seconds.values())
+    shares = {"`prompt_decoder`, as alone": decoding, "client: the mask": mask}
+    shares["transport, checks, the rest"] = total - sum(shares.values())
+    return shared("a click", total, shares)
 
 
 def shared(what: str, total: float, shares: dict[str, float]) -> Row:

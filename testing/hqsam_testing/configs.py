@@ -17,9 +17,9 @@ def read(model_name: str) -> Any:
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-def cpu_variant(model_name: str) -> dict[str, Any]:
+def cpu_variant(model_name: str, repository: Path = REPOSITORY) -> dict[str, Any]:
     """Return a model's config for the CPU as Triton hands it to a Python model."""
-    text = (REPOSITORY / model_name / "configs" / "cpu.pbtxt").read_text(encoding="utf-8")
+    text = (repository / model_name / "configs" / "cpu.pbtxt").read_text(encoding="utf-8")
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
     found: dict[str, Any] = json_format.MessageToDict(config, preserving_proto_field_name=True)
     return {"parameters": {}, **found}

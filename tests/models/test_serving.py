@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from hqsam_client import contract
 from hqsam_server import TritonServer, Tuning
@@ -57,6 +59,28 @@ def hq_sam_inputs(encoded: bytes) -> dict[str, NDArray[Any]]:
         "mask_input": np.zeros((1, 1, 256, 256), np.float32),
         "has_mask_input": np.zeros(1, np.float32),
     }
+
+
+def test_encodes_give_way_to_clicks(tiny_server: TritonServer) -> None:
+    with Api(tiny_server) as api:
+        api.embed(new_png())
+    own = psutil.Process(tiny_server.pid).nice()
+    computed_at = {
+        name.rsplit("_", 2)[0]: _niceness_of_the_work(pid)
+        for pid, name in instances(tiny_server.pid).items()
+    }
+    for model in ("preprocess", "encoder", "features"):
+        assert computed_at[model] == 19
+    for model in ("embed", "segment"):
+        assert computed_at[model] == own
+
+
+def _niceness_of_the_work(pid: int) -> int:
+    """Return the niceness of the threads that did most of a process's work."""
+    seconds: defaultdict[int, float] = defaultdict(float)
+    for thread in psutil.Process(pid).threads():
+        seconds[os.getpriority(os.PRIO_PROCESS, thread.id)] += thread.user_time
+    return max(seconds, key=seconds.__getitem__)
 
 
 @pytest.mark.parametrize("model", ["preprocess", "encode", "hq_sam", "embed"])

@@ -46,6 +46,18 @@ def test_a_number_that_is_none_is_refused_by_name(value: str) -> None:
         settings.number({"max_bytes": value}, "max_bytes")
 
 
+@pytest.mark.parametrize("value", ["-1", "20", "low", ""])
+def test_a_niceness_that_is_none_is_refused(value: str) -> None:
+    with pytest.raises(ServingError, match=r"nice is .* expected a whole number from 0 to 19"):
+        settings.niceness({"nice": value})
+
+
+def test_only_models_that_have_the_option_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HQSAM_NICE", "5")
+    assert settings.niceness({"nice": "19"}) == 5
+    assert settings.niceness({}) == 0
+
+
 def test_a_missing_option_is_named() -> None:
     with pytest.raises(ServingError, match="max_bytes is missing"):
         settings.number({}, "max_bytes")

@@ -8,6 +8,7 @@ from hqsam_server.models.settings import limits
 
 class TritonPythonModel:
     def initialize(self, args):
+        adapter.lower_priority(args)
         adapter.report_restarts()
         self._limits = limits(adapter.parameters(args))
 

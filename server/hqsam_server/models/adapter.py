@@ -33,6 +33,7 @@ from hqsam_server.errors import (
     UnknownImageError,
 )
 from hqsam_server.models.metrics import Metrics, build
+from hqsam_server.models.settings import niceness
 
 # Triton drops the metrics of a family that nothing refers to.
 _families: list[Any] = []
@@ -58,6 +59,15 @@ def parameters(args: Mapping[str, str]) -> dict[str, str]:
     """Return the `parameters` of the model's config.pbtxt; takes the argument of `initialize`."""
     config = json.loads(args["model_config"])
     return {name: value["string_value"] for name, value in config["parameters"].items()}
+
+
+def lower_priority(args: Mapping[str, str]) -> None:
+    """Let this process give way to others as far as the parameter `nice` says.
+
+    Call it first in `initialize`, whose argument it takes: it holds for this thread and for those
+    that it starts.
+    """
+    os.nice(niceness(parameters(args)))
 
 
 def metrics() -> Metrics:

@@ -28,6 +28,8 @@ AUTO = "auto"
 """`store_folder`: on tmpfs if there is one. `store_bytes`: a quarter of the free space.
 `resident_bytes`: a sixteenth of the free memory."""
 
+_MOST_NICE = 19
+
 
 def text(parameters: Mapping[str, str], name: str) -> str:
     """Return an option as text.
@@ -50,6 +52,22 @@ def number(parameters: Mapping[str, str], name: str) -> int:
     value = text(parameters, name)
     if not (value.isascii() and value.isdigit() and int(value) > 0):
         raise ServingError(f"the option {name} is {value!r}, expected a whole number above 0")
+    return int(value)
+
+
+def niceness(parameters: Mapping[str, str]) -> int:
+    """Return how far a model's processes give way to others, from 0 to 19.
+
+    It is 0 for a model whose parameters do not have the option, whatever the environment says.
+
+    Raises:
+        ServingError: it is not such a number.
+    """
+    value = text(parameters, "nice") if "nice" in parameters else "0"
+    if not (value.isascii() and value.isdigit() and int(value) <= _MOST_NICE):
+        raise ServingError(
+            f"the option nice is {value!r}, expected a whole number from 0 to {_MOST_NICE}"
+        )
     return int(value)
 
 

@@ -1,7 +1,6 @@
 """The `onnxruntime` backend of a Triton that has no C++ one: adapts `hqsam_server.runtime`."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model."""
+        adapter.lower_priority(args)
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        os.nice(int(config["parameters"].get("nice", {}).get("string_value", "0")))
         adapter.report_restarts()
         self._model = open_model(ModelFile.of(config, folder / "model.onnx"))
 
