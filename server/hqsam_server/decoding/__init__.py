@@ -1,0 +1,1 @@
+"""Decodes clicks in the process of `segment`."""
