@@ -30,12 +30,11 @@ def prompt_decoder_file() -> ModelFile:
 def embedding(seed: int) -> Embedding:
     """Return an embedding as the store does: its arrays cannot be written."""
     random = np.random.default_rng(seed)
-    arrays = [
-        random.standard_normal(shape, np.float32) for shape in ((1, 256, 64, 64), (1, 32, 256, 256))
-    ]
-    for array in arrays:
+    image_embeddings = random.standard_normal((1, 256, 64, 64), np.float32)
+    hq_features = random.standard_normal((1, 32, 256, 256), np.float32)
+    for array in (image_embeddings, hq_features):
         array.flags.writeable = False
-    return Embedding(*arrays, original_size=(600, 800))
+    return Embedding(image_embeddings, hq_features, original_size=(600, 800))
 
 
 def job(image: PlacedImage, points: int, *, seed: int = 0, mask: bool = False) -> Job:
