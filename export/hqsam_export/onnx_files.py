@@ -99,11 +99,13 @@ def open_first_dimension(path: Path, names: Collection[str]) -> None:
     """
     model = onnx.load(path)
     graph = model.graph
+    opened = set()
     for value in graph.input:
-        if value.name in names:
-            value.type.tensor_type.shape.dim[0].dim_param = "I"
+        first = value.type.tensor_type.shape.dim[0]
+        if value.name in names and first.HasField("dim_value"):
+            first.dim_param = "I"
+            opened.add(value.name)
     weights = {weight.name: weight for weight in graph.initializer}
-    opened = set(names)
     for node in graph.node:
         if node.op_type not in ("Transpose", "Reshape") or node.input[0] not in opened:
             continue

@@ -61,19 +61,15 @@ def test_a_lone_prompt_is_answered_as_by_prompt_decoder(decoder: DeviceDecoder, 
         np.testing.assert_allclose(found[name], array, atol=TOLERANCE, rtol=TOLERANCE)
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
-def test_prompts_on_one_image_give_the_same_alone_and_together(
-    decoder: DeviceDecoder, count: int
-) -> None:
+def test_prompts_on_one_image_give_the_same_alone_and_together(decoder: DeviceDecoder) -> None:
     image = decoder.place(embedding(0))
-    assert_as_alone(decoder, [job(image, 2, seed=seed) for seed in range(count)])
+    assert_as_alone(decoder, [job(image, 2, seed=seed) for seed in range(3)])
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
 def test_prompts_on_different_images_give_the_same_alone_and_together(
-    decoder: DeviceDecoder, count: int
+    decoder: DeviceDecoder,
 ) -> None:
-    images = [decoder.place(embedding(seed)) for seed in range(count)]
+    images = [decoder.place(embedding(seed)) for seed in range(3)]
     assert_as_alone(decoder, [job(image, 2, seed=seed) for seed, image in enumerate(images)])
 
 
