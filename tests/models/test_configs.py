@@ -58,15 +58,6 @@ def test_warm_up_samples_fit_the_inputs(path: str) -> None:
                 assert declared in (-1, side)
 
 
-def test_the_decoder_has_room_for_all_that_segment_sends_at_once() -> None:
-    limits = configs.parameters("segment")
-    bounds = configs.cpu_variant("prompt_decoder")["parameters"]["max_open_dims"]["string_value"]
-    prompts, points = map(int, bounds.split(","))
-    assert int(limits["chunk_prompts"]) <= prompts
-    # A padding point more, and the next power of two.
-    assert 2 * int(limits["max_points"]) <= points
-
-
 def test_the_repository_holds_the_contracts_models_and_no_others() -> None:
     folders = {path.parent.name for path in configs.REPOSITORY.glob("*/config.pbtxt")}
     assert folders == {model.name for model in contract.MODELS}
@@ -108,4 +99,4 @@ def test_models_that_share_an_option_agree_on_its_default() -> None:
 def test_the_limits_in_the_configs_are_the_documented_ones() -> None:
     for name in ("preprocess", "embed"):
         assert settings.limits(configs.parameters(name)) == Limits()
-    assert settings.prompt_limits(configs.parameters("segment")) == PromptLimits()
+    assert settings.segment_limits(configs.parameters("segment")).prompts == PromptLimits()

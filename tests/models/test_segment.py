@@ -1,18 +1,22 @@
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
 from hqsam_client import contract
-from hqsam_server.errors import BadRequestError, UnknownImageError
+from hqsam_server.decoding.decoder import Job, Lanes
+from hqsam_server.errors import BadRequestError, RequestCancelledError, UnknownImageError
 from hqsam_server.models.prompt_checks import PromptLimits
-from hqsam_server.models.segment import Arrays, Segmenter
+from hqsam_server.models.segment import Caller, Limits, Segmenter
+from hqsam_server.runtime.config import Arrays
 from hqsam_server.store.embedding_store import EmbeddingStore
 from hqsam_server.store.entry import Embedding
 from hqsam_testing import image_files
+from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 
 from tests.models.fakes import Metrics
@@ -21,46 +25,72 @@ STORED = "1" * 64
 MASKS = [spec.name for spec in contract.PROMPT_DECODER.outputs]
 
 
+class Placed(NamedTuple):
+    embedding: Embedding
+    nbytes: int = 100
+
+
 class Decoder:
-    """Answers each prompt with its first x coordinate everywhere, and keeps its inputs."""
+    """Answers each prompt with its first x coordinate everywhere, and keeps what it was given."""
+
+    lanes = Lanes(wide=1, narrow=0, together=4)
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Arrays, Collection[str]]] = []
+        self.placed: list[Placed] = []
+        self.jobs: list[Job] = []
+        self.requested: list[Collection[str]] = []
 
-    def __call__(self, inputs: Arrays, outputs: Collection[str]) -> Arrays:
-        self.calls.append((inputs, outputs))
-        x = inputs["point_coords"][:, 0, 0]  # [P]
-        shapes = {spec.name: spec.shape[1:] for spec in contract.PROMPT_DECODER.outputs}
-        return {
-            name: np.ones((len(x), *shapes[name]), np.float32)
-            * x.reshape(-1, *[1] * len(shapes[name]))
-            for name in outputs
-        }
+    def place(self, embedding: Embedding) -> Placed:
+        self.placed.append(Placed(embedding))
+        return self.placed[-1]
+
+    def run(self, jobs: Sequence[Job], requested: Collection[str], *, narrow: bool) -> list[Arrays]:
+        self.jobs += jobs
+        self.requested.append(requested)
+        shapes = {spec.name: (1, *spec.shape[1:]) for spec in contract.PROMPT_DECODER.outputs}
+        return [
+            {name: np.full(shapes[name], job.point_coords[0, 0, 0]) for name in requested}
+            for job in jobs
+        ]
 
 
 class Bench:
+    """A segmenter on a store of one image, with room for two images where it decodes."""
+
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.metrics = Metrics()
         self.decoder = Decoder()
-        store = EmbeddingStore(folder, "a" * 64, self.metrics.metrics)
-        store.put(STORED, Embedding(*image_files.embedding_arrays(3.0), (400, 600)))
-        self.segmenter = Segmenter(
-            store, self.decoder, self.metrics.metrics, PromptLimits(9, 4), chunk_prompts=4
-        )
+        self.store = EmbeddingStore(folder, "a" * 64, self.metrics.metrics)
+        self.embed(STORED)
+        limits = Limits(PromptLimits(9, 4), open_requests=8, open_bytes=2**30, resident_bytes=200)
+        self.segmenter = Segmenter(self.store, self.decoder, self.metrics.metrics, limits)
+
+    def embed(self, image_id: str) -> None:
+        self.store.put(image_id, Embedding(*image_files.embedding_arrays(3.0), (400, 600)))
 
     def segment(
         self,
         inputs: dict[str, Any] | None = None,
         *,
-        image_id: str = STORED,
+        image_id: str | None = STORED,
         requested: Collection[str] = MASKS,
+        is_cancelled: bool = False,
     ) -> Arrays:
-        return self.segmenter.segment(image_id, {**prompts(1), **(inputs or {})}, requested)
+        answer: Future[Arrays | Exception] = Future()
+        caller = Caller("", answer.set_result, lambda: is_cancelled)
+        self.segmenter.segment(image_id, {**prompts(1), **(inputs or {})}, requested, caller)
+        result = answer.result(TIMEOUT_S)
+        if isinstance(result, Exception):
+            raise result
+        return result
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.segmenter.close()
 
 
 def prompts(count: int) -> dict[str, NDArray[np.float32]]:
@@ -76,33 +106,32 @@ def labelled(*rows: list[float]) -> dict[str, NDArray[np.float32]]:
     return {"point_coords": np.full((*labels.shape, 2), 5, np.float32), "point_labels": labels}
 
 
-def test_prompts_are_decoded_in_chunks_and_answered_in_order(bench: Bench) -> None:
+def test_prompts_are_decoded_one_by_one_and_answered_in_order(bench: Bench) -> None:
     outputs = bench.segment(prompts(9))
     for spec in contract.PROMPT_DECODER.outputs:
         output = outputs[spec.name]
         assert output.shape == (9, *spec.shape[1:])
         assert output.dtype == np.float32
         assert np.array_equal(output.reshape(9, -1)[:, -1], np.arange(9))
-    assert [len(inputs["point_labels"]) for inputs, _ in bench.decoder.calls] == [4, 4, 1]
-    for inputs, _ in bench.decoder.calls:
-        assert set(inputs) == {spec.name for spec in contract.PROMPT_DECODER.inputs}
-        assert (inputs["image_embeddings"] == 3).all()
-        assert (inputs["hq_features"] == -3).all()
-        assert not inputs["mask_input"].any()
-        assert not inputs["has_mask_input"].any()
+    assert [job.point_labels.shape for job in bench.decoder.jobs] == 9 * [(1, 2)]
+    for job in bench.decoder.jobs:
+        assert job.mask_input is None
+        embedding = cast(Placed, job.image).embedding
+        assert (embedding.image_embeddings == 3).all()
+        assert (embedding.hq_features == -3).all()
     assert bench.metrics["prompts_total"] == 9
     assert bench.metrics["store_hits_total"] == 1
 
 
 def test_only_requested_outputs_are_made(bench: Bench) -> None:
     assert list(bench.segment(requested=["low_res_masks"])) == ["low_res_masks"]
-    assert bench.decoder.calls[0][1] == ["low_res_masks"]
+    assert bench.decoder.requested == [["low_res_masks"]]
 
 
 def test_the_size_alone_needs_no_decoder(bench: Bench) -> None:
     outputs = bench.segment(requested=["original_size"])
     assert outputs["original_size"].tolist() == [400, 600]
-    assert bench.decoder.calls == []
+    assert bench.decoder.jobs == []
 
 
 def test_masks_to_refine_go_with_their_prompts(bench: Bench) -> None:
@@ -111,14 +140,52 @@ def test_masks_to_refine_go_with_their_prompts(bench: Bench) -> None:
     )
     has = np.array([0, 1, 1, 0, 0, 1], np.float32)
     bench.segment({**prompts(6), "mask_input": masks, "has_mask_input": has})
-    inputs = [inputs for inputs, _ in bench.decoder.calls]
-    assert np.array_equal(np.concatenate([it["mask_input"] for it in inputs]), masks)
-    assert np.array_equal(np.concatenate([it["has_mask_input"] for it in inputs]), has)
+    for job, mask, is_there in zip(bench.decoder.jobs, masks, has, strict=True):
+        if is_there:
+            assert job.mask_input is not None
+            assert np.array_equal(job.mask_input[0], mask)
+        else:
+            assert job.mask_input is None
 
 
 def test_a_mask_without_a_flag_counts(bench: Bench) -> None:
     bench.segment({"mask_input": np.ones((1, 1, 256, 256), np.float32)})
-    assert bench.decoder.calls[0][0]["has_mask_input"].tolist() == [1]
+    assert bench.decoder.jobs[0].mask_input is not None
+
+
+def test_inputs_may_change_once_the_request_is_taken(bench: Bench) -> None:
+    inputs = {**prompts(1), "mask_input": np.ones((1, 1, 256, 256), np.float32)}
+    bench.segment(inputs)
+    for array in inputs.values():
+        array[:] = 7
+    assert (bench.decoder.jobs[0].point_coords == 0).all()
+    assert (cast(Any, bench.decoder.jobs[0].mask_input) == 1).all()
+
+
+def test_an_image_is_placed_once_and_leaves_when_others_need_its_room(bench: Bench) -> None:
+    for image_id in (STORED, STORED, "2" * 64, STORED, "3" * 64, STORED):
+        bench.embed(image_id)
+        bench.segment(image_id=image_id)
+    # The third image took the place of the second, the least recently used one.
+    assert len(bench.decoder.placed) == 3
+    assert bench.metrics["resident_images"] == 2
+    assert bench.metrics["resident_bytes"] == 200
+    bench.segment(image_id="2" * 64)
+    assert len(bench.decoder.placed) == 4
+
+
+def test_an_image_that_left_the_store_is_unknown_although_it_is_resident(bench: Bench) -> None:
+    bench.segment()
+    for entry in bench.folder.glob(f"*{STORED}*"):
+        entry.unlink()
+    with pytest.raises(UnknownImageError):
+        bench.segment()
+
+
+def test_a_request_that_nobody_waits_for_is_not_decoded(bench: Bench) -> None:
+    with pytest.raises(RequestCancelledError):
+        bench.segment(is_cancelled=True)
+    assert bench.decoder.jobs == []
 
 
 def test_an_unknown_image_is_told_so(bench: Bench) -> None:
@@ -129,7 +196,7 @@ def test_an_unknown_image_is_told_so(bench: Bench) -> None:
 
 def test_a_request_without_an_image_id_is_refused(bench: Bench) -> None:
     with pytest.raises(BadRequestError, match="expected image_id, got none"):
-        bench.segmenter.segment(None, prompts(1), MASKS)
+        bench.segment(image_id=None)
 
 
 @pytest.mark.parametrize("image_id", ["", "../" * 20, "F" * 64, "0" * 63 + "\n"])
@@ -181,15 +248,15 @@ def test_bad_prompts_are_refused_before_anything_is_decoded(bench: Bench, name: 
     inputs, message = BAD_PROMPTS[name]
     with pytest.raises(BadRequestError, match=message):
         bench.segment(inputs)
-    assert bench.decoder.calls == []
+    assert bench.decoder.jobs == []
 
 
 def test_points_outside_the_frame_and_padding_anywhere_are_taken_unchanged(bench: Bench) -> None:
     coords = np.array([[[-20, 0], [1044.5, 1024.0001], [1e6, -1e6]]], np.float32)
     labels = np.array([[2, 3, -1]], np.float32)
     bench.segment({"point_coords": coords, "point_labels": labels})
-    ((inputs, _),) = bench.decoder.calls
-    assert np.array_equal(inputs["point_coords"][:, :3], coords)
+    (job,) = bench.decoder.jobs
+    assert np.array_equal(job.point_coords[:, :3], coords)
 
 
 @pytest.mark.parametrize(
@@ -207,14 +274,14 @@ def test_prompts_are_padded_as_the_model_expects_them(
     bench: Bench, labels: list[float], expected: list[float]
 ) -> None:
     bench.segment(labelled(labels))
-    ((inputs, _),) = bench.decoder.calls
-    assert inputs["point_labels"].tolist() == [expected]
+    (job,) = bench.decoder.jobs
+    assert job.point_labels.tolist() == [expected]
     coords = np.zeros((1, len(expected), 2), np.float32)
     coords[:, : len(labels)] = 5
-    assert np.array_equal(inputs["point_coords"], coords)
+    assert np.array_equal(job.point_coords, coords)
 
 
 def test_one_prompt_without_a_box_pads_all_of_them(bench: Bench) -> None:
     bench.segment(labelled([2, 3], [1, 1]))
-    ((inputs, _),) = bench.decoder.calls
-    assert inputs["point_labels"].tolist() == [[2, 3, -1, -1], [1, 1, -1, -1]]
+    labels = [job.point_labels.tolist() for job in bench.decoder.jobs]
+    assert labels == [[[2, 3, -1, -1]], [[1, 1, -1, -1]]]

@@ -88,14 +88,12 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="threads of each model instance (default: all processors)",
+        help="threads of each model (default: all processors)",
     )
     parser.add_argument(
-        "--instances",
-        type=int,
-        metavar="N",
-        help="instances of prompt_decoder, which share the default number of threads (default: "
-        "one per eight processors)",
+        "--prompt-decoder",
+        action="store_true",
+        help="serve prompt_decoder as well, for callers that hold the embeddings themselves",
     )
     parser.add_argument(
         "--model-config-name",
@@ -108,7 +106,7 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="run the models on Triton's own backends, also on GPUs, instead of this package's; "
-        "the configs then set precision, threads and instances",
+        "the configs then set precision and threads",
     )
     parser.add_argument(
         "--cache-dir",
@@ -187,7 +185,7 @@ def run(args: argparse.Namespace) -> int:
         tuning=Tuning(
             args.precision,
             args.threads,
-            args.instances,
+            args.prompt_decoder,
             args.cache_dir,
             args.model_config_name,
             args.backend_directory,

@@ -1,7 +1,8 @@
 """An image_id and prompts in, masks out: adapts `hqsam_server.models.segment`."""
 
+from hqsam_server.decoding import open_decoder
 from hqsam_server.models import adapter, settings
-from hqsam_server.models.segment import Segmenter
+from hqsam_server.models.segment import Caller, Segmenter
 
 _PROMPTS = ("point_coords", "point_labels", "mask_input", "has_mask_input")
 
@@ -9,20 +10,32 @@ _PROMPTS = ("point_coords", "point_labels", "mask_input", "has_mask_input")
 class TritonPythonModel:
     def initialize(self, args):
         parameters = adapter.parameters(args)
+        repository = adapter.repository(args)
         metrics = adapter.metrics()
-        tensor = adapter.RepeatedTensors(("image_embeddings", "hq_features"))
         self._segmenter = Segmenter(
-            settings.open_store_to_read(parameters, adapter.repository(args), metrics),
-            lambda inputs, outputs: adapter.call("prompt_decoder", inputs, outputs, tensor),
+            settings.open_store_to_read(parameters, repository, metrics),
+            open_decoder(repository, adapter.device(args)),
             metrics,
-            settings.prompt_limits(parameters),
-            settings.number(parameters, "chunk_prompts"),
+            settings.segment_limits(parameters),
         )
 
     def execute(self, requests):
-        return adapter.answer(requests, self._handle)
+        for request in requests:
+            send, is_cancelled = adapter.send_later(request)
+            caller = Caller(
+                adapter.caller(request),
+                lambda answer, send=send: send(adapter.answered(answer)),
+                is_cancelled,
+            )
+            try:
+                self._segmenter.segment(
+                    adapter.read_text(request, "image_id"),
+                    {name: adapter.read(request, name) for name in _PROMPTS},
+                    request.requested_output_names(),
+                    caller,
+                )
+            except Exception as error:
+                caller.reply(error)
 
-    def _handle(self, request):
-        inputs = {name: adapter.read(request, name) for name in _PROMPTS}
-        image_id = adapter.read_text(request, "image_id")
-        return self._segmenter.segment(image_id, inputs, request.requested_output_names())
+    def finalize(self):
+        self._segmenter.close()

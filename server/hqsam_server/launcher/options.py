@@ -99,9 +99,9 @@ class Tuning:
     Attributes:
         precision: "auto" (bf16 if the processor has it), "bf16" or "fp32"; `decoder` always
             computes in fp32.
-        threads: threads of each model instance; None for all processors.
-        instances: instances of `prompt_decoder`, each with its own threads; None for one per
-            eight processors.
+        threads: threads of each model; None for all processors.
+        prompt_decoder: whether to serve the stateless model `prompt_decoder` as well; clicks do
+            not need it, as `segment` decodes in its own process.
         cache_dir: where compiled models are kept; None to keep none.
         model_config_name: the config under each model's `configs/` to prefer.
         backend_directory: Triton's own backends, which run the models as their configs say;
@@ -110,7 +110,7 @@ class Tuning:
 
     precision: str = "auto"
     threads: int | None = None
-    instances: int | None = None
+    prompt_decoder: bool = False
     cache_dir: Path | None = field(default_factory=default_cache_dir)
     model_config_name: str = "cpu"
     backend_directory: Path | None = None

@@ -114,13 +114,7 @@ def _write_model(folder: Path, source: Path, tuning: Tuning) -> None:
 
 
 def _tune(config: Any, tuning: Tuning) -> None:
-    processors = len(os.sched_getaffinity(0))
-    instances = 1
-    if config.name == contract.PROMPT_DECODER.name:
-        instances = tuning.instances or max(1, processors // 8)
-        for group in config.instance_group:
-            group.count = instances
-    threads = tuning.threads or max(1, processors // instances)
+    threads = tuning.threads or len(os.sched_getaffinity(0))
     if "intra_op_thread_count" not in config.parameters:
         config.parameters["intra_op_thread_count"].string_value = str(threads)
     accelerators = config.optimization.execution_accelerators.cpu_execution_accelerator

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from hqsam_client import contract
+
 from hqsam_server import small_model
 from hqsam_server.errors import StartError
 from hqsam_server.launcher import distribution, repository_view
@@ -86,6 +88,7 @@ class TritonServer:
             everything=any(argument.startswith("--log-") for argument in arguments),
         )
         self._workspace = Workspace()
+        self._models: list[str] = []
         self._process: Process | None = None
         self._is_up = False
         self._expected: frozenset[str] = frozenset()
@@ -160,7 +163,10 @@ class TritonServer:
             source = folder / "small"
             small_model.write(source, link=True)
         repository = folder / "repository"
-        repository_view.write_repository(repository, source, self._tuning)
+        self._models = repository_view.write_repository(repository, source, self._tuning)
+        # Triton loads the models that it is told to: `segment` reads this one's files itself.
+        if not self._tuning.prompt_decoder and contract.PROMPT_DECODER.name in self._models:
+            self._models.remove(contract.PROMPT_DECODER.name)
         self._environment["HQSAM_COMPUTED_BY"] = repository_view.computed_by(repository)
 
     def _launch(self) -> None:
@@ -200,7 +206,7 @@ class TritonServer:
             *self._services.arguments(),
             *self._tls_arguments,
             "--model-control-mode=explicit",
-            "--load-model=*",
+            *(f"--load-model={name}" for name in self._models),
             f"--exit-timeout-secs={self._exit_timeout_s}",
             # Quantiles as well as sums: an average hides slow requests.
             "--metrics-config=summary_latencies=true",

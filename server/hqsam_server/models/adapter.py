@@ -15,8 +15,9 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,9 @@ _CODES: dict[type[Exception], str] = {
     RequestCancelledError: "CANCELLED",
 }
 _INTERNAL = "INTERNAL"
+
+CALLER = "hqsam_caller"
+"""The request parameter that names a request's sender."""
 
 # An inner model's error, behind what ensembles put in front of it.
 _CODED = re.compile(r"(?:in ensemble '[^']*', )*\[([A-Z_]+)\] (.*)", re.DOTALL)
@@ -82,7 +86,27 @@ def report_restarts() -> None:
 def _metric(name: str, description: str, kind: Any) -> Any:
     family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
     _families.append(family)
-    return family.Metric(labels={})
+    return _Metric(family.Metric(labels={}))
+
+
+class _Metric:
+    """A metric that several threads may report to.
+
+    Triton keeps the message of a report in the metric itself, so two reports at once overwrite each
+    other's shared memory, which ends the server.
+    """
+
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+        self._lock = Lock()
+
+    def increment(self, value: float) -> None:
+        with self._lock:
+            self._metric.increment(value)
+
+    def set(self, value: float) -> None:
+        with self._lock:
+            self._metric.set(value)
 
 
 def answer(
@@ -138,13 +162,18 @@ def response(outputs: Mapping[str, NDArray[Any]]) -> Any:
     return pb_utils.InferenceResponse([pb_utils.Tensor(*item) for item in outputs.items()])
 
 
+def answered(answer: Mapping[str, NDArray[Any]] | Exception) -> Any:
+    """Make a response of outputs by name, or of an error."""
+    return error_response(answer) if isinstance(answer, Exception) else response(answer)
+
+
 def error_response(error: Exception, *, inner: bool = False) -> Any:
     """Make a response that carries an error's message under its gRPC code.
 
-    An error that is not of this project's own classes is logged with its traceback.
+    An INTERNAL error is logged with its traceback if it came from code that is not this project's.
     """
     code = _CODES.get(type(error), _INTERNAL)
-    if not isinstance(error, ServingError):
+    if code == _INTERNAL and not (isinstance(error, ServingError) and error.__cause__ is None):
         _log(error)
     message = " ".join(str(error).split()) or type(error).__name__
     if inner:
@@ -166,36 +195,25 @@ def read_text(request: Any, name: str) -> str | None:
     return None if array is None else bytes(array[0]).decode("ascii", "replace")
 
 
+def caller(request: Any) -> str:
+    """Return who sent a request, as the front names them in a parameter; "" without a front."""
+    return str(json.loads(request.parameters() or "{}").get(CALLER, ""))
+
+
+def device(args: Mapping[str, str]) -> int | None:
+    """Return the number of the instance's GPU, or None; takes the argument of `initialize`."""
+    return int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None
+
+
 def repository(args: Mapping[str, str]) -> Path:
     """Return the model repository's folder; takes the argument of `initialize`."""
     return Path(args["model_repository"]).parent
-
-
-class RepeatedTensors:
-    """Makes input tensors; for certain names it makes one tensor for the same array.
-
-    Triton copies a tensor to shared memory when it is first sent. A tensor that is sent again, such
-    as the embedding of an image with several clicks, is there already.
-    """
-
-    def __init__(self, names: Collection[str]) -> None:
-        self._names = names
-        self._last: dict[str, tuple[NDArray[Any], Any]] = {}
-
-    def __call__(self, name: str, array: NDArray[Any]) -> Any:
-        """Return a tensor; an array of a repeated name must not change afterwards."""
-        if name not in self._names:
-            return pb_utils.Tensor(name, array)
-        if name not in self._last or self._last[name][0] is not array:
-            self._last[name] = (array, pb_utils.Tensor(name, array))
-        return self._last[name][1]
 
 
 def call(
     model_name: str,
     inputs: Mapping[str, NDArray[Any]],
     outputs: Iterable[str],
-    tensor: Callable[[str, NDArray[Any]], Any] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Run another model of this server and return the requested outputs by name.
 
@@ -203,7 +221,6 @@ def call(
         model_name: the model.
         inputs: its inputs by name.
         outputs: names of the outputs to return.
-        tensor: makes the tensors of the inputs; Triton's own class by default.
 
     Raises:
         BadRequestError: that model refused the inputs.
@@ -213,7 +230,7 @@ def call(
     result = pb_utils.InferenceRequest(
         model_name=model_name,
         requested_output_names=list(outputs),
-        inputs=[(tensor or pb_utils.Tensor)(*item) for item in inputs.items()],
+        inputs=[pb_utils.Tensor(*item) for item in inputs.items()],
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
     ).exec()
     if result.has_error():

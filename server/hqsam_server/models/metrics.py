@@ -36,6 +36,8 @@ class Metrics:
     store_entries: Gauge
     encodes: Counter
     prompts: Counter
+    resident_images: Gauge
+    resident_bytes: Gauge
 
 
 DESCRIPTIONS: dict[str, tuple[Literal["counter", "gauge"], str, str]] = {
@@ -58,6 +60,12 @@ DESCRIPTIONS: dict[str, tuple[Literal["counter", "gauge"], str, str]] = {
     "store_entries": ("gauge", "hqsam_store_entries", "Embeddings in the store"),
     "encodes": ("counter", "hqsam_encodes_total", "Images that were encoded"),
     "prompts": ("counter", "hqsam_prompts_total", "Prompts that were decoded to masks"),
+    "resident_images": (
+        "gauge",
+        "hqsam_resident_images",
+        "Images whose embeddings segment holds where it decodes",
+    ),
+    "resident_bytes": ("gauge", "hqsam_resident_bytes", "Size of these embeddings in bytes"),
 }
 """Kind, Prometheus name and description of each of `Metrics`."""
 

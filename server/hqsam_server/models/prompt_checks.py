@@ -54,7 +54,7 @@ class PromptLimits:
 
 @dataclass(frozen=True)
 class Prompts:
-    """P prompts of N points each, as `prompt_decoder` takes them.
+    """P prompts of N points each, padded to an N that is a power of two.
 
     Attributes:
         point_coords: float32 [P, N, 2], (x, y) in the input frame.
@@ -76,7 +76,7 @@ class Prompts:
         power of two, so that `prompt_decoder` sees few shapes.
 
         Args:
-            inputs: inputs of the contract's `segment` by name, None where missing.
+            inputs: inputs of the contract's `segment` by name, None where missing; they are copied.
             limits: limits on their number.
 
         Raises:
@@ -96,19 +96,18 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.point_coords)
 
-    def part(self, chunk: slice) -> dict[str, NDArray[Any]]:
-        """Return a part of the prompts, as inputs of `prompt_decoder` by name."""
-        has_mask = self.has_mask_input[chunk]
-        if self.mask_input is None:
-            mask = np.zeros((len(has_mask), 1, MASK_SIZE, MASK_SIZE), np.float32)
-        else:
-            mask = self.mask_input[chunk]
-        return {
-            "point_coords": self.point_coords[chunk],
-            "point_labels": self.point_labels[chunk],
-            "mask_input": mask,
-            "has_mask_input": has_mask,
-        }
+    def one(
+        self, number: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
+        """Return a prompt's points [1, N, 2] and labels [1, N], and its mask [1, 1, 256, 256].
+
+        The mask is None where `has_mask_input` is 0: what `mask_input` holds there is not read.
+        """
+        this = slice(number, number + 1)
+        mask = None
+        if self.mask_input is not None and self.has_mask_input[number]:
+            mask = self.mask_input[this]
+        return self.point_coords[this], self.point_labels[this], mask
 
 
 def _padded(
@@ -207,7 +206,7 @@ def _checked_masks(
         )
     if not np.isfinite(mask).all():
         raise BadRequestError("mask_input has NaN or infinite logits, expected finite ones")
-    return mask, has_mask
+    return mask.copy(), has_mask
 
 
 def _pair(point: NDArray[Any]) -> str:

@@ -1,4 +1,8 @@
-"""The model `segment`: masks for prompts on a stored image, a chunk of prompts at a time."""
+"""The model `segment`: masks for prompts on a stored image, decoded in its own process.
+
+A request is checked and its image looked up at once; a scheduler decodes its prompts in turn with
+those of others. The images of the last clicks stay where they are decoded.
+"""
 
 from __future__ import annotations
 
@@ -10,88 +14,145 @@ import numpy as np
 from hqsam_client.contract import PROMPT_DECODER
 from numpy.typing import NDArray
 
+from hqsam_server.decoding.decoder import Decoder, PlacedImage
+from hqsam_server.decoding.lru import Lru
+from hqsam_server.decoding.scheduler import Request, Scheduler
 from hqsam_server.errors import BadRequestError, UnknownImageError
 from hqsam_server.models.metrics import Metrics
 from hqsam_server.models.prompt_checks import PromptLimits, Prompts
+from hqsam_server.runtime.config import Arrays
 from hqsam_server.store.embedding_store import EmbeddingStore
-from hqsam_server.store.entry import Embedding
-
-Arrays = dict[str, NDArray[Any]]
-
-_OUTPUT_SHAPES = {spec.name: spec.shape[1:] for spec in PROMPT_DECODER.outputs}
 
 
 @dataclass(frozen=True)
-class Segmenter:
-    """Answers requests to `segment`.
+class Limits:
+    """Limits of `segment`.
 
     Attributes:
-        store: where embeddings are looked up.
-        decode: runs `prompt_decoder` on its inputs by name, for the outputs named.
-        metrics: counts lookups and prompts.
-        limits: limits on a request.
-        chunk_prompts: prompts that are decoded at once, which bounds the memory.
+        prompts: on a request.
+        open_requests: requests that may wait or be worked on.
+        open_bytes: what the masks of large requests may take meanwhile.
+        resident_bytes: what the images of the last clicks may take.
     """
 
-    store: EmbeddingStore
-    decode: Callable[[Arrays, Collection[str]], Arrays]
-    metrics: Metrics
-    limits: PromptLimits
-    chunk_prompts: int
+    prompts: PromptLimits
+    open_requests: int
+    open_bytes: int
+    resident_bytes: int
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The sender of a request.
+
+    Attributes:
+        name: senders take turns by name.
+        reply: takes the outputs or the error, once, from any thread.
+        is_cancelled: whether the request was cancelled or its deadline has passed.
+    """
+
+    name: str
+    reply: Callable[[Arrays | Exception], None]
+    is_cancelled: Callable[[], bool]
+
+
+class Segmenter:
+    """Answers requests to `segment`."""
+
+    def __init__(
+        self, store: EmbeddingStore, decoder: Decoder, metrics: Metrics, limits: Limits
+    ) -> None:
+        """Start the threads that decode.
+
+        Args:
+            store: where embeddings are looked up.
+            decoder: decodes prompts.
+            metrics: counts lookups and prompts, and shows what is resident.
+            limits: limits on requests and images.
+        """
+        self._store = store
+        self._decoder = decoder
+        self._metrics = metrics
+        self._limits = limits
+        self._resident: Lru[str, PlacedImage] = Lru(
+            limits.resident_bytes, lambda image: image.nbytes, self._report
+        )
+        self._scheduler = Scheduler(
+            decoder, max_waiting=limits.open_requests, max_bytes=limits.open_bytes
+        )
+
+    def close(self) -> None:
+        """Answer what was accepted, and end the threads."""
+        self._scheduler.close()
 
     def segment(
         self,
         image_id: str | None,
         inputs: Mapping[str, NDArray[Any] | None],
         requested: Collection[str],
-    ) -> Arrays:
-        """Answer a request.
+        caller: Caller,
+    ) -> None:
+        """Answer a request, at once or later.
 
         Args:
             image_id: of an embedded image. Triton only counts inputs, so a request may lack it
                 and have an optional input instead.
-            inputs: the other inputs of the contract's `segment` by name, None where missing.
+            inputs: the other inputs of the contract's `segment` by name, None where missing. They
+                are not read after this returns.
             requested: names of the outputs to return.
-
-        Returns:
-            The outputs by name, with the contract's shapes and dtypes.
+            caller: gets the outputs by name, with the contract's shapes and dtypes, or an error.
 
         Raises:
             BadRequestError: `image_id` or a prompt is malformed.
             UnknownImageError: the image is not stored.
-            ServingError: the store cannot be read, or `prompt_decoder` failed.
+            OverloadedError: too much is waiting.
+            StoreError: the store cannot be read.
         """
         if image_id is None:
             raise BadRequestError("expected image_id, got none")
-        prompts = Prompts.checked(inputs, self.limits)
-        embedding = self.store.get(image_id)
-        if embedding is None:
-            self.metrics.store_misses.increment(1)
-            raise UnknownImageError(
-                f"no embedding is stored for image_id {image_id}: send the image to embed first"
-            )
-        self.metrics.store_hits.increment(1)
+        prompts = Prompts.checked(inputs, self._limits.prompts)
+        size = self._store.original_size(image_id)
+        if size is None:
+            self._metrics.store_misses.increment(1)
+            raise _unknown(image_id)
+        self._metrics.store_hits.increment(1)
         outputs: Arrays = {}
         if "original_size" in requested:
-            outputs["original_size"] = np.array(embedding.original_size, np.int32)  # [2]
-        wanted = [name for name in _OUTPUT_SHAPES if name in requested]
-        if wanted:
-            outputs |= self._decoded(embedding, prompts, wanted)
-        return outputs
+            outputs["original_size"] = np.array(size, np.int32)  # [2]
+        wanted = [spec.name for spec in PROMPT_DECODER.outputs if spec.name in requested]
+        if not wanted:
+            caller.reply(outputs)
+            return
 
-    def _decoded(self, embedding: Embedding, prompts: Prompts, wanted: list[str]) -> Arrays:
-        count = len(prompts)
-        outputs: Arrays = {
-            name: np.empty((count, *_OUTPUT_SHAPES[name]), np.float32) for name in wanted
-        }  # [P, ...]
-        image: Arrays = {
-            "image_embeddings": embedding.image_embeddings,
-            "hq_features": embedding.hq_features,
-        }
-        for start in range(0, count, self.chunk_prompts):
-            chunk = slice(start, start + self.chunk_prompts)
-            decoded = self.decode({**image, **prompts.part(chunk)}, wanted)
-            for name in wanted:
-                outputs[name][chunk] = decoded[name]
-        self.metrics.prompts.increment(count)
-        return outputs
+        def reply(answer: Arrays | Exception) -> None:
+            if isinstance(answer, dict):
+                self._metrics.prompts.increment(len(prompts))
+                answer = {**outputs, **answer}
+            caller.reply(answer)
+
+        self._scheduler.submit(
+            Request(
+                caller.name,
+                lambda: self._resident.get(image_id, lambda: self._place(image_id)),
+                prompts,
+                wanted,
+                reply,
+                caller.is_cancelled,
+            )
+        )
+
+    def _place(self, image_id: str) -> PlacedImage:
+        embedding = self._store.get(image_id)
+        if embedding is None:  # evicted since it was looked up
+            raise _unknown(image_id)
+        return self._decoder.place(embedding)
+
+    def _report(self, size: int, count: int) -> None:
+        self._metrics.resident_bytes.set(size)
+        self._metrics.resident_images.set(count)
+
+
+def _unknown(image_id: str) -> UnknownImageError:
+    return UnknownImageError(
+        f"no embedding is stored for image_id {image_id}: send the image to embed first"
+    )

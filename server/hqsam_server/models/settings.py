@@ -14,15 +14,19 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from hqsam_server.errors import ServingError, StoreError
 from hqsam_server.models.metrics import Metrics
 from hqsam_server.models.preprocess import Limits
 from hqsam_server.models.prompt_checks import PromptLimits
+from hqsam_server.models.segment import Limits as SegmentLimits
 from hqsam_server.store.embedding_store import EmbeddingStore, entries
 from hqsam_server.store.producer import producer
 
 AUTO = "auto"
-"""`store_folder`: on tmpfs if there is one. `store_bytes`: a quarter of the free space."""
+"""`store_folder`: on tmpfs if there is one. `store_bytes`: a quarter of the free space.
+`resident_bytes`: a sixteenth of the free memory."""
 
 
 def text(parameters: Mapping[str, str], name: str) -> str:
@@ -54,9 +58,14 @@ def limits(parameters: Mapping[str, str]) -> Limits:
     return Limits(number(parameters, "max_bytes"), number(parameters, "max_pixels"))
 
 
-def prompt_limits(parameters: Mapping[str, str]) -> PromptLimits:
-    """Return the limits on a request to `segment`."""
-    return PromptLimits(number(parameters, "max_prompts"), number(parameters, "max_points"))
+def segment_limits(parameters: Mapping[str, str]) -> SegmentLimits:
+    """Return the limits of `segment`."""
+    return SegmentLimits(
+        PromptLimits(number(parameters, "max_prompts"), number(parameters, "max_points")),
+        number(parameters, "max_open_requests"),
+        number(parameters, "max_open_bytes"),
+        _resident_bytes(parameters),
+    )
 
 
 def open_store(parameters: Mapping[str, str], repository: Path, metrics: Metrics) -> EmbeddingStore:
@@ -124,3 +133,12 @@ def _quarter_of_free(folder: Path) -> int:
         with suppress(FileNotFoundError, NotADirectoryError):
             return (shutil.disk_usage(existing).free + used) // 4
     raise StoreError(f"{folder} is on no file system: set store_folder to another folder")
+
+
+def _resident_bytes(parameters: Mapping[str, str]) -> int:
+    if text(parameters, "resident_bytes") != AUTO:
+        return number(parameters, "resident_bytes")
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # no control group, or one without a limit
+        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return free // 16

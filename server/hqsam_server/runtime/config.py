@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from google.protobuf import json_format, text_format
 from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2
 
 from hqsam_server.errors import BadRequestError, StartError
 
@@ -79,6 +81,23 @@ class ModelFile:
     usual_shapes: tuple[Shapes, ...] = ()
     max_open_dims: tuple[int, ...] = ()
     gpu_accelerators: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelFile:
+        """Read the config of a model in a repository's folder, and find its file.
+
+        Raises:
+            StartError: the config or the file is missing, or the config cannot be read.
+        """
+        config = model_config_pb2.ModelConfig()
+        try:
+            text_format.Parse((folder / "config.pbtxt").read_text(encoding="utf-8"), config)
+        except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+            raise StartError(f"cannot read {folder / 'config.pbtxt'}: {error}") from error
+        file = folder / "1" / "model.onnx"
+        if not file.is_file():
+            raise StartError(f"{file} is missing: run hqsam export first")
+        return cls.of(json_format.MessageToDict(config, preserving_proto_field_name=True), file)
 
     @classmethod
     def of(cls, config: Mapping[str, Any], path: Path) -> ModelFile:

@@ -7,7 +7,7 @@ Parameters of the accelerator `openvino` in config.pbtxt: `precision` (auto, bf1
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,70 @@ def resolved_precision(precision: str) -> str:
     return "bf16" if "BF16" in capabilities else "fp32"
 
 
+class Compiler:
+    """Compiles graphs of a model's file as its config says."""
+
+    def __init__(self, file: ModelFile, parameters: Mapping[str, str]) -> None:
+        """Read the accelerator's parameters; raises `StartError` later, in `compile`."""
+        self._file = file
+        self._core = openvino.Core()
+        precision = resolved_precision(parameters.get("precision", "auto"))
+        self.hint = "bf16" if precision == "bf16" else "f32"
+        self._properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.hint}
+        if parameters.get("snippets") == "off":
+            self._properties["SNIPPETS_MODE"] = "DISABLE"
+        self._cache_dir = parameters.get("cache_dir")
+        # Compiled models are found by the path of their file. A server's folder is new each
+        # time and links to the file: resolve the link.
+        self._path = str(file.path.resolve())
+
+    def read(self) -> openvino.Model:
+        """Return the file's graph, to be changed before it is compiled.
+
+        Raises:
+            StartError: it cannot be read.
+        """
+        with self._refusals():
+            return self._core.read_model(self._path)
+
+    def compile(
+        self, graph: openvino.Model | None = None, *, streams: int = 1, threads: int
+    ) -> openvino.CompiledModel:
+        """Compile a graph.
+
+        Args:
+            graph: what `read` returned; None for the file as it is, for all shapes.
+            streams: runs at once.
+            threads: of all streams together, 0 for OpenVINO's default.
+
+        Raises:
+            StartError: it cannot be compiled.
+        """
+        properties = {
+            **self._properties,
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self._cache_dir is not None:
+            # OpenVINO finds compiled models by file and shapes alone, so other settings need
+            # folders of their own.
+            kind = self.hint + ("-plain" if "SNIPPETS_MODE" in properties else "")
+            kind += f"-{streams}" if streams > 1 else ""
+            cache = Path(self._cache_dir, kind)
+            properties["CACHE_DIR"] = str(cache)
+            lock = _cache_lock(cache / f"{self._file.path.parents[1].name}.lock")
+        with self._refusals(), lock:
+            return self._core.compile_model(graph or self._path, "CPU", properties)
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise StartError(f"OpenVINO cannot load {self._file.path}: {error}") from error
+
+
 class OpenVinoModel:
     """A `Model` on OpenVINO.
 
@@ -36,41 +100,15 @@ class OpenVinoModel:
 
     def __init__(self, file: ModelFile, parameters: Mapping[str, str]) -> None:
         self._file = file
-        core = openvino.Core()
-        hint = (
-            "bf16" if resolved_precision(parameters.get("precision", "auto")) == "bf16" else "f32"
-        )
-        properties = {
-            "INFERENCE_PRECISION_HINT": hint,
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": file.intra_op_threads,
-        }
-        if parameters.get("snippets") == "off":
-            properties["SNIPPETS_MODE"] = "DISABLE"
-        lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if "cache_dir" in parameters:
-            # OpenVINO finds compiled models by file and shapes alone, so other settings need
-            # folders of their own.
-            kind = hint + ("-plain" if "SNIPPETS_MODE" in properties else "")
-            cache = Path(parameters["cache_dir"], kind)
-            properties["CACHE_DIR"] = str(cache)
-            lock = _cache_lock(cache / f"{file.path.parents[1].name}.lock")
-        # Compiled models are found by the path of their file. A server's folder is new each
-        # time and links to the file: resolve the link.
-        path = str(file.path.resolve())
-        try:
-            with lock:
-                compiled = core.compile_model(path, "CPU", properties)
-                self._any_shape = _Graph(compiled, file)
-                check(file, _ports(self._any_shape.inputs), _ports(self._any_shape.outputs))
-                self._usual: dict[frozenset[tuple[str, tuple[int, ...]]], _Graph] = {}
-                for shapes in file.usual_shapes:
-                    model = core.read_model(path)
-                    model.reshape({name: list(shape) for name, shape in shapes.items()})
-                    compiled = core.compile_model(model, "CPU", properties)
-                    self._usual[_key(shapes)] = _Graph(compiled, file)
-        except RuntimeError as error:
-            raise StartError(f"OpenVINO cannot load {file.path}: {error}") from error
+        compiler = Compiler(file, parameters)
+        self._any_shape = _Graph(compiler.compile(threads=file.intra_op_threads), file)
+        check(file, described(self._any_shape.inputs), described(self._any_shape.outputs))
+        self._usual: dict[frozenset[tuple[str, tuple[int, ...]]], _Graph] = {}
+        for shapes in file.usual_shapes:
+            graph = compiler.read()
+            graph.reshape({name: list(shape) for name, shape in shapes.items()})
+            compiled = compiler.compile(graph, threads=file.intra_op_threads)
+            self._usual[_key(shapes)] = _Graph(compiled, file)
 
     def run(self, inputs: Arrays, requested: Collection[str]) -> Arrays:
         """Run the model; see `Model`."""
@@ -84,8 +122,8 @@ class _Graph:
 
     def __init__(self, compiled: Any, file: ModelFile) -> None:
         self._request = compiled.create_infer_request()
-        self.inputs = {_name(p, file.inputs): p for p in compiled.inputs}
-        self.outputs = {_name(p, file.outputs): p for p in compiled.outputs}
+        self.inputs = named_ports(compiled.inputs, file.inputs)
+        self.outputs = named_ports(compiled.outputs, file.outputs)
 
     def run(self, inputs: Arrays, requested: Collection[str]) -> Arrays:
         feeds = {port: inputs[name] for name, port in self.inputs.items()}
@@ -113,13 +151,17 @@ def _cache_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _name(port: Any, declared: Collection[str]) -> str:
-    """Return the one of a port's names that the config uses."""
-    names: set[str] = port.get_names()
-    return next((name for name in sorted(names) if name in declared), sorted(names)[0])
+def named_ports(ports: Iterable[Any], declared: Collection[str]) -> dict[str, Any]:
+    """Return inputs or outputs under the names that the config gives them; a port has several."""
+    found = {}
+    for port in ports:
+        names = sorted(port.get_names())
+        found[next((name for name in names if name in declared), names[0])] = port
+    return found
 
 
-def _ports(ports: Mapping[str, Any]) -> dict[str, Tensor]:
+def described(ports: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return types and shapes of `named_ports`."""
     names = {dtype.openvino: triton for triton, dtype in DTYPES.items()}
     return {
         name: Tensor(

@@ -108,7 +108,6 @@ class EmbeddingStore:
         self._metrics = metrics
         self._max_bytes = max_bytes
         self._half_precision = half_precision
-        self._last: tuple[tuple[Path, int, int], Embedding] | None = None
         entry_bytes = max_file_bytes(half_precision)
         if max_bytes is not None and max_bytes < entry_bytes:
             raise StoreError(
@@ -129,7 +128,7 @@ class EmbeddingStore:
             BadRequestError: `image_id` is malformed.
             StoreError: the entry exists and cannot be read; it stays.
         """
-        return self._read(image_id, self._load)
+        return self._read(image_id, load)
 
     def original_size(self, image_id: str) -> tuple[int, int] | None:
         """Return (height, width) of an entry's image, or None; reads only the entry's header.
@@ -193,14 +192,6 @@ class EmbeddingStore:
         with suppress(OSError):  # evicted meanwhile, or a folder that is read-only
             os.utime(path)
         return found
-
-    def _load(self, path: Path, key: dict[str, str]) -> Embedding:
-        """Load an entry; keep the last one, and return it again while its file is the same."""
-        status = path.stat()
-        file = (path, status.st_ino, status.st_size)
-        if self._last is None or self._last[0] != file:
-            self._last = (file, load(path, key))
-        return self._last[1]
 
     def _key(self, image_id: str) -> dict[str, str]:
         return {"format": _FORMAT, "producer": self._producer, "image_id": image_id}

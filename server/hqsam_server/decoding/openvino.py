@@ -1,0 +1,202 @@
+"""Decodes clicks on OpenVINO's CPU plug-in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+import openvino
+from hqsam_client.contract import MASK_SIZE
+from openvino import opset13
+from openvino.preprocess import PrePostProcessor
+
+from hqsam_server.decoding.decoder import Job, Lanes, PlacedImage
+from hqsam_server.decoding.lru import Lru
+from hqsam_server.runtime.config import Arrays, ModelFile, check
+from hqsam_server.runtime.openvino import Compiler, described, named_ports
+from hqsam_server.store.entry import Embedding
+
+_IMAGE = ("image_embeddings", "hq_features")
+_MASK = ("mask_input", "has_mask_input")
+_SAM = "sam_masks"
+_MOST_GRAPHS = 10
+_THREADS_OF_A_CALL = 8
+"""More threads make one decode hardly any faster."""
+
+
+class _Kind(NamedTuple):
+    """What a graph is compiled for.
+
+    Attributes:
+        points: N.
+        full: with a mask to refine and SAM's masks; otherwise neither.
+        narrow: one thread for each call.
+    """
+
+    points: int
+    full: bool
+    narrow: bool
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """An embedding in the precision of the graph, `image_embeddings` with channels last."""
+
+    image_embeddings: openvino.Tensor  # [1, 64, 64, 256]
+    hq_features: openvino.Tensor  # [1, 32, 256, 256]
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.image_embeddings.byte_size + self.hq_features.byte_size)
+
+
+class OpenVinoDecoder:
+    """A `Decoder` on OpenVINO.
+
+    Where all dimensions are known, the plug-in chooses memory layouts across operators. So there is
+    one graph for each number of points, compiled when it is first needed; those for the usual
+    numbers of points are compiled at the start. Clicks that neither refine a mask nor ask for SAM's
+    masks have graphs without these. All graphs give the same bits.
+    """
+
+    def __init__(self, file: ModelFile, parameters: Mapping[str, str]) -> None:
+        """Compile the graphs of the usual shapes.
+
+        Args:
+            file: of `prompt_decoder`.
+            parameters: those of its accelerator `openvino`.
+
+        Raises:
+            StartError: it is missing, cannot be compiled, or contradicts the config.
+        """
+        self._file = file
+        self._threads = file.intra_op_threads or len(os.sched_getaffinity(0))
+        wide = max(1, self._threads // _THREADS_OF_A_CALL)
+        self.lanes = Lanes(wide, self._threads if self._threads > 1 else 0, together=1)
+        self._compiler = Compiler(file, parameters)
+        graph = self._compiler.read()
+        inputs = named_ports(graph.inputs, file.inputs)
+        check(file, described(inputs), described(named_ports(graph.outputs, file.outputs)))
+        self._type = openvino.Type.bf16 if self._compiler.hint == "bf16" else openvino.Type.f32
+        self._placing = _Pool(self._placing_graph(), file, 1)
+        self._graphs: Lru[_Kind, _Pool] = Lru(_MOST_GRAPHS, lambda graph: 1)
+        usual = {shapes["point_labels"][1] for shapes in file.usual_shapes}
+        for points in sorted(usual):
+            for narrow in {False, self.lanes.narrow > 0}:
+                self._graph(_Kind(points, full=False, narrow=narrow))
+
+    def place(self, embedding: Embedding) -> PlacedImage:
+        """Copy an embedding into the precision and layout of the graphs."""
+        with self._placing.request() as request:
+            outputs = self._placing.run(
+                request, {name: getattr(embedding, name) for name in _IMAGE}
+            )
+            return _Placed(**{name: _copy(outputs[name]) for name in _IMAGE})
+
+    def run(self, jobs: Sequence[Job], requested: Collection[str], *, narrow: bool) -> list[Arrays]:
+        """Decode prompts; see `Decoder`."""
+        return [self._run(job, requested, narrow) for job in jobs]
+
+    def _run(self, job: Job, requested: Collection[str], narrow: bool) -> Arrays:
+        full = job.mask_input is not None or _SAM in requested
+        graph = self._graph(_Kind(job.point_labels.shape[1], full, narrow))
+        feeds: dict[str, Any] = {name: getattr(job.image, name) for name in _IMAGE}
+        feeds |= {"point_coords": job.point_coords, "point_labels": job.point_labels}
+        if full:
+            mask = job.mask_input
+            feeds["has_mask_input"] = np.full(1, mask is not None, np.float32)
+            feeds["mask_input"] = _NO_MASK if mask is None else mask
+        with graph.request() as request:
+            outputs = graph.run(request, feeds)
+            # Copies: the next run writes into the same memory.
+            return {name: np.array(outputs[name].data) for name in requested}
+
+    def _graph(self, kind: _Kind) -> _Pool:
+        return self._graphs.get(kind, lambda: self._compiled(kind))
+
+    def _compiled(self, kind: _Kind) -> _Pool:
+        graph = self._compiler.read()
+        graph.reshape({name: _shape(self._file, name, kind.points) for name in self._file.inputs})
+        if not kind.full:
+            _leave_out(graph, self._file)
+        steps = PrePostProcessor(graph)
+        image = steps.input("image_embeddings")
+        image.tensor().set_element_type(self._type).set_layout(openvino.Layout("NHWC"))
+        image.model().set_layout(openvino.Layout("NCHW"))
+        steps.input("hq_features").tensor().set_element_type(self._type)
+        streams = self.lanes.narrow if kind.narrow else self.lanes.wide
+        compiled = self._compiler.compile(steps.build(), streams=streams, threads=self._threads)
+        return _Pool(compiled, self._file, streams)
+
+    def _placing_graph(self) -> openvino.CompiledModel:
+        """Compile what converts an embedding."""
+        inputs, results = [], []
+        for name in _IMAGE:
+            value = opset13.parameter(self._file.inputs[name].dims, openvino.Type.f32, name)
+            inputs.append(value)
+            node = value if name == "hq_features" else opset13.transpose(value, [0, 2, 3, 1])
+            node = opset13.convert(node, self._type.get_type_name())
+            results.append(opset13.result(node, name))
+        graph = openvino.Model(results, inputs)
+        for port, name in zip((*graph.inputs, *graph.outputs), _IMAGE * 2, strict=True):
+            port.get_tensor().set_names({name})
+        return openvino.Core().compile_model(
+            graph, "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        )
+
+
+class _Pool:
+    """A compiled graph with as many requests as may run at once."""
+
+    def __init__(self, compiled: openvino.CompiledModel, file: ModelFile, requests: int) -> None:
+        self._inputs = named_ports(compiled.inputs, file.inputs)
+        self._outputs = named_ports(compiled.outputs, (*file.outputs, *_IMAGE))
+        self._free: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(requests):
+            self._free.put(compiled.create_infer_request())
+
+    @contextmanager
+    def request(self) -> Iterator[Any]:
+        """Hold one of its requests; waits for a free one."""
+        request = self._free.get()
+        try:
+            yield request
+        finally:
+            self._free.put(request)
+
+    def run(self, request: Any, feeds: Mapping[str, Any]) -> dict[str, openvino.Tensor]:
+        """Run a request; return its outputs by name, which are valid until it runs again."""
+        request.infer({self._inputs[name]: feeds[name] for name in feeds}, share_inputs=True)
+        return {name: request.get_tensor(port) for name, port in self._outputs.items()}
+
+
+_NO_MASK = np.zeros((1, 1, MASK_SIZE, MASK_SIZE), np.float32)
+
+
+def _shape(file: ModelFile, name: str, points: int) -> list[int]:
+    """Return the shape of an input for one prompt; its open dimensions are P and N."""
+    dims = file.inputs[name].dims
+    return [size if size > 0 else (1, points)[axis] for axis, size in enumerate(dims)]
+
+
+def _leave_out(graph: openvino.Model, file: ModelFile) -> None:
+    """Remove the mask to refine, which is zeros then, and SAM's masks."""
+    for name, port in named_ports(graph.inputs, file.inputs).items():
+        if name in _MASK:
+            zeros = opset13.constant(np.zeros(list(port.shape), np.float32))
+            port.replace(zeros.output(0))
+            graph.remove_parameter(port.get_node())
+    for result in graph.get_results():
+        if _SAM in result.output(0).get_names():
+            graph.remove_result(result)
+
+
+def _copy(tensor: openvino.Tensor) -> openvino.Tensor:
+    copy = openvino.Tensor(tensor.element_type, tensor.shape)
+    tensor.copy_to(copy)
+    return copy

@@ -1,0 +1,229 @@
+"""Decodes the prompts of many requests: who waits, what runs beside what, and on how many threads.
+
+Few prompts get all threads each. As soon as at least as many wait or run as there are threads, each
+gets one: two decodes of one thread take less time than two in turn on two threads. Which way a
+prompt is decoded changes no bit of its answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from hqsam_client.contract import PROMPT_DECODER
+
+from hqsam_server.decoding.decoder import Decoder, Job, PlacedImage
+from hqsam_server.decoding.turns import Turns
+from hqsam_server.errors import OverloadedError, RequestCancelledError, ServingError
+from hqsam_server.models.prompt_checks import Prompts
+from hqsam_server.runtime.config import Arrays
+
+_OUTPUT_SHAPES = {spec.name: spec.shape[1:] for spec in PROMPT_DECODER.outputs}
+
+
+@dataclass(eq=False)
+class Request:
+    """Prompts on one image that wait for their masks.
+
+    Attributes:
+        caller: who sent it; callers take turns.
+        image: returns the placed image, or raises why there is none. Called when a prompt is about
+            to be decoded.
+        prompts: what to decode.
+        requested: names of the outputs to return.
+        reply: takes the outputs or the error, once, from any thread.
+        is_cancelled: whether nobody waits for the answer any more.
+    """
+
+    caller: str
+    image: Callable[[], PlacedImage]
+    prompts: Prompts
+    requested: Sequence[str]
+    reply: Callable[[Arrays | Exception], None]
+    is_cancelled: Callable[[], bool]
+    outputs: Arrays = field(default_factory=dict, init=False)
+    taken: int = field(default=0, init=False)
+    decoded: int = field(default=0, init=False)
+    failed: bool = field(default=False, init=False)
+
+    @property
+    def left(self) -> int:
+        """How many prompts nobody has taken yet."""
+        return len(self.prompts) - self.taken
+
+    @property
+    def nbytes(self) -> int:
+        """What its masks take while it is worked on, those to refine included."""
+        answer = sum(4 * int(np.prod(_OUTPUT_SHAPES[name])) for name in self.requested)
+        mask = self.prompts.mask_input
+        return answer * len(self.prompts) + (0 if mask is None else mask.nbytes)
+
+    def keep(self, number: int, outputs: Arrays) -> None:
+        """Keep the outputs of a prompt."""
+        if not self.outputs:
+            count = len(self.prompts)
+            self.outputs = {
+                name: np.empty((count, *_OUTPUT_SHAPES[name]), np.float32)
+                for name in self.requested
+            }  # [P, ...]
+        for name in self.requested:
+            self.outputs[name][number] = outputs[name][0]
+
+
+class _Turn(NamedTuple):
+    """A call of the decoder: prompts by number, each with its request."""
+
+    prompts: list[tuple[Request, int]]
+    narrow: bool
+
+
+class Scheduler:
+    """Runs a decoder on the requests of all callers."""
+
+    def __init__(self, decoder: Decoder, *, max_waiting: int, max_bytes: int) -> None:
+        """Start the threads.
+
+        Args:
+            decoder: what decodes.
+            max_waiting: requests that may wait or be worked on.
+            max_bytes: what the masks of large requests may take together; a request is large if it
+                takes more than its share of this, one of `max_waiting`.
+        """
+        self._decoder = decoder
+        self._lanes = decoder.lanes
+        self._max_waiting = max_waiting
+        self._max_bytes = max_bytes
+        self._changed = threading.Condition()
+        self._turns: Turns[Request] = Turns()
+        self._open: list[Request] = []
+        self._running = {True: 0, False: 0}  # calls of the decoder by whether they are narrow
+        self._is_closed = False
+        count = max(self._lanes.wide, self._lanes.narrow)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"decode-{number}", daemon=True)
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Take a request; its `reply` is called later.
+
+        Raises:
+            OverloadedError: too much is waiting.
+        """
+        with self._changed:
+            if len(self._open) >= self._max_waiting:
+                raise OverloadedError(
+                    f"{len(self._open)} requests are waiting for masks, the limit is "
+                    f"{self._max_waiting}: try again later"
+                )
+            size = request.nbytes
+            if size > self._max_bytes // self._max_waiting:
+                held = sum(other.nbytes for other in self._open)
+                if held and held + size > self._max_bytes:
+                    raise OverloadedError(
+                        f"the masks that others wait for take {held} bytes and these {size}, the "
+                        f"limit is {self._max_bytes}: try again later, or send fewer prompts"
+                    )
+            self._open.append(request)
+            self._turns.add(request.caller, request)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Answer what was submitted, and end the threads."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while (narrow := self._mode()) is None:
+                    if self._is_closed and not self._turns:
+                        return
+                    self._changed.wait()
+                turn = self._take(narrow)
+                self._running[narrow] += 1
+            try:
+                self._decode(turn)
+            finally:
+                with self._changed:
+                    self._running[narrow] -= 1
+                    self._changed.notify_all()
+
+    def _mode(self) -> bool | None:
+        """Return whether the next call is narrow; None if none may begin now."""
+        waiting, running = len(self._turns), self._running
+        if not waiting:
+            return None
+        together = waiting + running[True] + running[False]
+        if self._lanes.narrow and together >= self._lanes.narrow:
+            may_begin = not running[False] and running[True] < self._lanes.narrow
+            return True if may_begin else None
+        return False if running[False] < self._lanes.wide else None
+
+    def _take(self, narrow: bool) -> _Turn:
+        taken: list[tuple[Request, int]] = []
+        while self._turns and len(taken) < self._lanes.together:
+            request = self._turns.next()
+            taken.append((request, request.taken))
+            request.taken += 1
+            if not request.left:
+                self._turns.remove(request)
+        return _Turn(taken, narrow)
+
+    def _decode(self, turn: _Turn) -> None:
+        jobs: list[Job] = []
+        prompts: list[tuple[Request, int]] = []
+        for request, number in turn.prompts:
+            try:
+                if request.is_cancelled():
+                    raise RequestCancelledError("cancelled before it was decoded")
+                jobs.append(Job(request.image(), *request.prompts.one(number)))
+                prompts.append((request, number))
+            except Exception as error:
+                self._fail(request, error)
+        if not jobs:
+            return
+        requested = [
+            name for name in _OUTPUT_SHAPES if any(name in it.requested for it, _ in prompts)
+        ]
+        try:
+            decoded = self._decoder.run(jobs, requested, narrow=turn.narrow)
+        except Exception as error:
+            if len(prompts) == 1:
+                failure = ServingError(f"the prompt decoder failed: {error}")
+                failure.__cause__ = error
+                self._fail(prompts[0][0], failure)
+            else:  # so that none fails for its neighbour
+                for prompt in prompts:
+                    self._decode(_Turn([prompt], turn.narrow))
+            return
+        for (request, number), outputs in zip(prompts, decoded, strict=True):
+            self._finish(request, number, outputs)
+
+    def _finish(self, request: Request, number: int, outputs: Arrays) -> None:
+        with self._changed:
+            if request.failed:
+                return
+            request.keep(number, outputs)
+            request.decoded += 1
+            if request.decoded < len(request.prompts):
+                return
+            self._open.remove(request)
+        request.reply(request.outputs)
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        with self._changed:
+            if request.failed:
+                return
+            request.failed = True
+            self._turns.remove(request)
+            self._open.remove(request)
+        request.reply(error)

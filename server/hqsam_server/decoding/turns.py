@@ -1,0 +1,63 @@
+"""Whose prompt is decoded next.
+
+Callers take turns, prompt by prompt, whatever the size of their requests. Within the requests of
+one caller, turns alternate: the request with the fewest prompts left, then the one that came first.
+So a click is not kept waiting by its caller's own large requests, few requests are half done at a
+time, and each is finished.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+
+class Work(Protocol):
+    """A request of several prompts."""
+
+    @property
+    def left(self) -> int:
+        """How many of its prompts nobody has taken yet."""
+
+
+W = TypeVar("W", bound=Work)
+
+
+@dataclass
+class _Caller(Generic[W]):
+    requests: list[W] = field(default_factory=list)  # in the order of their arrival
+    takes_first: bool = False
+
+    def next(self) -> W:
+        takes_first, self.takes_first = self.takes_first, not self.takes_first
+        return self.requests[0] if takes_first else min(self.requests, key=lambda it: it.left)
+
+
+class Turns(Generic[W]):
+    """Requests whose prompts wait. The caller of its methods sees to it that they take turns."""
+
+    def __init__(self) -> None:
+        self._callers: OrderedDict[str, _Caller[W]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(request.left for caller in self._callers.values() for request in caller.requests)
+
+    def add(self, caller: str, request: W) -> None:
+        """Let a request take part."""
+        self._callers.setdefault(caller, _Caller()).requests.append(request)
+
+    def next(self) -> W:
+        """Return the request whose turn it is; the next call returns another caller's."""
+        name, caller = self._callers.popitem(last=False)
+        self._callers[name] = caller
+        return caller.next()
+
+    def remove(self, request: W) -> None:
+        """Let a request take part no longer."""
+        for name, caller in self._callers.items():
+            if request in caller.requests:
+                caller.requests.remove(request)
+                if not caller.requests:
+                    del self._callers[name]
+                return
