@@ -17,7 +17,15 @@ RESULTS = Path(__file__).parent / "results"
 
 _PAUSE_S = 0.1
 
-_PACKAGES = ("hqsam-triton", "nvidia-pytriton", "onnxruntime", "openvino", "torch", "tritonclient")
+_PACKAGES = (
+    "hqsam-triton",
+    "nvidia-pytriton",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "torch",
+    "tritonclient",
+)
 
 
 def in_turns(
@@ -86,18 +94,21 @@ def precision() -> str:
     return "bf16" if machine()["bf16"] else "fp32"
 
 
-def write(name: str, title: str, command: str, rows: list[dict[str, Any]]) -> None:
-    """Print the rows, and write them to `results/<name>.json` and `.md`.
+def write(
+    name: str, title: str, command: str, rows: list[dict[str, Any]], folder: Path = RESULTS
+) -> None:
+    """Print the rows, and write them to `<name>.json` and `.md`.
 
     Args:
         name: of the files.
         title: heading of the table.
         command: the command that measures these figures.
         rows: each with `what`, `figure` and `detail`.
+        folder: where to write.
     """
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     about = machine()
-    (RESULTS / f"{name}.json").write_text(
+    (folder / f"{name}.json").write_text(
         json.dumps({"machine": about, "command": command, "rows": rows}, indent=2) + "\n",
         encoding="utf-8",
     )
@@ -113,5 +124,5 @@ def write(name: str, title: str, command: str, rows: list[dict[str, Any]]) -> No
         *(f"| {row['what']} | {row['figure']} | {row['detail']} |" for row in rows),
     ]
     text = "\n".join(lines) + "\n"
-    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)

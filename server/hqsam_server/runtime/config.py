@@ -110,7 +110,7 @@ class ModelFile:
             }
 
         def text(name: str) -> str:
-            return str(config["parameters"].get(name, {}).get("string_value", ""))
+            return str(config.get("parameters", {}).get(name, {}).get("string_value", ""))
 
         accelerators = config.get("optimization", {}).get("execution_accelerators", {})
         openvino = None
