@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-cluster check docs figures bench bench-graphs bench-client bench-cluster fuzz soak clean
+.PHONY: help demo test test-all test-cluster check docs figures bench bench-graphs bench-client bench-cluster bench-gpu fuzz soak clean
 
 PYTHON ?= python3
 SOAK_MINUTES ?= 30
@@ -55,8 +55,12 @@ bench-cluster: $(VENV)/.dev ## Measure the gain of several replicas.
 bench-client: $(VENV)/.dev ## Measure the client's own share of a click.
 	$(BIN)/python -m benchmarks.client
 
+bench-gpu: $(VENV)/.dev $(VENV)-gpu/.gpu ## Measure encoder and clicks on a GPU; needs no Triton.
+	$(BIN)/python -m benchmarks.gpu_files build/bench-gpu
+	$(VENV)-gpu/bin/python -m benchmarks.gpu build/bench-gpu
+
 clean: ## Remove the virtual environment, caches, builds, and the output of the demo.
-	rm -rf $(VENV) build dist site demo/output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-gpu build dist site demo/output .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.demo: EXTRAS = demo
@@ -67,4 +71,11 @@ $(VENV)/.demo $(VENV)/.demo-export $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	touch $@
+
+# An environment of its own: onnxruntime-gpu takes the place of onnxruntime.
+$(VENV)-gpu/.gpu: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-gpu/bin/python -m pip install --quiet --editable '.[triton,gpu]'
 	touch $@
