@@ -15,7 +15,8 @@ import onnx
 import onnxruntime
 import pytest
 from hqsam_export import exporter, onnx_files
-from hqsam_server.decoding import stacking
+from hqsam_server import small_model
+from hqsam_server.decoding import open_decoder, stacking
 from hqsam_server.decoding.decoder import Job
 from hqsam_server.decoding.device import Device, DeviceDecoder
 from hqsam_server.errors import StartError
@@ -173,9 +174,10 @@ def test_a_stacking_model_is_valid_and_stacks(counts: list[int]) -> None:
             assert stacked[:, 0].reshape(count, -1)[:, 0].tolist() == list(range(count))
 
 
-def test_without_a_gpu_the_error_says_what_to_install(file: ModelFile) -> None:
+def test_without_a_gpu_the_error_says_what_to_install(tmp_path: Path) -> None:
+    small_model.write(tmp_path, link=True)
     with pytest.raises(StartError, match="has no CUDAExecutionProvider: install onnxruntime-gpu"):
-        DeviceDecoder(file, Device("cuda", 0))
+        open_decoder(tmp_path, 0)
 
 
 def test_accelerators_for_gpus_become_options_of_providers(
