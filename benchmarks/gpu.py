@@ -176,7 +176,7 @@ class Bench:
             rate = len(seconds) / (time.perf_counter() - start)
             times = report.summary(seconds)
             self._row(
-                f"{what}, {users} at once on as many images",
+                f"{what}, users at once, each on an image: {users}",
                 f"{rate:.{0 if rate > 100 else 1}f} clicks a second",
                 f"p50 {times['median_ms']:.1f} ms, p99 {times['p99_ms']:.1f} ms",
             )
