@@ -10,8 +10,8 @@ from tests.faults.conftest import World
 
 def test_a_killed_backend_process_costs_errors_and_no_wrong_mask(world: World) -> None:
     with world.clicks() as clicks:
-        psutil.Process(world.server.instances()["prompt_decoder_0_0"]).kill()
-        world.server.line("prompt_decoder is back")
+        psutil.Process(world.server.instances()["segment_0_0"]).kill()
+        world.server.line("segment is back")
     # The client retries while the model is loaded again; requests of the dead process are lost.
     assert not set(clicks.errors) - {"UnavailableError", "ServerFailedError"}
 

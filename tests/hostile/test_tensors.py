@@ -160,22 +160,6 @@ def test_more_points_than_allowed_are_refused(wire: Wire, model: str) -> None:
     assert (code, "5000" in message) == ("INVALID_ARGUMENT", True), message
 
 
-@pytest.mark.parametrize("prompts", [33, 200])
-def test_the_inner_decoder_takes_no_more_prompts_than_it_has_memory_for(
-    wire: Wire, prompts: int
-) -> None:
-    inputs = {
-        "image_embeddings": floats(np.zeros((1, 256, 64, 64))),
-        "hq_features": floats(np.zeros((1, 32, 256, 256))),
-        "point_coords": floats(np.zeros((prompts, 1, 2))),
-        "point_labels": floats(np.ones((prompts, 1))),
-        "mask_input": floats(np.zeros((prompts, 1, 256, 256))),
-        "has_mask_input": floats(np.zeros(prompts)),
-    }
-    code, message, _ = wire.infer("prompt_decoder", inputs, ["iou_predictions"])
-    assert (code, str(prompts) in message) == ("INVALID_ARGUMENT", True), message
-
-
 @pytest.mark.parametrize("model", MODELS)
 def test_an_input_that_is_missing_unknown_or_there_twice_is_refused(wire: Wire, model: str) -> None:
     inputs = valid(model)

@@ -20,8 +20,10 @@ from hqsam_client import contract
 from hqsam_server import TritonServer, Tuning
 from hqsam_server.launcher.process import instances
 from hqsam_server.models.preprocess import Limits, preprocess
-from hqsam_testing import cheap_repository, image_files
+from hqsam_testing import cheap_repository as cheap
+from hqsam_testing import image_files
 from hqsam_testing.api import Api, new_png, point, serve
+from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
@@ -315,18 +317,50 @@ def test_hits_misses_and_prompts_are_counted_across_processes(api: Api) -> None:
     assert counted == [2, 2, 3]
 
 
-def test_segment_is_unavailable_while_the_decoders_process_is_dead(
+def test_embed_is_unavailable_while_the_encoders_process_is_dead(
     api: Api, server: TritonServer
 ) -> None:
-    image_id, _, _ = api.embed(new_png())
     for process, instance in instances(server.pid).items():
-        if instance.startswith("prompt_decoder_"):
+        if instance.startswith("encoder_"):
             os.kill(process, signal.SIGKILL)
-    status, message = fails(lambda: api.segment(image_id))
+    status, message = fails(lambda: api.embed(new_png()))
     assert status == "StatusCode.UNAVAILABLE"
-    assert "prompt_decoder failed" in message
-    server.reload("prompt_decoder", timeout_s=60)
-    api.segment(image_id)
+    assert "encode failed" in message
+    server.reload("encoder", timeout_s=TIMEOUT_S)
+    api.embed(new_png())
+
+
+def test_the_stateless_prompt_decoder_is_served_where_it_is_asked_for(
+    cheap_repository: Path, tmp_path: Path, api: Api
+) -> None:
+    inputs = {
+        spec.name: np.zeros([1 if side == -1 else side for side in spec.shape], np.float32)
+        for spec in contract.PROMPT_DECODER.inputs
+    }
+    assert fails(lambda: api.infer("prompt_decoder", inputs))[0] == "StatusCode.UNAVAILABLE"
+    tuning = Tuning(model_config_name="none", prompt_decoder=True)
+    environment = {"HQSAM_STORE_FOLDER": str(tmp_path)}
+    with (
+        TritonServer(cheap_repository, tuning=tuning, environment=environment) as server,
+        Api(server) as other,
+    ):
+        assert other.infer("prompt_decoder", inputs).keys() == set(MASKS)
+
+
+def test_many_threads_report_to_the_same_metrics(cheap_repository: Path, tmp_path: Path) -> None:
+    """Triton 2.51 dies of two reports to one metric at once, within a few dozen clicks."""
+    tuning = Tuning(model_config_name="none")
+    environment = {"HQSAM_STORE_FOLDER": str(tmp_path)}
+    with (
+        TritonServer(cheap_repository, tuning=tuning, environment=environment) as server,
+        Api(server) as api,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        before = instances(server.pid)
+        image_id, _, _ = api.embed(new_png())
+        list(pool.map(lambda _: api.segment(image_id), range(1000)))
+        assert api.metric("prompts_total") == 1000
+        assert instances(server.pid) == before
 
 
 def test_servers_of_different_precision_share_a_folder_and_no_embeddings(
@@ -348,10 +382,10 @@ def test_servers_of_different_precision_share_a_folder_and_no_embeddings(
 
 
 def test_a_decoder_that_always_fails_is_internal_and_not_retryable(tmp_path: Path) -> None:
-    repository = cheap_repository.write(tmp_path / "repository")
+    repository = cheap.write(tmp_path / "repository")
     path = repository / "prompt_decoder" / "1" / "model.onnx"
     model = onnx.load(path)
-    # An index far beyond the labels: each run fails, in this model's own process.
+    # An index far beyond the labels: each run fails.
     index = helper.make_tensor("far", TensorProto.INT64, [1], [10**6])
     model.graph.initializer.append(index)
     model.graph.node.insert(0, helper.make_node("Gather", ["point_labels", "far"], ["taken"]))
@@ -369,7 +403,7 @@ def test_a_decoder_that_always_fails_is_internal_and_not_retryable(tmp_path: Pat
         image_id, _, _ = api.embed(new_png())
         status, message = fails(lambda: api.segment(image_id))
     assert status == "StatusCode.INTERNAL"
-    assert "prompt_decoder failed" in message
+    assert "the prompt decoder failed" in message
 
 
 def test_a_store_outlives_its_server(tiny_repository: Path, tmp_path: Path) -> None:

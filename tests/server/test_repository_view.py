@@ -66,19 +66,15 @@ def test_the_view_tells_what_computes_embeddings(
     assert computed_by(tmp_path) == expected
 
 
-def test_threads_instances_and_cache_reach_the_models(
-    whole_repository: Path, tmp_path: Path
-) -> None:
-    tuning = Tuning(threads=3, instances=2, cache_dir=tmp_path / "cache")
+def test_threads_and_cache_reach_the_models(whole_repository: Path, tmp_path: Path) -> None:
+    tuning = Tuning(threads=3, cache_dir=tmp_path / "cache")
     configs = written(whole_repository, tmp_path / "view", tuning)
     for name in ONNX_MODELS:
         assert configs[name].parameters["intra_op_thread_count"].string_value == "3"
         assert accelerator(configs[name])["cache_dir"] == str(tmp_path / "cache")
-        counts = [group.count for group in configs[name].instance_group]
-        assert counts == [2 if name == "prompt_decoder" else 1]
 
 
-def test_processors_are_divided_between_the_instances(
+def test_a_model_has_all_processors(
     whole_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
@@ -86,7 +82,7 @@ def test_processors_are_divided_between_the_instances(
     threads = {
         name: configs[name].parameters["intra_op_thread_count"].string_value for name in ONNX_MODELS
     }
-    assert threads == dict.fromkeys(ONNX_MODELS, "16") | {"prompt_decoder": "8"}
+    assert threads == dict.fromkeys(ONNX_MODELS, "16")
 
 
 def test_the_repository_itself_is_not_changed(whole_repository: Path, tmp_path: Path) -> None:
@@ -94,7 +90,7 @@ def test_the_repository_itself_is_not_changed(whole_repository: Path, tmp_path: 
         return {file: file.read_bytes() for file in whole_repository.rglob("*.pbtxt")}
 
     before = content()
-    written(whole_repository, tmp_path, Tuning("fp32", 1, 1, tmp_path / "cache"))
+    written(whole_repository, tmp_path, Tuning("fp32", 1, cache_dir=tmp_path / "cache"))
     assert content() == before != {}
 
 

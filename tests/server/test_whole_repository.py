@@ -15,7 +15,7 @@ from hqsam_testing.api import new_png
 from hqsam_testing.serve_process import Serve
 from hqsam_testing.waiting import TIMEOUT_S
 
-MODELS = ("decoder", "embed", "encoder", "features", "preprocess", "prompt_decoder", "segment")
+MODELS = ("decoder", "embed", "encoder", "features", "preprocess", "segment")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_probe_notices_a_dead_process_without_supervision(whole_repository: 
             return main.main(["status", "--probe", *options])
 
         assert probe() == 0
-        for model in ("embed", "segment", "prompt_decoder"):
+        for model in ("embed", "segment"):
             for pid, instance in instances(server.pid).items():
                 if instance.startswith(f"{model}_"):
                     psutil.Process(pid).kill()

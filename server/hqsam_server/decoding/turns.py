@@ -44,8 +44,11 @@ class Turns(Generic[W]):
         return sum(request.left for caller in self._callers.values() for request in caller.requests)
 
     def add(self, caller: str, request: W) -> None:
-        """Let a request take part."""
-        self._callers.setdefault(caller, _Caller()).requests.append(request)
+        """Let a request take part; a caller who has no other one is the next."""
+        if caller not in self._callers:
+            self._callers[caller] = _Caller()
+            self._callers.move_to_end(caller, last=False)
+        self._callers[caller].requests.append(request)
 
     def next(self) -> W:
         """Return the request whose turn it is; the next call returns another caller's."""

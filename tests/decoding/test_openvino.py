@@ -1,0 +1,150 @@
+"""The decoder of `segment` on OpenVINO, with the small model."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hqsam_client.contract import PROMPT_DECODER
+from hqsam_server import small_model
+from hqsam_server.decoding.decoder import Job, PlacedImage
+from hqsam_server.decoding.openvino import OpenVinoDecoder
+from hqsam_server.errors import StartError
+from hqsam_server.runtime import open_model
+from hqsam_server.runtime.config import Arrays, ModelFile, Tensor
+from hqsam_server.store.entry import Embedding
+from hqsam_testing import configs
+
+OUTPUTS = [spec.name for spec in PROMPT_DECODER.outputs]
+CLICK = ["low_res_masks", "iou_predictions"]
+
+
+def prompt_decoder_file(precision: str = "bf16") -> ModelFile:
+    config = configs.cpu_variant("prompt_decoder")
+    path = small_model.FOLDER / "prompt_decoder" / "1" / "model.onnx"
+    file = ModelFile.of(config, path)
+    assert file.openvino is not None
+    return replace(file, intra_op_threads=2, openvino={**file.openvino, "precision": precision})
+
+
+def opened(file: ModelFile) -> OpenVinoDecoder:
+    assert file.openvino is not None
+    return OpenVinoDecoder(file, file.openvino)
+
+
+def embedding(seed: int) -> Embedding:
+    random = np.random.default_rng(seed)
+    return Embedding(
+        random.standard_normal((1, 256, 64, 64), np.float32),
+        random.standard_normal((1, 32, 256, 256), np.float32),
+        (600, 800),
+    )
+
+
+def job(image: PlacedImage, points: int, *, mask: bool = False) -> Job:
+    random = np.random.default_rng(points)
+    return Job(
+        image,
+        1024 * random.random((1, points, 2), np.float32),
+        np.ones((1, points), np.float32),
+        random.standard_normal((1, 1, 256, 256), np.float32) if mask else None,
+    )
+
+
+@pytest.fixture(scope="module")
+def decoder() -> OpenVinoDecoder:
+    return opened(prompt_decoder_file())
+
+
+def run(decoder: OpenVinoDecoder, job: Job, requested: list[str], *, narrow: bool) -> Arrays:
+    [outputs] = decoder.run([job], requested, narrow=narrow)
+    assert outputs.keys() == set(requested)
+    return outputs
+
+
+@pytest.mark.parametrize("mask", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_decoder_answers_as_prompt_decoder_does(precision: str, mask: bool) -> None:
+    file = prompt_decoder_file(precision)
+    stored, decoder = embedding(0), opened(file)
+    prompt = job(decoder.place(stored), 4, mask=mask)
+    inputs: Arrays = {
+        "image_embeddings": stored.image_embeddings,
+        "hq_features": stored.hq_features,
+        "point_coords": prompt.point_coords,
+        "point_labels": prompt.point_labels,
+        "mask_input": np.zeros((1, 1, 256, 256), np.float32)
+        if prompt.mask_input is None
+        else prompt.mask_input,
+        "has_mask_input": np.array([mask], np.float32),
+    }
+    expected = open_model(file).run(inputs, OUTPUTS)
+    found = run(decoder, prompt, OUTPUTS, narrow=False)
+    for name in OUTPUTS:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("points", [2, 8, 16])
+def test_threads_and_requested_outputs_change_no_bit(decoder: OpenVinoDecoder, points: int) -> None:
+    prompt = job(decoder.place(embedding(1)), points)
+    alone = run(decoder, prompt, CLICK, narrow=False)
+    for requested, narrow in ((CLICK, True), (OUTPUTS, False), (OUTPUTS, True)):
+        other = run(decoder, prompt, requested, narrow=narrow)
+        for name in CLICK:
+            np.testing.assert_array_equal(other[name], alone[name])
+
+
+def test_calls_at_once_answer_what_they_answer_alone(decoder: OpenVinoDecoder) -> None:
+    images = [decoder.place(embedding(seed)) for seed in range(2)]
+    prompts = [job(images[number % 2], points) for number, points in enumerate((2, 4, 2, 8))]
+    alone = [run(decoder, prompt, CLICK, narrow=False) for prompt in prompts]
+    with ThreadPoolExecutor(6) as pool:
+        at_once = list(pool.map(lambda it: run(decoder, it, CLICK, narrow=True), 3 * prompts))
+    for found, answer in zip(at_once, 3 * alone, strict=True):
+        for name in CLICK:
+            np.testing.assert_array_equal(found[name], answer[name])
+
+
+@pytest.mark.parametrize(("precision", "size"), [("bf16", 2), ("fp32", 4)])
+def test_a_placed_image_states_its_size(precision: str, size: int) -> None:
+    placed = opened(replace(prompt_decoder_file(precision), usual_shapes=())).place(embedding(0))
+    assert placed.nbytes == size * (256 * 64 * 64 + 32 * 256 * 256)
+
+
+@pytest.mark.parametrize(("threads", "lanes"), [(1, (1, 0, 1)), (2, (1, 2, 1)), (16, (2, 16, 1))])
+def test_eight_threads_or_more_work_on_a_lone_prompt(
+    threads: int, lanes: tuple[int, int, int]
+) -> None:
+    file = replace(prompt_decoder_file(), intra_op_threads=threads, usual_shapes=())
+    assert opened(file).lanes == lanes
+
+
+def test_graphs_of_each_kind_are_kept_apart_in_the_cache(tmp_path: Path) -> None:
+    file = prompt_decoder_file()
+    file = replace(file, openvino={**(file.openvino or {}), "cache_dir": str(tmp_path)})
+    answers = []
+    for _ in range(2):  # the second one reads what the first one compiled
+        decoder = opened(file)
+        prompt = job(decoder.place(embedding(2)), 2)
+        answers += [
+            run(decoder, prompt, requested, narrow=narrow)
+            for requested in (CLICK, OUTPUTS)
+            for narrow in (False, True)
+        ]
+    for answer in answers:
+        np.testing.assert_array_equal(answer["low_res_masks"], answers[0]["low_res_masks"])
+
+
+def test_a_file_that_contradicts_its_config_is_refused(tmp_path: Path) -> None:
+    file = prompt_decoder_file()
+    inputs = {**file.inputs, "point_labels": Tensor("TYPE_INT32", (-1, -1))}
+    with pytest.raises(StartError, match="input point_labels as TYPE_INT32"):
+        opened(replace(file, inputs=inputs))
+    broken = tmp_path / "prompt_decoder" / "1" / "model.onnx"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"not ONNX")
+    with pytest.raises(StartError, match=r"cannot load .*model\.onnx"):
+        opened(replace(file, path=broken))

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hqsam_server.decoding.turns import Turns
+
+
+@dataclass(eq=False)
+class Request:
+    name: str
+    left: int
+
+
+def order(turns: Turns[Request]) -> str:
+    """Take all prompts, and return the names of their requests in that order."""
+    taken = ""
+    while turns:
+        request = turns.next()
+        taken += request.name
+        request.left -= 1
+        if not request.left:
+            turns.remove(request)
+    return taken
+
+
+def test_callers_take_turns_whatever_the_size_of_their_requests() -> None:
+    turns: Turns[Request] = Turns()
+    turns.add("third", Request("c", 6))
+    turns.add("second", Request("b", 2))
+    turns.add("first", Request("a", 1))
+    assert len(turns) == 9
+    assert order(turns) == "abc" + "bc" + "cccc"
+
+
+def test_a_new_caller_is_the_next() -> None:
+    turns: Turns[Request] = Turns()
+    turns.add("many", Request("a", 3))
+    turns.next().left -= 1
+    turns.add("one", Request("z", 1))
+    assert order(turns) == "zaa"
+
+
+def test_a_caller_gains_nothing_by_sending_more_requests() -> None:
+    turns: Turns[Request] = Turns()
+    for name in "abc":
+        turns.add("many", Request(name, 2))
+    turns.add("one", Request("z", 3))
+    assert order(turns)[:6:2] == "zzz"
+
+
+def test_within_a_caller_a_click_overtakes_and_the_first_request_goes_on() -> None:
+    turns: Turns[Request] = Turns()
+    turns.add("", Request("A", 4))
+    turns.add("", Request("B", 4))
+    turns.add("", Request("c", 1))
+    # The shortest, then the first, in turn: B begins only when A is done.
+    assert order(turns) == "cAAAA" + "BBBB"
+
+
+def test_a_stream_of_clicks_does_not_keep_their_callers_large_request_waiting() -> None:
+    turns: Turns[Request] = Turns()
+    turns.add("", Request("A", 3))
+    taken = ""
+    for _ in range(6):
+        turns.add("", Request("c", 1))
+        request = turns.next()
+        taken += request.name
+        request.left -= 1
+        if not request.left:
+            turns.remove(request)
+    assert taken.count("A") == 3
+
+
+def test_a_request_that_is_removed_gets_no_turn() -> None:
+    turns: Turns[Request] = Turns()
+    gone = Request("a", 3)
+    turns.add("first", gone)
+    turns.add("second", Request("b", 1))
+    turns.remove(gone)
+    turns.remove(gone)
+    assert order(turns) == "b"
