@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-cluster check docs figures bench bench-graphs bench-client bench-cluster bench-compare fuzz soak clean
+.PHONY: help demo test test-all test-cluster check docs figures bench bench-graphs bench-client bench-cluster bench-compare bench-gpu fuzz soak clean
 
 PYTHON ?= python3
 SOAK_MINUTES ?= 30
@@ -58,8 +58,12 @@ bench-client: $(VENV)/.dev ## Measure the client's own share of a click.
 bench-compare: $(VENV)/.dev ## Measure this checkout against the one in the folder BEFORE, with clients.
 	$(BIN)/python -m benchmarks.compare --before $(BEFORE) --after .
 
+bench-gpu: $(VENV)/.dev $(VENV)-gpu/.gpu ## Measure encoder and clicks on a GPU; needs no Triton.
+	$(BIN)/python -m benchmarks.gpu_files build/bench-gpu
+	$(VENV)-gpu/bin/python -m benchmarks.gpu build/bench-gpu
+
 clean: ## Remove the virtual environment, caches, builds, and the output of the demo.
-	rm -rf $(VENV) build dist site demo/output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-gpu build dist site demo/output .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.demo: EXTRAS = demo
@@ -70,4 +74,11 @@ $(VENV)/.demo $(VENV)/.demo-export $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	touch $@
+
+# An environment of its own: onnxruntime-gpu takes the place of onnxruntime.
+$(VENV)-gpu/.gpu: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-gpu/bin/python -m pip install --quiet --editable '.[triton,gpu]'
 	touch $@

@@ -17,7 +17,15 @@ RESULTS = Path(__file__).parent / "results"
 
 _PAUSE_S = 0.1
 
-_PACKAGES = ("hqsam-triton", "nvidia-pytriton", "onnxruntime", "openvino", "torch", "tritonclient")
+_PACKAGES = (
+    "hqsam-triton",
+    "nvidia-pytriton",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "torch",
+    "tritonclient",
+)
 
 
 def in_turns(
@@ -109,13 +117,15 @@ def table(title: str, command: str, rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(name: str, title: str, command: str, rows: list[dict[str, Any]]) -> None:
-    """Print the table, and write it to `results/<name>.json` and `.md`; see `table`."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(
+def write(
+    name: str, title: str, command: str, rows: list[dict[str, Any]], folder: Path = RESULTS
+) -> None:
+    """Print the table, and write it to `<name>.json` and `.md` in a folder; see `table`."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(
         json.dumps({"machine": machine(), "command": command, "rows": rows}, indent=2) + "\n",
         encoding="utf-8",
     )
     text = table(title, command, rows)
-    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)

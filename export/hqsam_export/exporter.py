@@ -24,6 +24,10 @@ from hqsam_export.modeling import HQSamModel
 
 SPECS = (contract.ENCODER, contract.DECODER, contract.FEATURES, contract.PROMPT_DECODER)
 
+OF_AN_IMAGE = tuple(tensor.name for tensor in contract.PROMPT_DECODER.inputs[:2])
+"""Inputs of `prompt_decoder` that an image has. The file takes them for one image, or one for each
+prompt; the config, for one image."""
+
 
 def export(
     model: HQSamModel,
@@ -65,6 +69,8 @@ def export(
             examples.keep(spec, expected)
             with torch.no_grad():
                 onnx_files.write(GRAPHS[spec.name](model), adapted, inputs, path)
+            if spec is contract.PROMPT_DECODER:
+                onnx_files.open_first_dimension(path, OF_AN_IMAGE)
             reduce(path, spec, precision)
             onnx_files.check(path, adapted)
             outputs = onnx_files.run(path, inputs)
@@ -73,11 +79,39 @@ def export(
             report(f"{spec.name}: within {difference:.1e} of PyTorch")
             if spec is contract.ENCODER:
                 embeddings = outputs
+            if spec is contract.PROMPT_DECODER:
+                check_images(path, inputs)
         if precision != "fp32":
             report(_loss(folder, embeddings, expected[0]))
         manifest = _manifest(model, folder, precision, generated)
         repository.write_manifest(folder, manifest)
     return manifest
+
+
+def check_images(path: Path, inputs: Mapping[str, Tensor]) -> None:
+    """Check that a file of `prompt_decoder` answers prompts on different images as it does alone.
+
+    Args:
+        path: the file.
+        inputs: of `prompt_decoder`, for three prompts on one image.
+
+    Raises:
+        VerificationError: it does not.
+    """
+    images = {
+        name: torch.cat([inputs[name], inputs[name].flip(-1), -inputs[name]])
+        for name in OF_AN_IMAGE
+    }
+    inputs = {**inputs, **images}
+    alone = [
+        onnx_files.run(path, {name: tensor[index : index + 1] for name, tensor in inputs.items()})
+        for index in range(3)
+    ]
+    expected = tuple(torch.from_numpy(np.concatenate(rows)) for rows in zip(*alone, strict=True))
+    together = onnx_files.run(path, inputs)
+    # The precision of the weights is the same in both.
+    tolerance = onnx_files.TOLERANCE["fp32"]
+    onnx_files.compare(together, expected, contract.PROMPT_DECODER, tolerance)
 
 
 def reduce(path: Path, spec: contract.ModelSpec, precision: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,48 @@ class _quiet:  # noqa: N801 - reads as a function
             logger.setLevel(level)
 
 
+def open_first_dimension(path: Path, names: Collection[str]) -> None:
+    """Let a file take inputs for each prompt that it was traced with for all prompts together.
+
+    Their first dimension was 1. Operators broadcast it anyway; only reshapes know it by number.
+
+    Args:
+        path: the file.
+        names: of the inputs.
+    """
+    model = onnx.load(path)
+    graph = model.graph
+    opened = set()
+    for value in graph.input:
+        first = value.type.tensor_type.shape.dim[0]
+        if value.name in names and first.HasField("dim_value"):
+            first.dim_param = "I"
+            opened.add(value.name)
+    weights = {weight.name: weight for weight in graph.initializer}
+    for node in graph.node:
+        if node.op_type not in ("Transpose", "Reshape") or node.input[0] not in opened:
+            continue
+        opened.add(node.output[0])
+        if node.op_type == "Reshape":
+            shape = onnx.numpy_helper.to_array(weights[node.input[1]])
+            name = f"{node.output[0]}_shape"
+            shape = np.array([-1, *shape[1:]], np.int64)
+            graph.initializer.append(onnx.numpy_helper.from_array(shape, name))
+            node.input[1] = name
+    # The shapes that were known before, of values and for reshapes.
+    _keep(graph.value_info, lambda value: value.name not in opened)
+    used = {name for node in graph.node for name in node.input}
+    _keep(graph.initializer, lambda weight: weight.name in used)
+    _save(model, path)
+
+
+def _keep(entries: Any, condition: Callable[[Any], bool]) -> None:
+    """Remove those of a message's repeated entries that do not fulfil a condition."""
+    for index in reversed(range(len(entries))):
+        if not condition(entries[index]):
+            del entries[index]
+
+
 def lower(path: Path) -> None:
     """Convert weights and arithmetic to float16; inputs, outputs and norms stay float32.
 
@@ -161,7 +203,9 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> contract.TensorSpec:
 
 
 def check(path: Path, spec: contract.ModelSpec) -> None:
-    """Check that a file is valid ONNX and declares exactly the tensors of `spec`.
+    """Check that a file is valid ONNX and declares the tensors of `spec`.
+
+    As in Triton, the file may leave a dimension of an input open that `spec` fixes.
 
     Raises:
         VerificationError: it is not, or it does not.
@@ -175,11 +219,22 @@ def check(path: Path, spec: contract.ModelSpec) -> None:
         ("input", inputs, spec.inputs),
         ("output", outputs, spec.outputs),
     ):
-        if found != [contract.TensorSpec(t.name, t.dtype, t.shape) for t in expected]:
+        fits = len(found) == len(expected) and all(
+            (of_file.name, of_file.dtype) == (tensor.name, tensor.dtype)
+            and _fits(of_file.shape, tensor.shape, may_be_open=kind == "input")
+            for of_file, tensor in zip(found, expected, strict=True)
+        )
+        if not fits:
             raise VerificationError(
                 f"{path} breaks the contract of {spec.name}: {kind}s are {_show(found)}, "
                 f"expected {_show(expected)}"
             )
+
+
+def _fits(found: Sequence[int], expected: Sequence[int], may_be_open: bool) -> bool:
+    return len(found) == len(expected) and all(
+        a == b or (may_be_open and a == -1) for a, b in zip(found, expected, strict=True)
+    )
 
 
 def _show(tensors: Any) -> str:

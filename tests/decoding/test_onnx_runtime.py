@@ -8,61 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hqsam_client.contract import PROMPT_DECODER
-from hqsam_server import small_model
-from hqsam_server.decoding.decoder import Job, PlacedImage
+from hqsam_server.decoding.decoder import Job
 from hqsam_server.decoding.onnx_runtime import OnnxRuntimeDecoder
 from hqsam_server.errors import StartError
-from hqsam_server.runtime import open_model
-from hqsam_server.runtime.config import Arrays, ModelFile, Tensor
-from hqsam_server.store.entry import Embedding
-from hqsam_testing import configs
+from hqsam_server.runtime.config import Arrays, Tensor
 
-OUTPUTS = [spec.name for spec in PROMPT_DECODER.outputs]
-
-
-def prompt_decoder_file() -> ModelFile:
-    config = configs.cpu_variant("prompt_decoder")
-    path = small_model.FOLDER / "prompt_decoder" / "1" / "model.onnx"
-    return replace(ModelFile.of(config, path), openvino=None, intra_op_threads=2)
-
-
-def embedding(seed: int) -> Embedding:
-    """Return an embedding as the store does: its arrays cannot be written."""
-    random = np.random.default_rng(seed)
-    image_embeddings = random.standard_normal((1, 256, 64, 64), np.float32)
-    hq_features = random.standard_normal((1, 32, 256, 256), np.float32)
-    image_embeddings.flags.writeable = hq_features.flags.writeable = False
-    return Embedding(image_embeddings, hq_features, (600, 800))
-
-
-def job(image: PlacedImage, points: int, *, seed: int = 0, mask: bool = False) -> Job:
-    random = np.random.default_rng(seed)
-    return Job(
-        image,
-        1024 * random.random((1, points, 2), np.float32),
-        np.ones((1, points), np.float32),
-        random.standard_normal((1, 1, 256, 256), np.float32) if mask else None,
-    )
-
-
-def expected(stored: Embedding, job: Job) -> Arrays:
-    """Return what `prompt_decoder` answers in a process of its own."""
-    mask = np.zeros((1, 1, 256, 256), np.float32) if job.mask_input is None else job.mask_input
-    inputs: Arrays = {
-        "image_embeddings": stored.image_embeddings,
-        "hq_features": stored.hq_features,
-        "point_coords": job.point_coords,
-        "point_labels": job.point_labels,
-        "mask_input": mask,
-        "has_mask_input": np.array([job.mask_input is not None], np.float32),
-    }
-    return open_model(prompt_decoder_file()).run(inputs, OUTPUTS)
+from tests.decoding.jobs import OUTPUTS, embedding, expected, job, prompt_decoder_file
 
 
 @pytest.fixture(scope="module")
 def decoder() -> OnnxRuntimeDecoder:
-    return OnnxRuntimeDecoder(prompt_decoder_file(), None)
+    return OnnxRuntimeDecoder(prompt_decoder_file())
 
 
 @pytest.mark.parametrize("mask", [False, True], ids=["no mask", "mask"])
@@ -78,7 +34,7 @@ def test_a_decoder_answers_as_prompt_decoder_does(decoder: OnnxRuntimeDecoder, m
 def test_the_bits_do_not_depend_on_the_number_of_threads(
     decoder: OnnxRuntimeDecoder, points: int
 ) -> None:
-    many = OnnxRuntimeDecoder(replace(prompt_decoder_file(), intra_op_threads=5), None)
+    many = OnnxRuntimeDecoder(replace(prompt_decoder_file(), intra_op_threads=5))
     prompt = job(decoder.place(embedding(0)), points)
     [narrow] = decoder.run([prompt], OUTPUTS, narrow=True)
     for other in (decoder, many):
@@ -114,15 +70,15 @@ def test_a_placed_image_states_its_size(decoder: OnnxRuntimeDecoder) -> None:
 @pytest.mark.parametrize(("threads", "wide"), [(1, 1), (15, 1), (16, 2)])
 def test_eight_threads_or_more_work_on_a_lone_prompt(threads: int, wide: int) -> None:
     file = replace(prompt_decoder_file(), intra_op_threads=threads)
-    assert OnnxRuntimeDecoder(file, None).lanes == (wide, threads, 1)
+    assert OnnxRuntimeDecoder(file).lanes == (wide, threads, 1)
 
 
 def test_a_file_that_contradicts_its_config_is_refused(tmp_path: Path) -> None:
     file = prompt_decoder_file()
     inputs = {**file.inputs, "point_labels": Tensor("TYPE_INT32", (-1, -1))}
     with pytest.raises(StartError, match="input point_labels as TYPE_INT32"):
-        OnnxRuntimeDecoder(replace(file, inputs=inputs), None)
+        OnnxRuntimeDecoder(replace(file, inputs=inputs))
     broken = tmp_path / "model.onnx"
     broken.write_bytes(b"not ONNX")
     with pytest.raises(StartError, match=r"cannot load .*model\.onnx"):
-        OnnxRuntimeDecoder(replace(file, path=broken), None)
+        OnnxRuntimeDecoder(replace(file, path=broken))

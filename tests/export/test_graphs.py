@@ -12,7 +12,7 @@ import pytest
 import torch
 from hqsam_client import contract
 from hqsam_export import checkpoint, onnx_files
-from hqsam_export.exporter import SPECS
+from hqsam_export.exporter import OF_AN_IMAGE, SPECS
 from hqsam_export.graphs.prompt_decoder import PromptDecoderGraph
 from hqsam_export.modeling import HQSamModel
 from hqsam_testing import rebuilt
@@ -47,7 +47,14 @@ def row(outputs: Arrays, index: int) -> Arrays:
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 def test_files_declare_the_contract(tiny_repository: Path, spec: contract.ModelSpec) -> None:
     path = tiny_repository / spec.name / "1" / "model.onnx"
-    assert onnx_files.shapes(path) == (list(spec.inputs), list(spec.outputs))
+    # The file of `prompt_decoder` also takes an image for each prompt.
+    inputs = [
+        replace(tensor, shape=(-1, *tensor.shape[1:]))
+        if spec is contract.PROMPT_DECODER and tensor.name in OF_AN_IMAGE
+        else tensor
+        for tensor in spec.inputs
+    ]
+    assert onnx_files.shapes(path) == (inputs, list(spec.outputs))
     onnx.checker.check_model(str(path), full_check=True)
 
 
@@ -55,6 +62,22 @@ def test_a_prompt_gives_the_same_alone_and_in_a_batch(tiny_repository: Path, ima
     together = decode(tiny_repository, image, batch(list(PROMPTS.values())))
     for index, prompt in enumerate(PROMPTS.values()):
         assert_same(row(together, index), decode(tiny_repository, image, batch([prompt])))
+
+
+def test_prompts_on_different_images_give_the_same_alone_and_in_a_batch(
+    tiny_repository: Path, image: Arrays
+) -> None:
+    images = [image, {name: array[..., ::-1].copy() for name, array in image.items()}]
+    each = [batch([PROMPTS["point"]]), batch([PROMPTS["box"]], length=2)]
+    together = {
+        name: np.concatenate(
+            [{**one, **prompt}[name] for one, prompt in zip(images, each, strict=True)]
+        )
+        for name in (*OF_AN_IMAGE, *each[0])
+    }
+    found = prompts.run(tiny_repository, "prompt_decoder", together)
+    for index, (one, prompt) in enumerate(zip(images, each, strict=True)):
+        assert_same(row(found, index), decode(tiny_repository, one, prompt))
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())

@@ -46,6 +46,18 @@ def test_a_config_and_each_variant_state_the_contract(path: str) -> None:
     assert tuple(map(_spec, config.output)) == model.outputs
 
 
+@pytest.mark.parametrize("variant", ["cuda", "tensorrt"])
+def test_on_a_gpu_segment_differs_in_where_it_decodes_and_keeps_images(variant: str) -> None:
+    config, on_gpu = _read("segment/config.pbtxt"), _read(f"segment/configs/{variant}.pbtxt")
+    [group] = on_gpu.instance_group
+    assert (group.count, group.Kind.Name(group.kind)) == (1, "KIND_GPU")
+    assert int(on_gpu.parameters["resident_bytes"].string_value) > 0
+    for one in (config, on_gpu):
+        one.ClearField("instance_group")
+        del one.parameters["resident_bytes"]
+    assert on_gpu == config
+
+
 @pytest.mark.parametrize("path", CONFIGS)
 def test_warm_up_samples_fit_the_inputs(path: str) -> None:
     config = _read(path)

@@ -1,7 +1,7 @@
 """Decodes the prompts of clicks: `prompt_decoder`'s file in the process of `segment`.
 
-`decoder` says what runs the file, `openvino` and `onnx_runtime` do it. `scheduler` hands it the
-prompts of all requests, in an order that `turns` decides.
+`decoder` says what runs the file; `openvino`, `onnx_runtime` and, on a GPU, `device` do it.
+`scheduler` hands it the prompts of all requests, in an order that `turns` decides.
 """
 
 from __future__ import annotations
@@ -26,10 +26,14 @@ def open_decoder(repository: Path, device: int | None = None) -> Decoder:
     """
     file = ModelFile.read(repository / PROMPT_DECODER.name)
     # Imported here: each process loads one runtime only.
-    if device is None and file.openvino is not None:
+    if device is not None:
+        from hqsam_server.decoding.device import Device, DeviceDecoder
+
+        return DeviceDecoder(file, Device("cuda", device))
+    if file.openvino is not None:
         from hqsam_server.decoding.openvino import OpenVinoDecoder
 
         return OpenVinoDecoder(file, file.openvino)
     from hqsam_server.decoding.onnx_runtime import OnnxRuntimeDecoder
 
-    return OnnxRuntimeDecoder(file, device)
+    return OnnxRuntimeDecoder(file)

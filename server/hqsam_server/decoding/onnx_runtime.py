@@ -1,4 +1,4 @@
-"""A `Decoder` on ONNX Runtime."""
+"""A `Decoder` on ONNX Runtime's CPU provider."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import onnxruntime
 from hqsam_client.contract import MASK_SIZE
 
 from hqsam_server.decoding.decoder import Job, Lanes
-from hqsam_server.errors import StartError
 from hqsam_server.runtime.config import Arrays, ModelFile
 from hqsam_server.runtime.onnx_runtime import open_session, run_session
 from hqsam_server.store.entry import Embedding
@@ -45,18 +44,15 @@ class OnnxRuntimeDecoder:
     number of threads. For several at once it does not; they differ by 1e-7 of the largest logit.
     """
 
-    def __init__(self, file: ModelFile, device: int | None) -> None:
+    def __init__(self, file: ModelFile) -> None:
         """Load a file.
 
         Args:
             file: of `prompt_decoder`.
-            device: None, the CPU.
 
         Raises:
             StartError: the file cannot be loaded, or contradicts its config.
         """
-        if device is not None:
-            raise StartError(f"ONNX Runtime has no GPU {device}: use KIND_CPU")
         threads = file.intra_op_threads or len(os.sched_getaffinity(0))
         wide = max(1, threads // _THREADS_FOR_ONE)
         self.lanes = Lanes(wide=wide, narrow=threads, together=1)

@@ -13,7 +13,7 @@ large request can take all memory of the machine.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -69,6 +69,7 @@ class ModelFile:
         openvino: parameters of the `openvino` accelerator, None without it.
         usual_shapes: the shapes of the inputs in each sample of `model_warmup`.
         max_open_dims: bounds of the dimensions that the config leaves open, () for none.
+        gpu_accelerators: parameters of each accelerator for GPUs by name.
     """
 
     path: Path
@@ -79,6 +80,7 @@ class ModelFile:
     openvino: dict[str, str] | None
     usual_shapes: tuple[Shapes, ...] = ()
     max_open_dims: tuple[int, ...] = ()
+    gpu_accelerators: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> ModelFile:
@@ -108,7 +110,7 @@ class ModelFile:
             }
 
         def text(name: str) -> str:
-            return str(config["parameters"].get(name, {}).get("string_value", ""))
+            return str(config.get("parameters", {}).get(name, {}).get("string_value", ""))
 
         accelerators = config.get("optimization", {}).get("execution_accelerators", {})
         openvino = None
@@ -131,6 +133,10 @@ class ModelFile:
             openvino,
             usual_shapes,
             tuple(map(int, filter(None, text("max_open_dims").split(",")))),
+            {
+                accelerator["name"]: dict(accelerator.get("parameters", {}))
+                for accelerator in accelerators.get("gpu_execution_accelerator", [])
+            },
         )
 
     def check_request(self, inputs: Arrays) -> None:
