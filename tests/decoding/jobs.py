@@ -45,7 +45,7 @@ def job(image: PlacedImage, points: int, *, seed: int = 0, mask: bool = False) -
     )
 
 
-def expected(stored: Embedding, job: Job) -> Arrays:
+def expected(stored: Embedding, job: Job, file: ModelFile | None = None) -> Arrays:
     """Return what `prompt_decoder` answers in a process of its own."""
     mask = np.zeros((1, 1, 256, 256), np.float32) if job.mask_input is None else job.mask_input
     inputs: Arrays = {
@@ -56,4 +56,4 @@ def expected(stored: Embedding, job: Job) -> Arrays:
         "mask_input": mask,
         "has_mask_input": np.array([job.mask_input is not None], np.float32),
     }
-    return open_model(prompt_decoder_file()).run(inputs, OUTPUTS)
+    return open_model(file or prompt_decoder_file()).run(inputs, OUTPUTS)

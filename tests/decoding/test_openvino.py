@@ -8,17 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hqsam_client.contract import PROMPT_DECODER
 from hqsam_server import small_model
-from hqsam_server.decoding.decoder import Job, PlacedImage
+from hqsam_server.decoding.decoder import Job
 from hqsam_server.decoding.openvino import OpenVinoDecoder
 from hqsam_server.errors import StartError
-from hqsam_server.runtime import open_model
 from hqsam_server.runtime.config import Arrays, ModelFile, Tensor
-from hqsam_server.store.entry import Embedding
 from hqsam_testing import configs
 
-OUTPUTS = [spec.name for spec in PROMPT_DECODER.outputs]
+from tests.decoding.jobs import OUTPUTS, embedding, expected, job
+
 CLICK = ["low_res_masks", "iou_predictions"]
 
 
@@ -41,25 +39,6 @@ def opened(file: ModelFile) -> OpenVinoDecoder:
     return OpenVinoDecoder(file, file.openvino)
 
 
-def embedding(seed: int) -> Embedding:
-    random = np.random.default_rng(seed)
-    return Embedding(
-        random.standard_normal((1, 256, 64, 64), np.float32),
-        random.standard_normal((1, 32, 256, 256), np.float32),
-        (600, 800),
-    )
-
-
-def job(image: PlacedImage, points: int, *, mask: bool = False) -> Job:
-    random = np.random.default_rng(points)
-    return Job(
-        image,
-        1024 * random.random((1, points, 2), np.float32),
-        np.ones((1, points), np.float32),
-        random.standard_normal((1, 1, 256, 256), np.float32) if mask else None,
-    )
-
-
 @pytest.fixture(scope="module")
 def decoder() -> OpenVinoDecoder:
     return opened(prompt_decoder_file())
@@ -77,20 +56,10 @@ def test_a_decoder_answers_as_prompt_decoder_does(precision: str, mask: bool) ->
     file = prompt_decoder_file(precision, 4)
     stored, decoder = embedding(0), opened(file)
     prompt = job(decoder.place(stored), 4, mask=mask)
-    inputs: Arrays = {
-        "image_embeddings": stored.image_embeddings,
-        "hq_features": stored.hq_features,
-        "point_coords": prompt.point_coords,
-        "point_labels": prompt.point_labels,
-        "mask_input": np.zeros((1, 1, 256, 256), np.float32)
-        if prompt.mask_input is None
-        else prompt.mask_input,
-        "has_mask_input": np.array([mask], np.float32),
-    }
-    expected = open_model(file).run(inputs, OUTPUTS)
+    answer = expected(stored, prompt, file)
     found = run(decoder, prompt, OUTPUTS, narrow=False)
     for name in OUTPUTS:
-        np.testing.assert_array_equal(found[name], expected[name])
+        np.testing.assert_array_equal(found[name], answer[name])
 
 
 @pytest.mark.parametrize("points", [2, 8, 16])

@@ -61,8 +61,9 @@ class OpenVinoDecoder:
 
     Where all dimensions are known, the plug-in chooses memory layouts across operators. So there is
     one graph for each number of points and kind of lane, compiled when it is first needed. Those
-    for the usual numbers of points are compiled at the start, the narrow ones after it. Clicks that neither refine a mask nor ask for SAM's
-    masks have graphs without these. All graphs give the same bits.
+    for the usual numbers of points are compiled at the start, the narrow ones after it. Clicks that
+    neither refine a mask nor ask for SAM's masks have graphs without these. All graphs give the
+    same bits.
     """
 
     def __init__(self, file: ModelFile, parameters: Mapping[str, str]) -> None:
