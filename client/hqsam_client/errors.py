@@ -99,7 +99,11 @@ class TooLargeError(RequestRefusedError):
 
 
 class ServerFailedError(RequestRefusedError):
-    """Something failed on the server; its log says more."""
+    """Something failed on the server; its log says more.
+
+    The client has already repeated clicks that ended with INTERNAL, and has sent an upload a
+    second time: a process that dies on a call answers so.
+    """
 
 
 _REFUSALS: dict[str, tuple[type[RequestRefusedError], str]] = {

@@ -16,13 +16,14 @@ from tritonclient.grpc import service_pb2
 
 from hqsam_client import contract
 from hqsam_client.errors import (
+    HQSamError,
     NotFoundError,
     PromptError,
     ServerFailedError,
     UnavailableError,
 )
 from hqsam_client.mask import Mask
-from hqsam_client.shared.channel import REPEATED_BYTES
+from hqsam_client.shared.channel import REPEATED_BYTES, REPEATED_CODES
 from hqsam_client.shared.prompt_encoding import Prompts
 from hqsam_client.shared.upload import Upload
 
@@ -97,8 +98,8 @@ Flow: TypeAlias = Generator[Call, Any, T]
 def embed_flow(upload: Upload, ask: bool) -> Flow[bool]:
     """Make sure that the server has the image; returns whether it had it before.
 
-    gRPC repeats only small requests that no server took. An upload is sent once more, after a
-    question whether that is needed, which gRPC does repeat.
+    gRPC repeats only small requests. An upload that no server took, or that a dying process lost,
+    is sent once more, after a question whether that is needed, which gRPC does repeat.
 
     Args:
         upload: the image.
@@ -110,8 +111,8 @@ def embed_flow(upload: Upload, ask: bool) -> Flow[bool]:
     call = Call(request, upload.image_id, encodes=True)
     try:
         response = yield from _wherever_it_is_served(call)
-    except UnavailableError:
-        if _is_small(call):
+    except (UnavailableError, ServerFailedError) as error:
+        if _is_small(call) or not _is_repeated(error):
             raise
         if (yield from _is_stored(upload)):
             return True
@@ -130,8 +131,13 @@ def _already_stored(response: Any) -> bool:
 
 
 def _is_small(call: Call) -> bool:
-    """Tell whether gRPC has repeated a call that no server took."""
+    """Tell whether gRPC repeats a call by itself."""
     return bool(call.request.ByteSize() <= REPEATED_BYTES)
+
+
+def _is_repeated(error: HQSamError) -> bool:
+    """Tell whether the same call may succeed now."""
+    return isinstance(error, UnavailableError) or getattr(error, "code", "") in REPEATED_CODES
 
 
 def _wherever_it_is_served(call: Call) -> Flow[Any]:
@@ -170,8 +176,8 @@ def _segment_part(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list
         except NotFoundError as error:
             missed = error
             yield from embed_flow(upload, ask=len(upload.encoded) >= ASK_FROM_BYTES)
-        except UnavailableError:
-            if repeated:
+        except (UnavailableError, ServerFailedError) as error:
+            if repeated or not _is_repeated(error):
                 raise
             repeated = True
             yield from embed_flow(upload, ask=True)
