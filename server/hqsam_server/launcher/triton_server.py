@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from hqsam_server import small_model
 from hqsam_server.errors import StartError
@@ -209,7 +209,7 @@ class TritonServer:
             *self._arguments,
         ]
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, look: Callable[[], None] = lambda: None) -> None:
         start = time.monotonic()
         next_news_s = _FIRST_NEWS_S
         metrics = not any(argument.startswith("--allow-metrics") for argument in self._arguments)
@@ -231,6 +231,7 @@ class TritonServer:
                 )
                 next_news_s *= 2
             self._note_environment()
+            look()
             time.sleep(_POLL_S)
         self._note_environment()
         self._is_up = True
@@ -245,10 +246,13 @@ class TritonServer:
         if environment is not None:
             self._workspace.add_environment(environment)
 
-    def restart(self) -> None:
+    def restart(self, look: Callable[[], None]) -> None:
         """Start the process again on the same ports, with the same store.
 
         The old process is killed, not asked to end: its models may no longer answer.
+
+        Args:
+            look: called again and again until the server is ready.
 
         Raises:
             StartError: it ended, or was not ready in time.
@@ -258,7 +262,7 @@ class TritonServer:
         self._workspace.remove_shared_memory()
         self._workspace.count_restart()
         self._spawn()
-        self._wait_until_ready()
+        self._wait_until_ready(look)
 
     def reload(self, model: str, timeout_s: float) -> None:
         """Load a model again; its living instances answer until the new ones are ready.
@@ -272,6 +276,10 @@ class TritonServer:
         failure = self._services.load(model, timeout_s)
         if failure is not None:
             raise StartError(f"{model} could not be loaded: {failure}")
+
+    def call(self, model: str, inputs: list[dict[str, Any]], timeout_s: float) -> tuple[int, str]:
+        """Run a model on inputs in KServe's JSON; return HTTP status and text, or 0 and why."""
+        return self._services.call(model, inputs, timeout_s)
 
     def remove_shared_memory(self, used: Collection[str]) -> None:
         """Remove the server's shared memory, but not the parts with these names."""
