@@ -6,6 +6,7 @@ errors. It does no I/O, so the sync and the async client share it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
@@ -127,7 +128,7 @@ def _is_stored(upload: Upload) -> Flow[bool]:
 
 
 def _already_stored(response: Any) -> bool:
-    return bool(read_tensors(response, "already_stored")["already_stored"][0])
+    return bool(read_tensors(response, contract.EMBED, ["already_stored"])["already_stored"][0])
 
 
 def _is_small(call: Call) -> bool:
@@ -182,7 +183,9 @@ def _segment_part(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list
             repeated = True
             yield from embed_flow(upload, ask=True)
         else:
-            return _masks(read_tensors(response, *choice.outputs()), upload, choice)
+            names, count = choice.outputs(), len(prompts.coords)
+            tensors = read_tensors(response, contract.SEGMENT, names, count)
+            return _masks(tensors, upload, choice)
     raise missed
 
 
@@ -215,7 +218,10 @@ def combine(
 
 
 def _masks(tensors: dict[str, NDArray[Any]], upload: Upload, choice: Choice) -> list[Mask]:
-    logits, ious = combine(tensors, choice)
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits, ious = combine(tensors, choice)
+    if not (np.isfinite(logits).all() and np.isfinite(ious).all()):
+        raise _unusable(contract.SEGMENT, "its masks or scores are not finite numbers")
     return [
         # A copy, so that one mask does not keep the whole response in memory.
         Mask(one.copy(), float(iou), upload.size, upload.full_image)
@@ -265,27 +271,48 @@ def _add_input(request: Any, name: str, dtype: str, shape: Sequence[int], raw: b
     request.raw_input_contents.append(raw)
 
 
-def read_tensors(response: Any, *names: str) -> dict[str, NDArray[Any]]:
+def read_tensors(
+    response: Any, model: contract.ModelSpec, names: Sequence[str], prompts: int = 1
+) -> dict[str, NDArray[Any]]:
     """Return outputs of a `ModelInferResponse` by name, read-only.
 
     Args:
-        response: of any model.
+        response: of this model.
+        model: what the outputs are checked against.
         names: the outputs that are needed; of any dtype of the contract but BYTES.
+        prompts: number of prompts in the request, which dynamic dimensions have to match.
 
     Raises:
-        ServerFailedError: an output is missing or malformed.
+        ServerFailedError: an output is missing, or has another dtype, shape or length.
     """
-    try:
-        outputs = zip(response.outputs, response.raw_output_contents, strict=True)
-        found = {
-            output.name: np.frombuffer(raw, _DTYPES[output.datatype]).reshape(output.shape)
-            for output, raw in outputs
-            if output.name in names
-        }
-        return {name: found[name] for name in names}
-    except (KeyError, ValueError) as error:
-        raise ServerFailedError(
-            f"the answer of {response.model_name} cannot be read: {error}; expected the outputs "
-            f"{', '.join(names)}",
-            "INTERNAL",
-        ) from error
+    specs = {spec.name: spec for spec in model.outputs}
+    if len(response.outputs) != len(response.raw_output_contents):
+        raise _unusable(model, "outputs and their bytes differ in number")
+    found = {
+        output.name: (output, raw)
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+    tensors = {}
+    for name in names:
+        if name not in found:
+            raise _unusable(model, f"{name} is missing")
+        output, raw = found[name]
+        shape = [prompts if side == -1 else side for side in specs[name].shape]
+        dtype = specs[name].dtype
+        if (output.datatype, list(output.shape)) != (dtype, shape):
+            raise _unusable(
+                model, f"{name} is {output.datatype} {list(output.shape)}, expected {dtype} {shape}"
+            )
+        values = np.dtype(_DTYPES[dtype])
+        if len(raw) != math.prod(shape) * values.itemsize:
+            raise _unusable(model, f"{name} has {len(raw)} bytes, which do not fill its shape")
+        tensors[name] = np.frombuffer(raw, values).reshape(shape)
+    return tensors
+
+
+def _unusable(model: contract.ModelSpec, problem: str) -> ServerFailedError:
+    return ServerFailedError(
+        f"the answer of {model.name} cannot be used: {problem}; check that the address is that of "
+        "an HQ-SAM server of this version",
+        "INTERNAL",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -159,9 +160,25 @@ class TritonServer:
         if source is None:
             source = folder / "small"
             small_model.write(source, link=True)
+        self._check_cache()
         repository = folder / "repository"
         repository_view.write_repository(repository, source, self._tuning)
         self._environment["HQSAM_COMPUTED_BY"] = repository_view.computed_by(repository)
+
+    def _check_cache(self) -> None:
+        """Warn if compiled models cannot be kept."""
+        cache = self._tuning.cache_dir
+        if cache is None or self._tuning.backend_directory is not None:
+            return
+        try:
+            cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryFile(dir=cache):
+                pass
+        except OSError as error:
+            self.say(
+                f"the cache folder {cache} cannot be written ({error.strerror}): models that are "
+                "not in it are compiled at every start; choose another one with --cache-dir"
+            )
 
     def _launch(self) -> None:
         for attempt in range(_PORT_ATTEMPTS):
