@@ -112,8 +112,23 @@ def test_masks_to_refine_go_with_their_prompts(bench: Bench) -> None:
     has = np.array([0, 1, 1, 0, 0, 1], np.float32)
     bench.segment({**prompts(6), "mask_input": masks, "has_mask_input": has})
     inputs = [inputs for inputs, _ in bench.decoder.calls]
-    assert np.array_equal(np.concatenate([it["mask_input"] for it in inputs]), masks)
+    sent = np.concatenate([it["mask_input"] for it in inputs])
+    assert np.array_equal(sent, masks * has.reshape(6, 1, 1, 1))
     assert np.array_equal(np.concatenate([it["has_mask_input"] for it in inputs]), has)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_the_mask_of_a_prompt_without_one_never_reaches_the_model(
+    bench: Bench, value: float
+) -> None:
+    # The model multiplies it by 0, and infinity times 0 is no number.
+    masks = np.full((2, 1, 256, 256), value, np.float32)
+    masks[1] = 3
+    has = np.array([0, 1], np.float32)
+    bench.segment({**prompts(2), "mask_input": masks, "has_mask_input": has})
+    bench.segment({**prompts(1), "mask_input": masks[:1], "has_mask_input": has[:1]})
+    sent = np.concatenate([inputs["mask_input"] for inputs, _ in bench.decoder.calls])
+    assert sent[:, 0, 0, 0].tolist() == [0, 3, 0]
 
 
 def test_a_mask_without_a_flag_counts(bench: Bench) -> None:
@@ -169,6 +184,10 @@ BAD_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
     "a flag too many": ({"has_mask_input": np.zeros(2, np.float32)}, r"expected \[1\]"),
     "half a flag": ({"has_mask_input": np.full(1, 0.5, np.float32)}, "0 or 1"),
     "a mask too many": ({"mask_input": np.zeros((2, 1, 256, 256), np.float32)}, r"\[1, 1, 256"),
+    "a mask of huge logits": (
+        {"mask_input": np.full((1, 1, 256, 256), -3e38, np.float32)},
+        "has the logit 3e.38, expected at most 10000",
+    ),
     "a mask that is no number": (
         {"mask_input": np.full((1, 1, 256, 256), np.nan, np.float32)},
         "finite",
