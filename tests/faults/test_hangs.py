@@ -11,16 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer, supervise
+from hqsam_server.store.embedding_store import entries
 from hqsam_testing.api import new_png
 from hqsam_testing.processes import family
 from hqsam_testing.serve_process import Serve
-from hqsam_testing.waiting import TIMEOUT_S
+from hqsam_testing.waiting import TIMEOUT_S, wait_until
 
 from tests.faults.conftest import World
 from tests.faults.hanging import write
@@ -87,6 +89,39 @@ def test_a_pause_of_everything_is_no_hang(start: Callable[..., World]) -> None:
             pass
     assert "killing" not in world.server.output()
     assert world.server.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_while_it_encodes_freezes_no_peer_on_its_store(
+    start: Callable[..., World],
+) -> None:
+    stopped = start()
+    peer = start(stopped.store)
+    processes = family(stopped.server.process.pid)
+    files = [new_png() for _ in range(40)]
+    with (
+        HQSam(stopped.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam,
+        HQSam(peer.server.grpc_url, embed_timeout_s=TIMEOUT_S) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        under_way = pool.submit(sam.embed, files)
+        wait_until(lambda: len(entries(stopped.store)) > 2, "some images to be encoded")
+        for process in processes:
+            process.suspend()
+        try:
+            # It holds the locks of what it encoded. Its peer encodes the same images, and others.
+            results = other.embed([*files, new_png()])
+            assert [result.error for result in results] == [None] * 41
+            with peer.clicks() as clicks:
+                pass
+            assert not clicks.errors
+        finally:
+            for process in reversed(processes):
+                process.resume()
+        sam.close()
+        under_way.result()
+    assert events(peer.server) == 0
+    assert peer.server.stop(signal.SIGTERM) == 0
 
 
 @contextmanager

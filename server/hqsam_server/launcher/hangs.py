@@ -45,7 +45,7 @@ CALL_INTERVAL_S = 2.0
 # A call that is answered sooner is not worth a look at the processes.
 _PATIENCE_S = 1.0
 
-# Of one processor. An idle server takes a fiftieth.
+# Of one processor. An idle server takes less than a hundredth.
 _IDLE_SHARE = 0.1
 
 # Each is refused by the model's own code, before the store is asked or anything is computed.
@@ -109,12 +109,12 @@ class Hangs:
         if now - self._looked_for_stopped < INTERVAL_S:
             return
         self._looked_for_stopped = now
-        names = {self._server.pid: "tritonserver", **instances(self._server.pid)}
-        stopped = [pid for pid in names if _state(f"/proc/{pid}") == _STOPPED]
+        family = {process.pid: process for process in _family(self._server.pid)}
+        stopped = [pid for pid in family if _state(Path(f"/proc/{pid}")) == _STOPPED]
         self._stopped = Counter({pid: self._stopped[pid] + 1 for pid in stopped})
         for pid, looks in self._stopped.items():
             if looks >= LOOKS_STOPPED:
-                self._say(f"{names[pid]} is stopped and answers nothing: killing it")
+                self._say(f"{self._name(family[pid])} is stopped and answers nothing: killing it")
                 _kill(pid)
 
     def _look_for_idle(self) -> None:
@@ -130,6 +130,11 @@ class Hangs:
             model = self._calls.model
             self._say(f"{model} does not answer, and nothing computes: killing tritonserver")
             _kill(self._server.pid)
+
+    def _name(self, process: psutil.Process) -> str:
+        with contextlib.suppress(psutil.Error):  # it has ended
+            return instances(self._server.pid).get(process.pid) or process.name()
+        return "a process"
 
     def _kill(self, instance: str, why: str) -> None:
         for pid, name in instances(self._server.pid).items():
@@ -190,10 +195,10 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _state(folder: str) -> str:
+def _state(folder: Path) -> str:
     """Return the letter of the state of a process or thread by its folder in /proc; "" if gone."""
     try:
-        text = Path(folder, "stat").read_text(encoding="ascii", errors="replace")
+        text = (folder / "stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return ""
     return text.rpartition(")")[2].split()[0]
@@ -201,8 +206,10 @@ def _state(folder: str) -> str:
 
 def _is_busy(process: psutil.Process) -> bool:
     """Tell whether a thread runs, could run, or waits for a disk."""
-    threads = Path(f"/proc/{process.pid}/task").glob("*")
-    return any(_state(str(thread)) in _BUSY_STATES for thread in threads)
+    with contextlib.suppress(OSError):  # it has ended
+        threads = Path(f"/proc/{process.pid}/task").iterdir()
+        return any(_state(thread) in _BUSY_STATES for thread in threads)
+    return False
 
 
 def _processor_s(process: psutil.Process) -> float:
