@@ -50,11 +50,11 @@ def supervise(server: TritonServer, report: Callable[[str], None] | None = None)
         while True:
             status = server.wait(INTERVAL_S)
             if status is None:
-                hangs.look()
                 # By name: a process ID would miss a process that dies while its model loads.
                 alive = instances(server.pid).values()
                 dead = sorted({_model(name) for name in server.expected.difference(alive)})
                 if all(loads[it].spend() and _reload(server, it, hangs, say) for it in dead):
+                    hangs.look()  # what it kills is seen dead the next time
                     continue
             else:
                 say(f"tritonserver ended with status {status}")
