@@ -65,6 +65,7 @@ def test_a_stopped_process_of_a_model_is_replaced(world: World, instance: str) -
         sam.open(new_png())
 
 
+@pytest.mark.slow
 def test_a_stopped_tritonserver_is_restarted(start: Callable[..., World]) -> None:
     world = start()
     with world.clicks() as clicks:
@@ -75,6 +76,7 @@ def test_a_stopped_tritonserver_is_restarted(start: Callable[..., World]) -> Non
     assert world.server.stop(signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 def test_a_pause_of_everything_is_no_hang(start: Callable[..., World]) -> None:
     # A laptop that is suspended, or a container that is paused: the supervisor is paused as well.
     world = start()

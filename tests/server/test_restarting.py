@@ -145,6 +145,7 @@ def test_a_server_that_keeps_dying_is_restarted_for_ever(
         works(server.grpc_url, "numbers")
 
 
+@pytest.mark.slow
 def test_restarts_that_fail_are_repeated_until_one_succeeds(serve: Start, repository: Path) -> None:
     server = serve()
     file = repository / "numbers" / "1" / "model.onnx"
