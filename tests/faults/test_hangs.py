@@ -100,7 +100,7 @@ def test_a_server_that_is_stopped_while_it_encodes_freezes_no_peer_on_its_store(
     stopped = start()
     peer = start(stopped.store)
     processes = family(stopped.server.process.pid)
-    files = [new_png() for _ in range(40)]
+    files = [new_png() for _ in range(12)]
     with (
         HQSam(stopped.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam,
         HQSam(peer.server.grpc_url, embed_timeout_s=TIMEOUT_S) as other,
@@ -113,7 +113,7 @@ def test_a_server_that_is_stopped_while_it_encodes_freezes_no_peer_on_its_store(
         try:
             # It holds the locks of what it encoded. Its peer encodes the same images, and others.
             results = other.embed([*files, new_png()])
-            assert [result.error for result in results] == [None] * 41
+            assert [result.error for result in results] == [None] * 13
             with peer.clicks() as clicks:
                 pass
             assert not clicks.errors
