@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NamedTuple, NoReturn
 
-from hqsam_client.errors import HQSamError
+from hqsam_client.errors import HQSamError, printable
 
 from hqsam_cli.options import UsageError
 
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"hqsam {name}: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"hqsam {name}: {printable(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

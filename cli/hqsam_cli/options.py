@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hqsam_client.errors import HQSamError, OptionError
+from hqsam_client.errors import HQSamError, OptionError, printable
 
 
 class UsageError(OptionError):
@@ -140,9 +140,9 @@ def client_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def print_failure(command: str, name: object, error: HQSamError) -> None:
     """Print that one of several inputs failed, and name it once."""
-    message = str(error)
-    if str(name) not in message:
-        message = f"{name}: {message}"
+    message, shown = str(error), printable(str(name))
+    if shown not in message:
+        message = f"{shown}: {message}"
     print(f"hqsam {command}: {message}", file=sys.stderr)
 
 

@@ -25,14 +25,32 @@ The first five are raised before anything is sent, or instead of a result.
 from __future__ import annotations
 
 import re
+import unicodedata
+
+
+def printable(text: str) -> str:
+    """Return a text that is safe to print on a terminal.
+
+    Line ends, escape sequences and other characters that control a terminal or the direction of
+    writing become escapes such as ``\\x1b``. Servers, proxies and names of files may hold them.
+    """
+    return "".join(
+        char
+        if char.isprintable() or unicodedata.category(char) == "Zs"
+        else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
 
 
 class HQSamError(Exception):
     """Base of every error that this package raises on purpose.
 
-    Its message is one line that says what was wrong and what to do next; the
+    Its message is one `printable` line that says what was wrong and what to do next; the
     ``hqsam`` command prints it and exits with status 1.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class PromptError(HQSamError, ValueError):
@@ -99,7 +117,11 @@ class TooLargeError(RequestRefusedError):
 
 
 class ServerFailedError(RequestRefusedError):
-    """Something failed on the server; its log says more."""
+    """Something failed on the server; its log says more.
+
+    The client has already repeated clicks that ended with INTERNAL, and has sent an upload a
+    second time: a process that dies on a call answers so.
+    """
 
 
 _REFUSALS: dict[str, tuple[type[RequestRefusedError], str]] = {

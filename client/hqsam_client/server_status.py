@@ -13,12 +13,14 @@ from tritonclient.grpc import service_pb2
 
 from hqsam_client import contract
 from hqsam_client.client import HQSam
-from hqsam_client.errors import HQSamError, InvalidRequestError
+from hqsam_client.errors import HQSamError, InvalidRequestError, printable
 from hqsam_client.shared import prompt_encoding, protocol
 from hqsam_client.shared.protocol import Call, Flow
 from hqsam_client.shared.upload import prepare
 
 _NO_IMAGE_ID = "status"
+
+_MAX_METRICS_BYTES = 2**20
 
 _METRIC = re.compile(r"^hqsam_(?P<name>\w+?)(_total)?(\{[^}]*\})? (?P<value>\S+)$", re.MULTILINE)
 
@@ -93,7 +95,7 @@ def _questions() -> Flow[ServerStatus]:
         except HQSamError as error:
             problem = str(error)
     return ServerStatus(
-        metadata.version, bool(answer.ready) and problem is None, models, problem=problem
+        printable(metadata.version), bool(answer.ready) and problem is None, models, problem=problem
     )
 
 
@@ -103,7 +105,7 @@ def _model(name: str) -> Flow[Model]:
         return Model(name, False, [])
     metadata_request = service_pb2.ModelMetadataRequest(name=name)
     metadata = yield Call(metadata_request, "", method="ModelMetadata")
-    return Model(name, True, list(metadata.versions))
+    return Model(name, True, [printable(version) for version in metadata.versions])
 
 
 def _answers() -> Flow[None]:
@@ -142,9 +144,13 @@ def read_metrics(host: str, port: int, timeout_s: float) -> dict[str, float]:
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
+        text = connection.getresponse().read(_MAX_METRICS_BYTES).decode(errors="replace")
     except (OSError, http.client.HTTPException):
         return {}
     finally:
         connection.close()
-    return {match["name"]: float(match["value"]) for match in _METRIC.finditer(text)}
+    found = {}
+    for match in _METRIC.finditer(text):
+        with suppress(ValueError):  # another program's page
+            found[match["name"]] = float(match["value"])
+    return found

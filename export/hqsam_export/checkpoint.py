@@ -117,6 +117,10 @@ def build_model(tensors: Mapping[str, Tensor]) -> HQSamModel:
     return model.requires_grad_(False).eval()
 
 
+# The encoder is built before tensors are missed, which takes a while for a thousand million blocks.
+_MOST_BLOCKS = 64
+
+
 def recognise(tensors: Mapping[str, Tensor]) -> Architecture:
     """Read the architecture (ViT-B, ViT-L, ViT-H or another) off the tensors' shapes.
 
@@ -126,13 +130,18 @@ def recognise(tensors: Mapping[str, Tensor]) -> Architecture:
     blocks = {
         int(match[1]): tensor
         for name, tensor in tensors.items()
-        if (match := re.fullmatch(r"image_encoder\.blocks\.(\d+)\.attn\.rel_pos_h", name))
+        if (match := re.fullmatch(r"image_encoder\.blocks\.(\d{1,18})\.attn\.rel_pos_h", name))
     }
     position = tensors.get("image_encoder.pos_embed")
     if not blocks or position is None or position.dim() != 4:
         raise CheckpointError(
             "not an HQ-SAM checkpoint: it has no image_encoder.pos_embed and "
             "image_encoder.blocks.*.attn.rel_pos_h. Expected a file such as sam_hq_vit_b.pth"
+        )
+    if max(blocks) >= _MOST_BLOCKS:
+        raise CheckpointError(
+            f"not an HQ-SAM checkpoint: it has an image_encoder.blocks.{max(blocks)}, expected at "
+            f"most {_MOST_BLOCKS} blocks, numbered from 0. The largest model, ViT-H, has 32"
         )
     width = position.shape[-1]
     global_blocks = sorted(i for i, table in blocks.items() if table.shape[0] == 2 * GRID - 1)

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -194,10 +194,12 @@ def clean(repository: Path) -> list[tuple[Path, bool]]:
         each generated file that was found, and whether it was removed.
 
     Raises:
-        ExportError: there is no manifest, so nothing was generated; or a file cannot be
-            removed. Cleaning again goes on from there.
+        ExportError: there is no manifest, so nothing was generated; or a folder is a link, which
+            may lead to files of others; or a file cannot be removed. Cleaning again goes on from
+            there.
     """
     manifest = read_manifest(repository)
+    _refuse_links(repository, manifest["files"] | manifest.get("template_files", {}))
     try:
         results = _remove(repository, manifest["files"] | manifest.get("template_files", {}))
         _restore_width(repository)
@@ -207,6 +209,17 @@ def clean(repository: Path) -> list[tuple[Path, bool]]:
             "Make it writable, then clean again"
         ) from error
     return results
+
+
+def _refuse_links(repository: Path, generated: Iterable[str]) -> None:
+    """Raise `ExportError` if the repository, or one of its folders that files are in, is a link."""
+    inside = {parent for name in generated for parent in Path(name).parents}  # with ""
+    for folder in sorted(inside):
+        if (repository / folder).is_symlink():
+            raise ExportError(
+                f"{repository / folder} is a link, and nothing was removed: clean the repository "
+                "that it leads to, or remove the link"
+            )
 
 
 def _remove(repository: Path, generated: dict[str, str]) -> list[tuple[Path, bool]]:

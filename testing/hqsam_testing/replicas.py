@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hqsam_testing.ports import free_port
 from hqsam_testing.processes import family
 from hqsam_testing.serve_process import Serve
-from hqsam_testing.waiting import TIMEOUT_S
+from hqsam_testing.waiting import TIMEOUT_S, wait_until
 
 CLICK = (20, 30)
 _HOST = "127.0.0.1"
@@ -54,6 +54,14 @@ class Replica:
         """End all its processes at once, as when a machine is lost."""
         if self._serve is not None:
             self._serve.kill()
+
+    def kill_process(self, instance: str) -> None:
+        """End the process of a model's instance, such as ``segment_0_0``, once it lives."""
+        serve = self._serve
+        assert serve is not None
+        # After `hang`, Triton may have given it up or crashed, and it is loaded again.
+        wait_until(lambda: instance in serve.instances(), f"{instance} to live")
+        psutil.Process(serve.instances()[instance]).kill()
 
     def hang(self) -> None:
         """Stop all its processes without ending them."""

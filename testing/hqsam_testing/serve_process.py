@@ -62,8 +62,10 @@ class Serve(Command):
         self._prefix = prefix.removeprefix(flag)
 
     def instances(self) -> dict[str, int]:
-        """Return the processes of the models as {instance: process ID}."""
-        return {name: pid for pid, name in instances(self.triton.pid).items()}
+        """Return the processes of the models as {instance: process ID}, after restarts as well."""
+        children = psutil.Process(self.process.pid).children()
+        servers = [it.pid for it in children if it.name() == "tritonserver"]
+        return {name: pid for server in servers for pid, name in instances(server).items()}
 
     def shared_memory(self) -> list[str]:
         """Return the names of what it has in /dev/shm."""

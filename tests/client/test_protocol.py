@@ -146,8 +146,70 @@ def test_every_call_carries_the_image_id_for_the_balancing() -> None:
 def test_an_answer_of_another_length_than_its_shape_is_an_error_of_the_server() -> None:
     response = masks()
     response.raw_output_contents[0] = b"1234"
-    with pytest.raises(ServerFailedError, match="the answer of test cannot be read"):
+    with pytest.raises(ServerFailedError, match="low_res_masks has 4 bytes, which do not fill"):
         drive(segment_flow(UPLOAD, PROMPTS, choice("hq")), response)
+
+
+def with_the_number(value: float, name: str = "low_res_masks") -> Any:
+    """Return an answer to two prompts with one number among the outputs replaced."""
+    arrays = {
+        "low_res_masks": np.ones((2, 1, 256, 256), np.float32),
+        "iou_predictions": np.full((2, 1), 0.5, np.float32),
+    }
+    arrays[name].flat[1] = value
+    return answer(**arrays)
+
+
+def with_more_bytes() -> Any:
+    response = masks()
+    response.raw_output_contents.append(b"")
+    return response
+
+
+def of_negative_shape() -> Any:
+    response = masks()
+    response.outputs[0].shape[0] = -1
+    return response
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        (answer(), "low_res_masks is missing"),
+        (answer(low_res_masks=np.ones((2, 1, 256, 256), np.float32)), "iou_predictions is missing"),
+        (masks(3), r"FP32 \[3, 1, 256, 256\], expected FP32 \[2, 1, 256, 256\]"),
+        (masks(0), r"\[0, 1, 256, 256\], expected"),
+        (of_negative_shape(), r"\[-1, 1, 256, 256\], expected"),
+        (answer(low_res_masks=np.ones(2, np.bool_), iou_predictions=np.ones(2)), "is BOOL"),
+        (with_more_bytes(), "outputs and their bytes differ in number"),
+        (with_the_number(np.nan), "are not finite numbers"),
+        (with_the_number(-np.inf), "are not finite numbers"),
+        (with_the_number(np.nan, "iou_predictions"), "are not finite numbers"),
+    ],
+)
+def test_an_answer_that_is_no_mask_is_an_error_of_the_server(response: Any, message: str) -> None:
+    # Other shapes ended in an IndexError, and logits of NaN in an empty mask.
+    with pytest.raises(ServerFailedError, match=f"answer of segment cannot be used: .*{message}"):
+        drive(segment_flow(UPLOAD, PROMPTS, choice("hq")), response)
+
+
+def test_masks_whose_sum_is_infinite_are_an_error_of_the_server() -> None:
+    huge = np.finfo(np.float32).max
+    response = answer(
+        low_res_masks=np.full((2, 1, 256, 256), huge, np.float32),
+        iou_predictions=np.full((2, 1), 0.5, np.float32),
+        sam_masks=np.full((2, 4, 256, 256), huge, np.float32),
+    )
+    with pytest.raises(ServerFailedError, match="are not finite numbers"):
+        drive(segment_flow(UPLOAD, PROMPTS, choice("hq+sam")), response)
+
+
+@pytest.mark.parametrize(
+    "response", [answer(), answer(already_stored=np.zeros(0, np.bool_)), masks()]
+)
+def test_an_answer_of_embed_that_does_not_say_what_it_should_is_an_error(response: Any) -> None:
+    with pytest.raises(ServerFailedError, match="the answer of embed cannot be used"):
+        drive(embed_flow(UPLOAD, ask=True), response)
 
 
 @pytest.mark.parametrize("mode", ["hq", "hq+sam", "best"])

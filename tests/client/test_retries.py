@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from hqsam_client import HQSam, UnavailableError
+from hqsam_client import HQSam, RequestRefusedError, ServerFailedError, UnavailableError
 from hqsam_client.shared.channel import REPEATED_BYTES
 from numpy.typing import NDArray
 
@@ -19,17 +19,24 @@ Serve = Callable[..., str]
 
 
 class Failing:
-    """Answers UNAVAILABLE to the first calls of a kind, then as usual."""
+    """Answers a code to the first calls of a kind, then as usual."""
 
-    def __init__(self, kind: str, times: int, stored: bool = True) -> None:
+    def __init__(
+        self,
+        kind: str,
+        times: int,
+        stored: bool = True,
+        code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE,
+    ) -> None:
         self._kind = kind
         self._left = times
         self._stored = stored
+        self._code = code
 
     def __call__(self, request: Any, context: Any) -> Any:
         if call_name(request) == self._kind and self._left:
             self._left -= 1
-            context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
+            context.abort(self._code, "busy")
         return usual_answer(request, self._stored)
 
 
@@ -48,6 +55,61 @@ def test_a_click_is_repeated_until_a_server_takes_it(
         stand_in.answer = Failing("segment", 4)
         image.segment(points=[(3, 4)])
     assert stand_in.models == ["segment"] * 5
+
+
+INTERNAL = grpc.StatusCode.INTERNAL
+"""What Triton answers for a process that dies on a call."""
+
+
+def test_a_click_that_a_dying_process_lost_is_repeated(
+    serve: Serve, stand_in: StandIn, photo: bytes
+) -> None:
+    with HQSam(serve()) as sam:
+        image = sam.open(photo)
+        stand_in.models.clear()
+        stand_in.answer = Failing("segment", 1, code=INTERNAL)
+        image.segment(points=[(3, 4)])
+        assert stand_in.models == ["segment"] * 2
+        stand_in.models.clear()
+        stand_in.answer = Failing("segment", 100, code=INTERNAL)
+        with pytest.raises(ServerFailedError, match="answered INTERNAL: busy"):
+            image.segment(points=[(3, 4)])
+    assert stand_in.models == ["segment"] * 5
+
+
+def test_an_upload_that_a_dying_process_lost_is_sent_once_more(
+    serve: Serve, stand_in: StandIn, noise: NDArray[np.uint8]
+) -> None:
+    stand_in.answer = Failing("upload", 1, stored=False, code=INTERNAL)
+    with HQSam(serve()) as sam:
+        sam.open(noise)
+        assert stand_in.models == ["embed", "upload", "embed", "upload"]
+        stand_in.models.clear()
+        stand_in.answer = Failing("upload", 100, stored=False, code=INTERNAL)
+        with pytest.raises(ServerFailedError, match="answered INTERNAL: busy"):
+            sam.open(noise)
+    assert stand_in.models == ["embed", "upload", "embed", "upload"]
+
+
+def test_a_large_batch_that_a_dying_process_lost_is_sent_once_more(
+    serve: Serve, stand_in: StandIn, photo: bytes
+) -> None:
+    with HQSam(serve()) as sam:
+        image = sam.open(photo)
+        stand_in.models.clear()
+        stand_in.answer = Failing("segment", 1, code=INTERNAL)
+        assert len(image.segment(boxes=[(i, 0, i + 1, 9) for i in range(250)])) == 250
+    assert stand_in.models == ["segment", "embed", "segment"]
+
+
+@pytest.mark.parametrize("code", ["UNKNOWN", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"])
+def test_a_call_that_failed_for_another_reason_is_not_repeated(
+    serve: Serve, stand_in: StandIn, noise: NDArray[np.uint8], code: str
+) -> None:
+    stand_in.answer = Failing("upload", 1, stored=False, code=grpc.StatusCode[code])
+    with HQSam(serve()) as sam, pytest.raises(RequestRefusedError, match=code):
+        sam.open(noise)
+    assert stand_in.models == ["embed", "upload"]
 
 
 def test_an_upload_to_a_busy_server_is_sent_twice_at_most(

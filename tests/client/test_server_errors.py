@@ -109,6 +109,21 @@ def test_an_answer_that_takes_too_long_is_a_timeout(url: str, photo: bytes) -> N
         sam.open(photo)
 
 
+@pytest.mark.parametrize("text", ["\x1b]0;owned\x07", "\x9b31m", "a\rb", "\u202eevil", "\x7f"])
+def test_an_error_never_holds_what_controls_a_terminal(text: str) -> None:
+    for code in ("INTERNAL", "UNAVAILABLE", "INVALID_ARGUMENT"):
+        message = str(errors.from_grpc(code, f"before {text} after", "host:1"))
+        assert message.isprintable()
+        assert "before" in message
+        assert "after" in message
+    assert str(HQSamError(f"no image: {text}.png")).isprintable()
+
+
+def test_words_of_all_languages_stay_in_an_error_as_they_are() -> None:
+    for text in ("bild ä.png", "画像\u3000一.png", "صورة.png", "a\u00a0b"):
+        assert str(HQSamError(text)) == text
+
+
 def test_a_truncated_image_is_refused_by_the_server(sam: HQSam, truncated: bytes) -> None:
     with pytest.raises(InvalidRequestError, match="answered INVALID_ARGUMENT") as caught:
         sam.open(truncated)

@@ -6,6 +6,7 @@ import hashlib
 import operator
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,61 @@ def test_a_hung_replica_gets_no_calls_until_it_responds_again(
     # A single other replica has all images. With several, a call that is retried while the hung
     # one comes back may reach one that lacks its image.
     assert sum(encodes(well)) <= encoded + (load.clients if len(well) > 1 else 0)
+
+
+def test_no_call_is_lost_with_a_killed_process_of_a_replica(
+    envoy: Envoy, replicas: list[Replica], opened: list[RemoteImage]
+) -> None:
+    with Load(opened) as load:
+        load.wait_for(CLICKS)
+        replicas[0].kill_process("segment_0_0")
+        load.wait_for_all()
+    assert load.errors == []
+
+
+class DyingOnce(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Answers INTERNAL to its first call, as Triton does when a process dies on it."""
+
+    def __init__(self) -> None:
+        self.answers: list[str] = []
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        """Return what answers a method: the health check as well, which takes raw bytes."""
+        if details.method.endswith("/Check"):
+            return grpc.unary_unary_rpc_method_handler(lambda *_: b"\x08\x01")  # SERVING
+        return grpc.unary_unary_rpc_method_handler(self._infer)
+
+    def _infer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.answers.append("OK" if self.answers else "INTERNAL")
+        if self.answers[-1] == "INTERNAL":
+            context.abort(grpc.StatusCode.INTERNAL, "Failed to process the requests.")
+        return bytes(service_pb2.ModelInferResponse(model_name="segment").SerializeToString())
+
+
+def test_envoy_repeats_a_call_that_a_dying_process_lost(tmp_path: Path) -> None:
+    # A bare client, which repeats nothing itself.
+    replica = DyingOnce()
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool, [replica])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            with (
+                Envoy("envoy.yaml", [("127.0.0.1", port)], tmp_path) as envoy,
+                grpc.insecure_channel(envoy.url, [("grpc.enable_retries", 0)]) as channel,
+            ):
+                envoy.wait_for(port, healthy=True)
+                stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+                request = service_pb2.ModelInferRequest(model_name="segment")
+                with pytest.raises(grpc.RpcError, match="Failed to process"):
+                    stub.ModelInfer(request, timeout=TIMEOUT_S)
+                assert replica.answers == ["INTERNAL"]
+                replica.answers.clear()
+                header = [("x-image-id", "0" * 64)]
+                stub.ModelInfer(request, metadata=header, timeout=TIMEOUT_S)
+                assert replica.answers == ["INTERNAL", "OK"]
+        finally:
+            server.stop(None).wait()
 
 
 def test_a_rolling_restart_fails_no_call(

@@ -93,6 +93,24 @@ def test_a_checkpoint_of_sam_without_hq_is_refused_and_the_list_stays_short(
         checkpoint.build_model(tensors)
 
 
+@pytest.mark.parametrize("index", ["1000000000", "64", "9" * 18])
+def test_an_absurd_number_of_blocks_is_refused_at_once(
+    tiny_tensors: dict[str, Tensor], index: str
+) -> None:
+    # The export built a thousand million blocks before it looked for their tensors.
+    name = f"image_encoder.blocks.{index}.attn.rel_pos_h"
+    with pytest.raises(CheckpointError, match=f"blocks.{index}, expected at most 64 blocks"):
+        checkpoint.build_model({**tiny_tensors, name: torch.zeros(27, 64)})
+
+
+def test_a_block_whose_number_is_no_number_of_a_block_is_unexpected(
+    tiny_tensors: dict[str, Tensor],
+) -> None:
+    name = f"image_encoder.blocks.{'9' * 5000}.attn.rel_pos_h"
+    with pytest.raises(CheckpointError, match="is unexpected"):
+        checkpoint.build_model({**tiny_tensors, name: torch.zeros(27, 64)})
+
+
 def test_tensors_of_another_model_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"no image_encoder\.pos_embed"):
         checkpoint.build_model({"layer.weight": torch.zeros(3)})

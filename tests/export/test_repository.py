@@ -278,6 +278,21 @@ def test_clean_without_an_export_is_refused_and_removes_nothing(tmp_path: Path) 
     assert files(tmp_path) == {"file": b"mine"}
 
 
+@pytest.mark.parametrize("linked", ["", "encoder", "encoder/1"])
+def test_clean_refuses_a_folder_that_is_a_link(
+    own_repository: Path, tmp_path: Path, linked: str
+) -> None:
+    # It removed what is as it was generated, also where the link led to another repository.
+    folder = own_repository / linked
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    before = files(tmp_path / "elsewhere")
+    with pytest.raises(ExportError, match=f"{folder} is a link, and nothing was removed"):
+        repository.clean(own_repository)
+    assert files(tmp_path / "elsewhere") == before
+    assert repository.read_manifest(own_repository)
+
+
 def test_clean_never_leaves_the_repository(own_repository: Path, tmp_path: Path) -> None:
     outside = tmp_path / "mine"
     outside.write_text("mine")

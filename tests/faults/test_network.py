@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
+import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -93,3 +97,28 @@ def test_a_connection_that_does_not_speak_http2_harms_no_other(world: World) -> 
                 connection.sendall(nonsense)
         clicks.go_on()
     assert not clicks.errors
+
+
+@pytest.mark.slow
+def test_connections_that_do_nothing_do_not_use_up_the_files(start: Callable[..., World]) -> None:
+    # The usual soft limit is 1,024 files. It was used up: nobody could connect, and a process that
+    # was killed could not be replaced.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4096:
+        pytest.skip("the hard limit is too low")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        world = start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    server = world.server
+    with contextlib.ExitStack() as stack:
+        for address in (server.grpc_url, server.http_url, server.metrics_url.split("/")[2]):
+            host, _, port = address.rpartition(":")
+            for _ in range(1100):
+                stack.enter_context(socket.create_connection((host, int(port))))
+        with world.clicks():
+            os.kill(server.instances()["segment_0_0"], signal.SIGKILL)
+            server.line("segment is back after")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert server.stop(signal.SIGTERM) == 0

@@ -166,7 +166,7 @@ def test_a_server_that_is_killed_while_it_writes_is_started_again(
     # A writer that died left half of an entry under its temporary name.
     (entry,) = store.glob("*.safetensors")
     half = entry.with_name(entry.name.replace(digest(files[0]), digest(files[1])))
-    half.with_suffix(".writing").write_bytes(entry.read_bytes()[:6_000_000])
+    half.with_suffix(f".{1:016x}.writing").write_bytes(entry.read_bytes()[:6_000_000])
     world.server.stop(9)
     world = start(store)
     assert not list(store.glob("*.writing"))

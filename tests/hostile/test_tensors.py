@@ -106,6 +106,24 @@ def test_a_tensor_is_what_the_contract_says_or_refused(wire: Wire, model: str, n
     assert (code, tensor in message) == ("INVALID_ARGUMENT", True), message
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_the_mask_of_a_prompt_without_one_changes_nothing(
+    api: Api, wire: Wire, value: float
+) -> None:
+    # It gave masks of NaN with the status OK.
+    image = image_files.png(300, 200)
+    api.embed(image)
+    image_id = text(hashlib.sha256(image).hexdigest().encode())
+    inputs = {**valid("segment"), "image_id": image_id}
+    _, _, expected = wire.infer("segment", inputs)
+    inputs["mask_input"] = floats(np.full((1, 1, 256, 256), value))
+    code, message, found = wire.infer("segment", inputs)
+    assert code == "OK", message
+    assert list(found.raw_output_contents) == list(expected.raw_output_contents)
+    code, message, _ = wire.infer("segment", {**inputs, "has_mask_input": floats([1])})
+    assert (code, "mask_input" in message) == ("INVALID_ARGUMENT", True), message
+
+
 VALUES = {
     "NaN": (np.nan, 1.0),
     "infinite": (np.inf, 1.0),

@@ -148,6 +148,21 @@ def test_masks_to_refine_go_with_their_prompts(bench: Bench) -> None:
             assert job.mask_input is None
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_the_mask_of_a_prompt_without_one_never_reaches_the_model(
+    bench: Bench, value: float
+) -> None:
+    # The model multiplies it by 0, and infinity times 0 is no number.
+    masks = np.full((2, 1, 256, 256), value, np.float32)
+    masks[1] = 3
+    has = np.array([0, 1], np.float32)
+    bench.segment({**prompts(2), "mask_input": masks, "has_mask_input": has})
+    first, second = bench.decoder.jobs
+    assert first.mask_input is None
+    assert second.mask_input is not None
+    assert (second.mask_input == 3).all()
+
+
 def test_a_mask_without_a_flag_counts(bench: Bench) -> None:
     bench.segment({"mask_input": np.ones((1, 1, 256, 256), np.float32)})
     assert bench.decoder.jobs[0].mask_input is not None
@@ -236,6 +251,10 @@ BAD_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
     "a flag too many": ({"has_mask_input": np.zeros(2, np.float32)}, r"expected \[1\]"),
     "half a flag": ({"has_mask_input": np.full(1, 0.5, np.float32)}, "0 or 1"),
     "a mask too many": ({"mask_input": np.zeros((2, 1, 256, 256), np.float32)}, r"\[1, 1, 256"),
+    "a mask of huge logits": (
+        {"mask_input": np.full((1, 1, 256, 256), -3e38, np.float32)},
+        "has the logit 3e.38, expected at most 10000",
+    ),
     "a mask that is no number": (
         {"mask_input": np.full((1, 1, 256, 256), np.nan, np.float32)},
         "finite",

@@ -92,7 +92,7 @@ def test_by_default_the_store_takes_a_quarter_of_the_free_space(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4_000_000))
     with pytest.raises(StoreError, match="may take 1000000 bytes"):
         open_store(repository, store_folder=str(tmp_path / "not" / "there"))
-    (tmp_path / "old.safetensors").write_bytes(bytes(1_000_000))
+    (tmp_path / f"{0:064x}-{1:064x}.safetensors").write_bytes(bytes(1_000_000))
     with pytest.raises(StoreError, match="may take 1250000 bytes"):
         open_store(repository, store_folder=str(tmp_path))
 

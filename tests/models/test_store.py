@@ -4,6 +4,8 @@ import errno
 import multiprocessing
 import os
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hqsam_server import file_lock
 from hqsam_server.errors import BadRequestError, StoreError
 from hqsam_server.store import embedding_store
 from hqsam_server.store.embedding_store import EmbeddingStore
@@ -326,10 +329,7 @@ def test_an_entry_outlives_a_moment_of_too_many_open_files(tmp_path: Path) -> No
         assert read(image_id(1)) is not None
 
 
-def test_an_entry_that_vanishes_while_entries_are_listed_is_left_out(tmp_path: Path) -> None:
-    # A link to nowhere is listed and cannot be measured, as a file that is evicted in between.
-    (tmp_path / "gone.safetensors").symlink_to("nowhere")
-    assert embedding_store.entries(tmp_path) == []
+def test_a_folder_that_is_missing_has_no_entries(tmp_path: Path) -> None:
     assert embedding_store.entries(tmp_path / "missing") == []
 
 
@@ -341,16 +341,154 @@ def test_files_that_are_not_entries_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def as_files_of_others(folder: Path) -> list[Path]:
+    """Make files in a store's folder whose names only look like its own; return them."""
+    names = (
+        "model.safetensors",
+        "notes.writing",
+        f"{PRODUCER}-{image_id(8)}.safetensors.bak",
+        f"{PRODUCER}-{'A' * 64}.safetensors",
+        f"{PRODUCER}-{image_id(8)}.writing",
+        f"x{PRODUCER}-{image_id(8)}.{0:016x}.writing",
+    )
+    files = [folder / name for name in names]
+    for file in files:
+        file.write_bytes(bytes(ENTRY_BYTES))
+        os.utime(file, (1, 1))  # the first to be evicted
+    return files
+
+
+def test_files_of_the_user_are_neither_evicted_nor_counted(tmp_path: Path) -> None:
+    # A model of the user's was evicted from a folder that he gave as --store-folder.
+    files = as_files_of_others(tmp_path)
+    metrics = Metrics()
+    store = open_store(tmp_path, metrics, max_bytes=ENTRY_BYTES + 4096)
+    for number in (1, 2):
+        store.put(image_id(number), embedding())
+    assert store.get(image_id(2)) is not None
+    assert metrics["store_entries"] == 1
+    assert metrics["store_bytes"] < 2 * ENTRY_BYTES
+    assert all(file.stat().st_size == ENTRY_BYTES for file in files)
+
+
+def linked(path: Path, mine: Path) -> None:
+    path.symlink_to(mine)
+
+
+def piped(path: Path, mine: Path) -> None:
+    os.mkfifo(path)
+
+
+def of_another_user(path: Path, mine: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    shutil.copyfile(mine, path)
+    os.chown(path, 12345, 12345)
+
+
+@pytest.mark.parametrize("make", [linked, piped, of_another_user], ids=lambda make: make.__name__)
+def test_an_entry_that_is_no_file_of_this_user_is_a_miss_and_left_alone(
+    tmp_path: Path, make: Any
+) -> None:
+    folder = tmp_path / "store"
+    store = open_store(folder)
+    store.put(image_id(1), embedding())
+    mine = tmp_path / "mine"
+    entry_of(folder, 1).rename(mine)
+    before = mine.stat()
+    for path in (entry_of(folder, 1), folder / f"{PRODUCER}-{image_id(2)}.{1:016x}.writing"):
+        make(path, mine)
+    assert store.get(image_id(1)) is None
+    assert store.original_size(image_id(1)) is None
+    assert embedding_store.entries(folder) == []
+    store.put(image_id(2), embedding())
+    assert len(list(folder.glob(f"{PRODUCER}-*"))) == 3
+    # The entry is replaced where it is; what a link leads to is not.
+    store.put(image_id(1), embedding(2))
+    assert store.get(image_id(1)) is not None
+    assert (mine.stat().st_mtime_ns, mine.stat().st_size) == (before.st_mtime_ns, before.st_size)
+
+
+@pytest.mark.parametrize("make", [linked, piped, of_another_user], ids=lambda make: make.__name__)
+def test_a_lock_that_is_no_file_of_this_user_is_refused_at_the_start(
+    tmp_path: Path, make: Any
+) -> None:
+    (tmp_path / "mine").touch()
+    (tmp_path / "store").mkdir()
+    make(tmp_path / "store" / ".write.lock", tmp_path / "mine")
+    with pytest.raises(StoreError, match="it is a link, no file, or another user's"):
+        open_store(tmp_path / "store")
+
+
+def test_entries_and_a_new_folder_are_for_their_owner_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = open_store(tmp_path / "store")
+        store.put(image_id(1), embedding())
+        with store.exclusive(image_id(1)):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "store").stat().st_mode & 0o777 == 0o700
+    files = list((tmp_path / "store").iterdir())
+    assert len(files) == 3
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def _hold_all(folder: Path, held: Any) -> None:
+    with open_store(folder).exclusive(image_id(1)), file_lock.locked(folder / ".write.lock", 60):
+        held.set()
+        multiprocessing.Event().wait()
+
+
+def test_a_process_that_is_stopped_with_all_locks_keeps_nobody_waiting_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A stopped process froze its peers on a shared store for ever.
+    monkeypatch.setattr(embedding_store, "_ENCODE_LOCK_S", 0.1)
+    monkeypatch.setattr(embedding_store, "_WRITE_LOCK_S", 0.1)
+    spawn = multiprocessing.get_context("spawn")
+    held = spawn.Event()
+    holder = spawn.Process(target=_hold_all, args=(tmp_path, held))
+    holder.start()
+    try:
+        assert held.wait(60)
+        assert holder.pid is not None
+        os.kill(holder.pid, signal.SIGSTOP)
+        store = open_store(tmp_path, max_bytes=2 * (ENTRY_BYTES + 4096))
+        for number in (1, 2, 3):
+            with store.exclusive(image_id(number)):
+                store.put(image_id(number), embedding(number))
+        assert len(embedding_store.entries(tmp_path)) == 2
+        assert store.get(image_id(3)) is not None
+    finally:
+        holder.kill()
+        holder.join()
+    with store.exclusive(image_id(1)):
+        taken = subprocess.run(["flock", "-n", str(tmp_path / ".key-0.lock"), "true"], check=False)
+        assert taken.returncode == 1, "once it is free again, the lock is held again"
+
+
+def test_the_temporary_file_of_a_living_writer_stays(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    name = f"{PRODUCER}-{image_id(1)}.{1:016x}.writing"
+    with file_lock.locked(tmp_path / name, 60):
+        store.put(image_id(2), embedding())
+        assert (tmp_path / name).exists()
+    store.put(image_id(2), embedding())
+    assert not (tmp_path / name).exists()
+
+
 def test_a_writer_removes_the_temporary_file_of_a_dead_one(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    left = tmp_path / f"{PRODUCER}-{image_id(1)}.writing"
+    left = tmp_path / f"{PRODUCER}-{image_id(1)}.{0:016x}.writing"
     left.write_bytes(bytes(1000))
     store.put(image_id(2), embedding())
     assert not left.exists()
 
 
 def test_the_temporary_file_of_a_dead_writer_is_removed_at_the_start(tmp_path: Path) -> None:
-    left = tmp_path / f"{PRODUCER}-{image_id(1)}.writing"
+    left = tmp_path / f"{PRODUCER}-{image_id(1)}.{0:016x}.writing"
     left.write_bytes(bytes(1000))
     open_store(tmp_path)
     assert not left.exists()

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hqsam_server import TritonServer
-from hqsam_server.errors import StartError
+from hqsam_server.launcher import watch
 from hqsam_server.launcher.process import instances
-from hqsam_server.launcher.watch import MAX_RESTARTS, supervise
 from hqsam_testing.serve_process import Serve, infer, works
 from hqsam_testing.waiting import TIMEOUT_S
 from tritonclient.utils import InferenceServerException
@@ -57,7 +56,7 @@ def test_a_model_that_dies_as_soon_as_the_server_is_ready_is_loaded_again(reposi
         (process,) = (pid for pid, name in found.items() if name == "numbers_0_0")
         os.kill(process, signal.SIGKILL)
         with pytest.raises(KeyboardInterrupt):
-            supervise(server, until_back)
+            watch.supervise(server, until_back)
         works(server.grpc_url, "numbers")
 
 
@@ -124,16 +123,52 @@ def test_the_server_is_restarted_if_a_model_cannot_be_loaded_again(
     works(server.grpc_url, "numbers")
 
 
-def test_supervision_ends_if_the_server_keeps_dying(repository: Path) -> None:
+@pytest.mark.slow
+def test_a_server_that_keeps_dying_is_restarted_for_ever(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ten requests of a client's ended a server that gave up after five restarts.
+    monkeypatch.setattr(watch, "MAX_PAUSE_S", 0.1)
     lines: list[str] = []
     with TritonServer(repository) as server:
 
         def kill(line: str) -> None:
             lines.append(line)
             if "was restarted" in line:
+                if sum("was restarted" in it for it in lines) == 6:
+                    raise KeyboardInterrupt
                 os.kill(server.pid, signal.SIGKILL)
 
         os.kill(server.pid, signal.SIGKILL)
-        with pytest.raises(StartError, match=f"{MAX_RESTARTS} times .*: it kept dying"):
-            supervise(server, kill)
-    assert sum("was restarted" in line for line in lines) == MAX_RESTARTS
+        with pytest.raises(KeyboardInterrupt):
+            watch.supervise(server, kill)
+        works(server.grpc_url, "numbers")
+
+
+@pytest.mark.slow
+def test_restarts_that_fail_are_repeated_until_one_succeeds(serve: Start, repository: Path) -> None:
+    server = serve()
+    file = repository / "numbers" / "1" / "model.onnx"
+    hidden = file.with_suffix(".hidden")
+    file.rename(hidden)
+    try:
+        server.triton.kill()
+        server.line("tritonserver cannot be restarted: Triton ended while it started", 2)
+        server.line("restarting tritonserver in 1 s")
+    finally:
+        hidden.rename(file)
+    server.line("tritonserver was restarted")
+    works(server.grpc_url, "numbers")
+
+
+def test_pauses_between_restarts_grow_to_a_limit_and_end_after_a_while() -> None:
+    now = 0.0
+    pauses = watch.Pauses(lambda: now)
+    found = []
+    for _ in range(9):
+        found.append(pauses.next_s())
+        pauses.restarted()
+        now += watch.STEADY_S
+    assert found == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+    now += 1
+    assert pauses.next_s() == 0

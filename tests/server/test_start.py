@@ -15,7 +15,7 @@ import pytest
 from hqsam_server import TritonServer, Tuning
 from hqsam_server.errors import StartError
 from hqsam_server.launcher.log import Log
-from hqsam_testing.serve_process import ANY_PORTS, Serve, command
+from hqsam_testing.serve_process import ANY_PORTS, Serve, command, works
 from hqsam_testing.waiting import TIMEOUT_S
 
 from tests.server import standins
@@ -203,3 +203,13 @@ def test_a_relative_folder_of_backends_is_in_the_current_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert Tuning(backend_directory=Path("backends")).backend_directory == tmp_path / "backends"
+
+
+def test_a_cache_folder_that_cannot_be_made_is_a_warning(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = tmp_path / "file" / "cache"
+    log = io.StringIO()
+    with TritonServer(repository, tuning=Tuning(cache_dir=cache), log=log) as server:
+        works(server.grpc_url, "numbers")
+    warning = f"the cache folder {cache} cannot be written (Not a directory): models that are not"
+    assert log.getvalue().count(warning) == 1

@@ -21,9 +21,13 @@ from hqsam_client.errors import OptionError
 MAX_MESSAGE_BYTES = 512 * 2**20
 """Limit of a request and of a response; 256 masks in mode "best" take 320 MiB."""
 
+REPEATED_CODES = ("UNAVAILABLE", "INTERNAL")
+"""What a call is repeated after: no server took it, or a process of the server died on it. INTERNAL
+may also be a lasting failure; the number of attempts is small. Every call is safe to repeat."""
+
 REPEATED_BYTES = 4 * 1024
-"""Requests up to this size are repeated by gRPC when no server takes them: clicks and questions.
-Larger ones, uploads above all, are not; see `protocol`."""
+"""Requests up to this size are repeated by gRPC itself: clicks and questions. Larger ones, uploads
+above all, are not; see `protocol`."""
 
 # What gRPC adds to a request and counts with it.
 _OVERHEAD_BYTES = 512
@@ -166,8 +170,9 @@ def options(
 def service_config() -> dict[str, Any]:
     """Return gRPC's service config.
 
-    An image stays on its replica. Small requests that no server takes are repeated for about
-    three seconds, until 200 more calls have failed than succeeded: then it is no brief outage.
+    An image stays on its replica. Small requests that end with one of `REPEATED_CODES` are repeated
+    for about three seconds, until 200 more calls have failed than succeeded: then it is no brief
+    outage.
     """
     version = tuple(int(part) for part in grpc.__version__.split(".")[:2])
     if version >= _RING_HASH_SINCE:
@@ -185,7 +190,7 @@ def service_config() -> dict[str, Any]:
                     "initialBackoff": "0.2s",
                     "maxBackoff": "2s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    "retryableStatusCodes": list(REPEATED_CODES),
                 },
             }
         ],

@@ -6,6 +6,7 @@ errors. It does no I/O, so the sync and the async client share it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
@@ -16,13 +17,14 @@ from tritonclient.grpc import service_pb2
 
 from hqsam_client import contract
 from hqsam_client.errors import (
+    HQSamError,
     NotFoundError,
     PromptError,
     ServerFailedError,
     UnavailableError,
 )
 from hqsam_client.mask import Mask
-from hqsam_client.shared.channel import REPEATED_BYTES
+from hqsam_client.shared.channel import REPEATED_BYTES, REPEATED_CODES
 from hqsam_client.shared.prompt_encoding import Prompts
 from hqsam_client.shared.upload import Upload
 
@@ -97,8 +99,8 @@ Flow: TypeAlias = Generator[Call, Any, T]
 def embed_flow(upload: Upload, ask: bool) -> Flow[bool]:
     """Make sure that the server has the image; returns whether it had it before.
 
-    gRPC repeats only small requests that no server took. An upload is sent once more, after a
-    question whether that is needed, which gRPC does repeat.
+    gRPC repeats only small requests. An upload that no server took, or that a dying process lost,
+    is sent once more, after a question whether that is needed, which gRPC does repeat.
 
     Args:
         upload: the image.
@@ -110,8 +112,8 @@ def embed_flow(upload: Upload, ask: bool) -> Flow[bool]:
     call = Call(request, upload.image_id, encodes=True)
     try:
         response = yield from _wherever_it_is_served(call)
-    except UnavailableError:
-        if _is_small(call):
+    except (UnavailableError, ServerFailedError) as error:
+        if _is_small(call) or not _is_repeated(error):
             raise
         if (yield from _is_stored(upload)):
             return True
@@ -126,12 +128,17 @@ def _is_stored(upload: Upload) -> Flow[bool]:
 
 
 def _already_stored(response: Any) -> bool:
-    return bool(read_tensors(response, "already_stored")["already_stored"][0])
+    return bool(read_tensors(response, contract.EMBED, ["already_stored"])["already_stored"][0])
 
 
 def _is_small(call: Call) -> bool:
-    """Tell whether gRPC has repeated a call that no server took."""
+    """Tell whether gRPC repeats a call by itself."""
     return bool(call.request.ByteSize() <= REPEATED_BYTES)
+
+
+def _is_repeated(error: HQSamError) -> bool:
+    """Tell whether the same call may succeed now."""
+    return isinstance(error, UnavailableError) or getattr(error, "code", "") in REPEATED_CODES
 
 
 def _wherever_it_is_served(call: Call) -> Flow[Any]:
@@ -170,13 +177,15 @@ def _segment_part(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list
         except NotFoundError as error:
             missed = error
             yield from embed_flow(upload, ask=len(upload.encoded) >= ASK_FROM_BYTES)
-        except UnavailableError:
-            if repeated:
+        except (UnavailableError, ServerFailedError) as error:
+            if repeated or not _is_repeated(error):
                 raise
             repeated = True
             yield from embed_flow(upload, ask=True)
         else:
-            return _masks(read_tensors(response, *choice.outputs()), upload, choice)
+            names, count = choice.outputs(), len(prompts.coords)
+            tensors = read_tensors(response, contract.SEGMENT, names, count)
+            return _masks(tensors, upload, choice)
     raise missed
 
 
@@ -209,7 +218,10 @@ def combine(
 
 
 def _masks(tensors: dict[str, NDArray[Any]], upload: Upload, choice: Choice) -> list[Mask]:
-    logits, ious = combine(tensors, choice)
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits, ious = combine(tensors, choice)
+    if not (np.isfinite(logits).all() and np.isfinite(ious).all()):
+        raise _unusable(contract.SEGMENT, "its masks or scores are not finite numbers")
     return [
         # A copy, so that one mask does not keep the whole response in memory.
         Mask(one.copy(), float(iou), upload.size, upload.full_image)
@@ -259,27 +271,48 @@ def _add_input(request: Any, name: str, dtype: str, shape: Sequence[int], raw: b
     request.raw_input_contents.append(raw)
 
 
-def read_tensors(response: Any, *names: str) -> dict[str, NDArray[Any]]:
+def read_tensors(
+    response: Any, model: contract.ModelSpec, names: Sequence[str], prompts: int = 1
+) -> dict[str, NDArray[Any]]:
     """Return outputs of a `ModelInferResponse` by name, read-only.
 
     Args:
-        response: of any model.
+        response: of this model.
+        model: what the outputs are checked against.
         names: the outputs that are needed; of any dtype of the contract but BYTES.
+        prompts: number of prompts in the request, which dynamic dimensions have to match.
 
     Raises:
-        ServerFailedError: an output is missing or malformed.
+        ServerFailedError: an output is missing, or has another dtype, shape or length.
     """
-    try:
-        outputs = zip(response.outputs, response.raw_output_contents, strict=True)
-        found = {
-            output.name: np.frombuffer(raw, _DTYPES[output.datatype]).reshape(output.shape)
-            for output, raw in outputs
-            if output.name in names
-        }
-        return {name: found[name] for name in names}
-    except (KeyError, ValueError) as error:
-        raise ServerFailedError(
-            f"the answer of {response.model_name} cannot be read: {error}; expected the outputs "
-            f"{', '.join(names)}",
-            "INTERNAL",
-        ) from error
+    specs = {spec.name: spec for spec in model.outputs}
+    if len(response.outputs) != len(response.raw_output_contents):
+        raise _unusable(model, "outputs and their bytes differ in number")
+    found = {
+        output.name: (output, raw)
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+    tensors = {}
+    for name in names:
+        if name not in found:
+            raise _unusable(model, f"{name} is missing")
+        output, raw = found[name]
+        shape = [prompts if side == -1 else side for side in specs[name].shape]
+        dtype = specs[name].dtype
+        if (output.datatype, list(output.shape)) != (dtype, shape):
+            raise _unusable(
+                model, f"{name} is {output.datatype} {list(output.shape)}, expected {dtype} {shape}"
+            )
+        values = np.dtype(_DTYPES[dtype])
+        if len(raw) != math.prod(shape) * values.itemsize:
+            raise _unusable(model, f"{name} has {len(raw)} bytes, which do not fill its shape")
+        tensors[name] = np.frombuffer(raw, values).reshape(shape)
+    return tensors
+
+
+def _unusable(model: contract.ModelSpec, problem: str) -> ServerFailedError:
+    return ServerFailedError(
+        f"the answer of {model.name} cannot be used: {problem}; check that the address is that of "
+        "an HQ-SAM server of this version",
+        "INTERNAL",
+    )

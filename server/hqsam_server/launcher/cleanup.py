@@ -13,6 +13,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
@@ -42,12 +43,20 @@ def main(folder: str, shared_memory_prefix: str) -> None:
 
 
 def remove(*paths: Path) -> None:
-    """Remove files, and folders with all that is in them."""
+    """Remove regular files, and folders with all that is in them.
+
+    What belongs to another user stays, and so do links and pipes: in shared memory, everybody can
+    make files of any name.
+    """
     for path in paths:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            status = path.lstat()
+            if status.st_uid != os.geteuid():
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                shutil.rmtree(path, ignore_errors=True)
+            elif stat.S_ISREG(status.st_mode):
+                path.unlink()
 
 
 def _kill(variable: bytes) -> None:

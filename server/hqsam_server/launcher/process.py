@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,9 @@ from hqsam_server.launcher.log import Log
 _FLUSH_S = 0.5
 
 _KILL_TIMEOUT_S = 10.0
+
+# Linux allows no more unless an operator says so. Some programs close every possible file.
+_MOST_FILES = 2**20
 
 # Triton's Python backend always makes its folder for packed environments here.
 _TEMPORARY = Path("/tmp")  # noqa: S108
@@ -46,17 +50,18 @@ class Process:
         self.log = log
         self._foreign = _packed_environments()
         self._is_environment_known = False
-        self._process = subprocess.Popen(  # noqa: S603
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            cwd=folder,
-            start_new_session=True,
-        )
+        with many_files():
+            self._process = subprocess.Popen(  # noqa: S603
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                cwd=folder,
+                start_new_session=True,
+            )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -126,6 +131,25 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         self.wait(_KILL_TIMEOUT_S)
         self._reader.join(_KILL_TIMEOUT_S)  # the pipe closes with its last writer
+
+
+@contextlib.contextmanager
+def many_files() -> Iterator[None]:
+    """Let processes that are started in the block open as many files as the hard limit allows.
+
+    A thousand connections that do nothing would use up the usual soft limit, and then nobody could
+    connect. This process keeps its own limit.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        yield
+        return
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def instances(server_pid: int) -> dict[int, str]:

@@ -6,6 +6,7 @@ import http.client
 import json
 import secrets
 from collections.abc import Mapping
+from typing import Any
 
 from hqsam_server.launcher.options import Endpoint
 
@@ -68,12 +69,24 @@ class Services:
         status, answer = self._ask("http", "POST", path, timeout_s)
         return None if status == http.client.OK else answer
 
-    def _ask(self, service: str, method: str, path: str, timeout_s: float) -> tuple[int, str]:
+    def call(self, model: str, inputs: list[dict[str, Any]], timeout_s: float) -> tuple[int, str]:
+        """Run a model on inputs in KServe's JSON; return HTTP status and text, or 0 and why."""
+        return self._ask("http", "POST", f"/v2/models/{model}/infer", timeout_s, {"inputs": inputs})
+
+    def _ask(
+        self,
+        service: str,
+        method: str,
+        path: str,
+        timeout_s: float,
+        body: dict[str, Any] | None = None,
+    ) -> tuple[int, str]:
         """Return status and message of a response, status 0 without a response."""
         endpoint = self._endpoints[service]
         connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=timeout_s)
         try:
-            connection.request(method, path, headers={_ADMIN_HEADER: self._admin_key})
+            content = None if body is None else json.dumps(body)
+            connection.request(method, path, content, {_ADMIN_HEADER: self._admin_key})
             response = connection.getresponse()
             text = response.read().decode(errors="replace")
         except (OSError, http.client.HTTPException) as error:

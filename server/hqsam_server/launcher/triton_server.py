@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from hqsam_client import contract
 
@@ -162,12 +163,28 @@ class TritonServer:
         if source is None:
             source = folder / "small"
             small_model.write(source, link=True)
+        self._check_cache()
         repository = folder / "repository"
         self._models = repository_view.write_repository(repository, source, self._tuning)
         # Triton loads the models that it is told to: `segment` reads this one's files itself.
         if not self._tuning.prompt_decoder and contract.PROMPT_DECODER.name in self._models:
             self._models.remove(contract.PROMPT_DECODER.name)
         self._environment["HQSAM_COMPUTED_BY"] = repository_view.computed_by(repository)
+
+    def _check_cache(self) -> None:
+        """Warn if compiled models cannot be kept."""
+        cache = self._tuning.cache_dir
+        if cache is None or self._tuning.backend_directory is not None:
+            return
+        try:
+            cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryFile(dir=cache):
+                pass
+        except OSError as error:
+            self.say(
+                f"the cache folder {cache} cannot be written ({error.strerror}): models that are "
+                "not in it are compiled at every start; choose another one with --cache-dir"
+            )
 
     def _launch(self) -> None:
         for attempt in range(_PORT_ATTEMPTS):
@@ -215,7 +232,7 @@ class TritonServer:
             *self._arguments,
         ]
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, look: Callable[[], None] = lambda: None) -> None:
         start = time.monotonic()
         next_news_s = _FIRST_NEWS_S
         metrics = not any(argument.startswith("--allow-metrics") for argument in self._arguments)
@@ -237,6 +254,7 @@ class TritonServer:
                 )
                 next_news_s *= 2
             self._note_environment()
+            look()
             time.sleep(_POLL_S)
         self._note_environment()
         self._is_up = True
@@ -251,10 +269,13 @@ class TritonServer:
         if environment is not None:
             self._workspace.add_environment(environment)
 
-    def restart(self) -> None:
+    def restart(self, look: Callable[[], None]) -> None:
         """Start the process again on the same ports, with the same store.
 
         The old process is killed, not asked to end: its models may no longer answer.
+
+        Args:
+            look: called again and again until the server is ready.
 
         Raises:
             StartError: it ended, or was not ready in time.
@@ -264,7 +285,7 @@ class TritonServer:
         self._workspace.remove_shared_memory()
         self._workspace.count_restart()
         self._spawn()
-        self._wait_until_ready()
+        self._wait_until_ready(look)
 
     def reload(self, model: str, timeout_s: float) -> None:
         """Load a model again; its living instances answer until the new ones are ready.
@@ -278,6 +299,10 @@ class TritonServer:
         failure = self._services.load(model, timeout_s)
         if failure is not None:
             raise StartError(f"{model} could not be loaded: {failure}")
+
+    def call(self, model: str, inputs: list[dict[str, Any]], timeout_s: float) -> tuple[int, str]:
+        """Run a model on inputs in KServe's JSON; return HTTP status and text, or 0 and why."""
+        return self._services.call(model, inputs, timeout_s)
 
     def remove_shared_memory(self, used: Collection[str]) -> None:
         """Remove the server's shared memory, but not the parts with these names."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import secrets
 import subprocess
 import sys
@@ -10,12 +12,13 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from hqsam_server import file_lock
 from hqsam_server.launcher import cleanup
+from hqsam_server.own_files import open_own
 
 _LOCK = "lock"
 _PREFIX = "hqsam-"
+_CLAIM = re.compile(rf"(?P<prefix>{_PREFIX}[0-9a-f]{{16}}-){_LOCK}")
 _JANITOR_TIMEOUT_S = 15.0
 
 
@@ -36,7 +39,7 @@ class Workspace:
         self._restarts = self.folder / "restarts"
         self.marks = {cleanup.MARK: str(self.folder), "HQSAM_RESTARTS_FILE": str(self._restarts)}
         self._janitor: subprocess.Popen[bytes] | None = None
-        self._claim: FileLock | None = None
+        self._claim: int | None = None
 
     @property
     def store(self) -> Path:
@@ -68,7 +71,7 @@ class Workspace:
                 self._janitor.wait(_JANITOR_TIMEOUT_S)
             self._janitor = None
         if self._claim is not None:
-            self._claim.release()
+            os.close(self._claim)
             self._claim = None
 
     def count_restart(self) -> None:
@@ -86,27 +89,30 @@ class Workspace:
         kept = {*used, f"{self.shared_memory_prefix}{_LOCK}"}
         for path in cleanup.SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
             # The store is a folder, and stays.
-            if path.is_file() and path.name not in kept:
-                path.unlink(missing_ok=True)
+            if not path.is_dir() and path.name not in kept:
+                cleanup.remove(path)
 
 
-def _claim(shared_memory_prefix: str) -> FileLock:
-    """Lock a file in shared memory while the server lives."""
+def _claim(shared_memory_prefix: str) -> int:
+    """Lock a file in shared memory while the server lives; return its descriptor."""
     path = cleanup.SHARED_MEMORY / f"{shared_memory_prefix}{_LOCK}"
     new = path.with_suffix(".new")
-    # Another thread may stop the server.
-    lock = FileLock(new, mode=0o600, thread_local=False)
-    lock.acquire()
+    lock = open_own(new, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    file_lock.try_lock(lock)
     new.rename(path)  # only now do other servers see it, already locked
     return lock
 
 
 def _remove_abandoned() -> None:
-    """Remove the shared memory of servers that were killed together with their janitor."""
-    for path in cleanup.SHARED_MEMORY.glob(f"{_PREFIX}*-{_LOCK}"):
-        try:
-            with FileLock(path, blocking=False):
-                prefix = path.name.removesuffix(_LOCK)
-                cleanup.remove(*cleanup.SHARED_MEMORY.glob(f"{prefix}*"))
-        except (Timeout, OSError):  # its server lives, or belongs to another user
+    """Remove the shared memory of this user's servers that were killed with their janitor."""
+    for path in cleanup.SHARED_MEMORY.iterdir():
+        name = _CLAIM.fullmatch(path.name)
+        if name is None:
             continue
+        try:
+            lock = open_own(path, os.O_RDWR)
+        except OSError:  # it is gone, or it is another user's, or no file
+            continue
+        with os.fdopen(lock):
+            if file_lock.try_lock(lock):  # its server lives no longer
+                cleanup.remove(*cleanup.SHARED_MEMORY.glob(f"{name['prefix']}*"))

@@ -39,6 +39,10 @@ _FARTHEST_PX = 64 * INPUT_SIZE
 model takes any number, but its position encoding loses precision, and overflows in the end."""
 
 
+_LARGEST_LOGIT = 1e4
+"""Logits of masks are within some tens. Far larger ones overflow inside the model."""
+
+
 @dataclass(frozen=True)
 class PromptLimits:
     """Limits on a request; one that exceeds them is refused.
@@ -72,7 +76,8 @@ class Prompts:
     def checked(cls, inputs: Mapping[str, NDArray[Any] | None], limits: PromptLimits) -> Prompts:
         """Check and pad the prompts of a request.
 
-        `mask_input` without `has_mask_input` means that every prompt has a mask. N is padded to a
+        `mask_input` without `has_mask_input` means that every prompt has a mask. The logits of a
+        prompt whose `has_mask_input` is 0 are not used. N is padded to a
         power of two, so that `prompt_decoder` sees few shapes.
 
         Args:
@@ -204,8 +209,15 @@ def _checked_masks(
             f"mask_input has shape {list(mask.shape)}, expected "
             f"[{count}, 1, {MASK_SIZE}, {MASK_SIZE}]: logits for each prompt"
         )
-    if not np.isfinite(mask).all():
+    valid = has_mask == 1  # [P]
+    if not np.isfinite(mask[valid]).all():
         raise BadRequestError("mask_input has NaN or infinite logits, expected finite ones")
+    far = np.abs(mask[valid]).max(initial=0)
+    if far > _LARGEST_LOGIT:
+        raise BadRequestError(
+            f"mask_input has the logit {far:g}, expected at most {_LARGEST_LOGIT:g} on either side "
+            "of 0: logits of an earlier mask"
+        )
     return mask.copy(), has_mask
 
 

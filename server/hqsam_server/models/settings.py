@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -138,9 +139,14 @@ def store_folder(parameters: Mapping[str, str]) -> Path:
     tmpfs = Path("/dev/shm")  # noqa: S108
     base = tmpfs if os.access(tmpfs, os.W_OK) else Path(tempfile.gettempdir())
     folder = base / f"hqsam-store-{os.getuid()}"
-    # Everybody may write to the folder above, so another user could have made this one.
-    if folder.exists() and folder.stat().st_uid != os.getuid():
-        raise StoreError(f"{folder} belongs to another user: set store_folder to another folder")
+    # Everybody may write to the folder above, so another user could have made this one, or a link.
+    with suppress(FileNotFoundError):
+        status = folder.lstat()
+        if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+            raise StoreError(
+                f"{folder} is no folder, or belongs to another user: set store_folder to another "
+                "folder"
+            )
     return folder
 
 

@@ -18,6 +18,9 @@ from hqsam_server import file_lock
 from hqsam_server.errors import StartError
 from hqsam_server.runtime.config import DTYPES, Arrays, ModelFile, Shapes, Tensor, check
 
+# Compiling takes seconds. A holder that takes longer may be stopped.
+_CACHE_LOCK_S = 60.0
+
 
 def resolved_precision(precision: str) -> str:
     """Return "bf16" or "fp32": what "auto" means on this machine, or what was asked for."""
@@ -78,8 +81,11 @@ class Compiler:
             kind = self.hint + ("-plain" if "SNIPPETS_MODE" in properties else "")
             kind += f"-{streams}" if streams > 1 else ""
             cache = Path(self._cache_dir, kind)
-            properties["CACHE_DIR"] = str(cache)
-            lock = _cache_lock(cache / f"{self._file.path.parents[1].name}.lock")
+            # Without a folder, OpenVINO would not load the model. It reads one that is read-only.
+            with contextlib.suppress(OSError):
+                cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+                properties["CACHE_DIR"] = str(cache)
+                lock = _cache_lock(cache / f"{self._file.path.parents[1].name}.lock")
         with self._refusals(), lock:
             return self._core.compile_model(graph or self._path, "CPU", properties)
 
@@ -145,9 +151,9 @@ def _cache_lock(path: Path) -> Iterator[None]:
     OpenVINO writes them in place; a process that reads one meanwhile dies of SIGBUS.
     """
     with contextlib.ExitStack() as stack:
-        # Nothing is written to a folder that is read-only.
+        # Nothing is written to a folder that is read-only; a holder that is stopped writes nothing.
         with contextlib.suppress(OSError):
-            stack.enter_context(file_lock.locked(path))
+            stack.enter_context(file_lock.locked(path, _CACHE_LOCK_S))
         yield
 
 

@@ -4,9 +4,14 @@ An entry is a file (`hqsam_server.store.entry`) named ``<producer>-<image_id>.sa
 digest of what computed it (`hqsam_server.store.producer`) and the digest of the image. So neither
 other weights, nor another precision, nor another image is ever answered with it.
 
-- Writers take turns (a lock on ``.write.lock``), write to a temporary name and rename. Readers need
-  no lock: they see whole entries or none. A writer removes temporary files that it finds in its
-  turn: their writer died.
+- Writers take turns (a lock on ``.write.lock``), write to a temporary name of their own and rename.
+  Readers need no lock: they see whole entries or none. A writer holds a lock on its temporary file;
+  another one removes the temporary files that nobody holds: their writer died.
+- No lock is waited for without a limit, as its holder may be stopped. A process that does not get
+  one goes on without it: an image is encoded twice, or the bound is exceeded for a moment.
+- The folder may hold other files. Only regular files of this user with the exact names of entries,
+  temporary files and locks are ever counted, read, written or removed, and no link is followed.
+  Entries are readable by this user only.
 - Reading an entry sets its modification time; the least recently read entry is evicted first. An
   entry from the future, after the clock was set back, is evicted before all others, as it would
   otherwise stay for ever.
@@ -19,23 +24,34 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from hqsam_client.contract import IMAGE_ID_LENGTH
 
 from hqsam_server import file_lock
 from hqsam_server.errors import BadRequestError, StoreError
 from hqsam_server.models.metrics import Metrics
+from hqsam_server.own_files import ForeignFileError, is_own, open_own
 from hqsam_server.store.entry import Embedding, dump, load, load_size, max_file_bytes
 
 # Change it whenever the same image and producer give other embeddings, or files another layout.
 _FORMAT = "hqsam-embedding-3"
 _SUFFIX = ".safetensors"
 _TEMPORARY = ".writing"
+_OWN_NAME = re.compile(
+    rf"[0-9a-f]{{64}}-[0-9a-f]{{{IMAGE_ID_LENGTH}}}"
+    rf"(?:(?P<entry>{re.escape(_SUFFIX)})|\.[0-9a-f]{{16}}{re.escape(_TEMPORARY)})"
+)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+# A write takes less than a second.
+_WRITE_LOCK_S = 5.0
+# An encode may take longer, on busy processors; the image is then encoded twice.
+_ENCODE_LOCK_S = 20.0
 # How far apart the clocks of machines that share a folder may be.
 _SKEW_NS = 60 * 10**9
 _IMAGE_ID = re.compile(rf"[0-9a-f]{{{IMAGE_ID_LENGTH}}}")
@@ -68,14 +84,22 @@ def entries(folder: Path) -> list[Entry]:
     """Return the entries in a store's folder; other processes may remove some meanwhile."""
     latest_ns = time.time_ns() + _SKEW_NS
     found = []
+    for path, status in _own_files(folder, temporary=False):
+        used_ns = status.st_mtime_ns if status.st_mtime_ns <= latest_ns else 0
+        found.append(Entry(used_ns, status.st_size, path))
+    return found
+
+
+def _own_files(folder: Path, *, temporary: bool) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield the store's own files in a folder: its entries, or its temporary files."""
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as files:
         for file in files:
-            if file.name.endswith(_SUFFIX):
+            name = _OWN_NAME.fullmatch(file.name)
+            if name is not None and (name["entry"] is None) == temporary:
                 with suppress(FileNotFoundError):
-                    status = file.stat()
-                    used_ns = status.st_mtime_ns if status.st_mtime_ns <= latest_ns else 0
-                    found.append(Entry(used_ns, status.st_size, Path(file.path)))
-    return found
+                    status = file.stat(follow_symlinks=False)
+                    if is_own(status):
+                        yield Path(file.path), status
 
 
 class EmbeddingStore:
@@ -108,6 +132,7 @@ class EmbeddingStore:
         self._metrics = metrics
         self._max_bytes = max_bytes
         self._half_precision = half_precision
+        self._stuck: set[str] = set()
         entry_bytes = max_file_bytes(half_precision)
         if max_bytes is not None and max_bytes < entry_bytes:
             raise StoreError(
@@ -115,7 +140,7 @@ class EmbeddingStore:
                 f"{entry_bytes} of one entry: raise store_bytes, or free space for {folder}"
             )
         try:
-            with self._locked(".write.lock"):
+            with self._locked(".write.lock", _WRITE_LOCK_S):
                 self._remove_left()
                 self._report()
         except OSError as error:
@@ -147,7 +172,7 @@ class EmbeddingStore:
         path = self._path(image_id)
         content = dump(embedding, self._key(image_id), self._half_precision)
         try:
-            with self._locked(".write.lock"):
+            with self._locked(".write.lock", _WRITE_LOCK_S):
                 self._write(path, content)
                 self._report()
         except OSError as error:
@@ -157,14 +182,16 @@ class EmbeddingStore:
     def exclusive(self, image_id: str) -> Iterator[None]:
         """Hold the exclusive right, among all processes, to encode this image.
 
-        Images share 256 locks, so that the number of lock files is bounded.
+        Images share 256 locks, so that the number of lock files is bounded. The right is not
+        exclusive if its holder keeps it for too long.
 
         Raises:
             StoreError: the lock cannot be taken.
         """
         with ExitStack() as stack:
+            name = f".key-{int(image_id[:2], 16)}.lock"
             try:
-                stack.enter_context(self._locked(f".key-{int(image_id[:2], 16)}.lock"))
+                stack.enter_context(self._locked(name, _ENCODE_LOCK_S))
             except OSError as error:
                 raise self._unusable("written", error) from error
             yield
@@ -173,14 +200,29 @@ class EmbeddingStore:
         name = f"{self._producer}-{checked_image_id(image_id)}{_SUFFIX}"
         return self._folder / name
 
-    def _locked(self, name: str) -> AbstractContextManager[None]:
-        return file_lock.locked(self._folder / name)
+    @contextmanager
+    def _locked(self, name: str, timeout_s: float) -> Iterator[None]:
+        """Hold a lock; go on without it if its holder keeps it for too long.
 
-    def _read(self, image_id: str, load: Callable[[Path, dict[str, str]], _T]) -> _T | None:
+        Where that has happened, a lock is not waited for again until it was free once.
+        """
+        with ExitStack() as stack:
+            patience_s = 0.0 if name in self._stuck else timeout_s
+            try:
+                stack.enter_context(file_lock.locked(self._folder / name, patience_s))
+                self._stuck.discard(name)
+            except TimeoutError:
+                self._stuck.add(name)
+            yield
+
+    def _read(self, image_id: str, load: Callable[[BinaryIO, dict[str, str]], _T]) -> _T | None:
         path = self._path(image_id)
         try:
-            found = load(path, self._key(image_id))
-        except (FileNotFoundError, NotADirectoryError):
+            with os.fdopen(open_own(path, os.O_RDONLY), "rb", buffering=0) as file:
+                found = load(file, self._key(image_id))
+                with suppress(OSError):  # a file system that is read-only
+                    os.utime(file.fileno())
+        except (FileNotFoundError, NotADirectoryError, ForeignFileError):
             return None
         except OSError as error:
             raise self._unusable("read", error) from error
@@ -189,27 +231,27 @@ class EmbeddingStore:
                 path.unlink()
                 self._report()
             return None
-        with suppress(OSError):  # evicted meanwhile, or a folder that is read-only
-            os.utime(path)
         return found
 
     def _key(self, image_id: str) -> dict[str, str]:
         return {"format": _FORMAT, "producer": self._producer, "image_id": image_id}
 
     def _write(self, path: Path, content: bytes) -> None:
-        """Write a file in one step; the caller holds the lock."""
+        """Write a file in one step; the caller holds the lock, if it could be had."""
         self._remove_left()
         if self._max_bytes is not None:
             self._evict(self._max_bytes - len(content), but=path)
-        temporary = path.with_suffix(_TEMPORARY)
+        temporary = path.with_suffix(f".{secrets.token_hex(8)}{_TEMPORARY}")
         while True:
             try:
-                with temporary.open("wb") as file:
+                with os.fdopen(open_own(temporary, _NEW), "wb") as file:
+                    # Nobody else has it yet; `_remove_left` spares what somebody holds.
+                    file_lock.try_lock(file.fileno())
                     file.write(content)
                     file.flush()
                     # Otherwise a crash of the machine may leave half a file under its final name.
                     os.fsync(file.fileno())
-                temporary.replace(path)
+                    temporary.replace(path)
                 return
             except OSError as error:
                 temporary.unlink(missing_ok=True)
@@ -219,9 +261,12 @@ class EmbeddingStore:
                     raise
 
     def _remove_left(self) -> None:
-        """Remove the temporary files of dead writers; the caller holds the lock."""
-        for left in self._folder.glob(f"*{_TEMPORARY}"):
-            left.unlink(missing_ok=True)
+        """Remove the temporary files of dead writers: those that nobody holds."""
+        for left, _ in _own_files(self._folder, temporary=True):
+            # It may have been renamed, or removed, meanwhile.
+            with suppress(OSError), os.fdopen(open_own(left, os.O_RDWR), "rb") as file:
+                if file_lock.try_lock(file.fileno()):
+                    left.unlink()
 
     def _entries(self) -> list[Entry]:
         """Return the entries of all producers, the least recently used first."""

@@ -19,8 +19,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from hqsam_client.contract import FEATURES
@@ -64,15 +63,14 @@ def dump(embedding: Embedding, key: Mapping[str, str], half_precision: bool) -> 
     return save(tensors, {**key, "height": str(height), "width": str(width), "check": check})
 
 
-def load(path: Path, key: Mapping[str, str]) -> Embedding:
-    """Read a file; its arrays are read-only.
+def load(file: BinaryIO, key: Mapping[str, str]) -> Embedding:
+    """Read an open file from its start; the arrays are read-only.
 
     Raises:
-        FileNotFoundError: it does not exist.
         ValueError: it is damaged, or is not the embedding of this key.
         OSError: it cannot be read.
     """
-    content = path.read_bytes()
+    content = file.read()
     layout = _layout(content[:_MAX_HEADER_BYTES], len(content), key)
     stored = {
         name: np.frombuffer(content, dtype, int(np.prod(_SHAPES[name])), offset)
@@ -87,11 +85,10 @@ def load(path: Path, key: Mapping[str, str]) -> Embedding:
     return Embedding(**arrays, original_size=layout.size)
 
 
-def load_size(path: Path, key: Mapping[str, str]) -> tuple[int, int]:
-    """Read `original_size` of a file and check its header; the errors are those of `load`."""
-    with path.open("rb", buffering=0) as file:
-        head = file.read(_MAX_HEADER_BYTES) or b""
-        return _layout(head, os.fstat(file.fileno()).st_size, key).size
+def load_size(file: BinaryIO, key: Mapping[str, str]) -> tuple[int, int]:
+    """Read `original_size` of a file and check its header; see `load`."""
+    head = file.read(_MAX_HEADER_BYTES)
+    return _layout(head, os.fstat(file.fileno()).st_size, key).size
 
 
 def _sum(arrays: Iterable[NDArray[Any]]) -> str:
