@@ -19,9 +19,10 @@ import pytest
 from hqsam_client import contract
 from hqsam_server import TritonServer, Tuning
 from hqsam_server.launcher.process import instances
-from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_server.models.preprocess import Limits
 from hqsam_testing import cheap_repository, image_files
 from hqsam_testing.api import Api, new_png, point, serve
+from hqsam_testing.preprocess import preprocess
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
@@ -57,7 +58,7 @@ def hq_sam_inputs(encoded: bytes) -> dict[str, NDArray[Any]]:
     }
 
 
-@pytest.mark.parametrize("model", ["preprocess", "encode", "hq_sam", "embed"])
+@pytest.mark.parametrize("model", ["preprocess", "hq_sam", "embed"])
 @pytest.mark.parametrize("name", BAD_IMAGES)
 def test_a_bad_image_is_an_invalid_argument(api: Api, model: str, name: str) -> None:
     encoded, expected = BAD_IMAGES[name]

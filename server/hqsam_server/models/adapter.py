@@ -31,7 +31,13 @@ from hqsam_server.errors import (
     ServingError,
     UnknownImageError,
 )
-from hqsam_server.models.metrics import Metrics, build
+from hqsam_server.models.metrics import (
+    EMBED_SECONDS_BUCKETS,
+    EmbedMetrics,
+    Metrics,
+    build,
+    build_embed,
+)
 
 # Triton drops the metrics of a family that nothing refers to.
 _families: list[Any] = []
@@ -45,6 +51,10 @@ _CODES: dict[type[Exception], str] = {
     RequestCancelledError: "CANCELLED",
 }
 _INTERNAL = "INTERNAL"
+
+# The request parameter that names who sends a request. The process in front of Triton sets it, and
+# removes what a client wrote there.
+_CALLER = "hqsam_caller"
 
 # An inner model's error, behind what ensembles put in front of it.
 _CODED = re.compile(r"(?:in ensemble '[^']*', )*\[([A-Z_]+)\] (.*)", re.DOTALL)
@@ -65,6 +75,16 @@ def metrics() -> Metrics:
     )
 
 
+def embed_metrics() -> EmbedMetrics:
+    """Make the metrics of `embed` alone."""
+    return build_embed(
+        lambda name, text: _metric(name, text, pb_utils.MetricFamily.GAUGE),
+        lambda name, text: _metric(
+            name, text, pb_utils.MetricFamily.HISTOGRAM, buckets=list(EMBED_SECONDS_BUCKETS)
+        ),
+    )
+
+
 def report_restarts() -> None:
     """Publish how often `hqsam serve` restarted something; call it in `initialize`.
 
@@ -79,10 +99,10 @@ def report_restarts() -> None:
         _families.append(gauge)
 
 
-def _metric(name: str, description: str, kind: Any) -> Any:
+def _metric(name: str, description: str, kind: Any, **options: Any) -> Any:
     family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
     _families.append(family)
-    return family.Metric(labels={})
+    return family.Metric(labels={}, **options)
 
 
 def answer(
@@ -152,6 +172,11 @@ def error_response(error: Exception, *, inner: bool = False) -> Any:
     return pb_utils.InferenceResponse(
         [], pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
     )
+
+
+def caller(request: Any) -> str:
+    """Return who sends a request, as the front process names it; "" without one."""
+    return str(json.loads(request.parameters() or "{}").get(_CALLER, ""))
 
 
 def read(request: Any, name: str) -> NDArray[Any] | None:
