@@ -184,7 +184,7 @@ def test_a_question_does_not_wait_behind_an_encode(bench: Bench) -> None:
 def test_a_full_queue_refuses_at_once_and_answers_all_that_wait(bench: Bench) -> None:
     waiting = [bench.ask(image_files.png(mark=mark)) for mark in (0, 1, 1)]
     for refused in (image_files.png(mark=1), image_files.png(mark=2)):
-        with pytest.raises(OverloadedError, match="3 requests .* try again in 1 s"):
+        with pytest.raises(OverloadedError, match=r"3 requests .* try again in 1 s"):
             bench.ask(refused)
     bench.decoder.may_go_on.set()
     for answers in waiting:

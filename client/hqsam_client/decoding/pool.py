@@ -78,6 +78,14 @@ class Decoders:
         for _ in range(processes):
             self._idle.put(None)
 
+    def warm_up(self) -> None:
+        """Start a process, so that the first file need not wait for it."""
+        self._idle.get()
+        self._idle.put(self._start())
+
+    def _start(self) -> _Process:
+        return _Process(self._function, self._budget)
+
     def run(
         self,
         encoded: bytes | memoryview,
@@ -100,7 +108,7 @@ class Decoders:
         process = self._idle.get()
         try:
             if process is None or not process.is_running():
-                process = _Process(self._function, self._budget)
+                process = self._start()
             return process.run(encoded, options, is_cancelled)
         finally:
             self._idle.put(process)
@@ -125,10 +133,10 @@ class _Process:
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
                 ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", patience_s, 0))
             self._connection = Connection(ours.detach())
+            program = [_python(), "-m", "hqsam_client.decoding.child"]
             options = {"function": function, **asdict(budget)}
             self._process = subprocess.Popen(  # noqa: S603
-                [_python(), "-m", "hqsam_client.decoding.child", str(theirs.fileno())]
-                + [json.dumps(options)],
+                [*program, str(theirs.fileno()), json.dumps(options)],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

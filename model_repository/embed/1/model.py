@@ -15,9 +15,11 @@ class TritonPythonModel:
         bounds = settings.bounds(parameters)
         own_metrics = adapter.embed_metrics()
         self._seconds = own_metrics.embed_seconds
+        preprocess = Preprocessor(settings.limits(parameters), bounds.workers)
+        preprocess.warm_up()
         self._embedder = Embedder(
             settings.open_store(parameters, adapter.repository(args), metrics),
-            Preprocessor(settings.limits(parameters), bounds.workers),
+            preprocess,
             _encode,
             (metrics, own_metrics),
             bounds,

@@ -75,6 +75,10 @@ class Preprocessor:
         budget = Budget(limits.decode_seconds, limits.decode_bytes, _NICE)
         self._decoders = Decoders(f"{__name__}:{decode.__name__}", processes, budget)
 
+    def warm_up(self) -> None:
+        """Start a process, so that the first image need not wait for it."""
+        self._decoders.warm_up()
+
     def check(self, encoded: bytes | memoryview) -> None:
         """Refuse a file by its length or its first bytes, at once.
 
