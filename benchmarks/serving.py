@@ -28,9 +28,10 @@ from hqsam_client import HQSam, Mask, RemoteImage, contract
 from hqsam_client.shared.upload import prepare
 from hqsam_export import checkpoint, exporter
 from hqsam_server import TritonServer, Tuning
-from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_server.models.preprocess import Limits
 from hqsam_server.store.entry import Embedding, dump
 from hqsam_testing import rebuilt
+from hqsam_testing.preprocess import preprocess
 from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 

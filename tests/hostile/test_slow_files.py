@@ -17,6 +17,8 @@ from tritonclient.utils import InferenceServerException
 from tests.hostile.conftest import DECODE_SECONDS
 from tests.hostile.slow_files import CASES, jpeg_of_three_thousand_empty_scans
 
+pytestmark = pytest.mark.slow
+
 REFUSAL = f"took more than {DECODE_SECONDS} s of processor time to decode"
 
 
@@ -37,7 +39,6 @@ def embed(client: triton.InferenceServerClient, encoded: bytes, caller: str) -> 
     return size
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
 def test_it_is_read_or_refused_when_its_time_is_spent(api: Api, make: Callable[[], bytes]) -> None:
     try:
@@ -53,7 +54,7 @@ def test_slow_files_of_one_user_do_not_hold_up_another(
     api: Api, client: triton.InferenceServerClient
 ) -> None:
     # They take seconds each; as many as half of the workers are decoded at once.
-    slow = [jpeg_of_three_thousand_empty_scans() + bytes([number]) for number in range(6)]
+    slow = [jpeg_of_three_thousand_empty_scans() + bytes([number]) for number in range(4)]
 
     def refused(encoded: bytes) -> Any:
         with pytest.raises(InferenceServerException, match=REFUSAL):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -254,3 +254,118 @@ def test_a_store_that_cannot_be_written_fails_the_one_request(
         failed = bench.ask(image_files.png()).get(timeout=TIMEOUT_S)
     assert isinstance(failed, StoreError)
     assert not answer(bench.ask(image_files.png())).already_stored
+
+
+def test_callers_take_turns(bench: Bench) -> None:
+    images = [image_files.png(mark=mark) for mark in range(4)]
+    waiting = [bench.ask(images[0], name="a")]
+    bench.decoder.begun.get(timeout=TIMEOUT_S)
+    waiting += [bench.ask(images[1], name="a"), bench.ask(images[2], name="b")]
+    bench.decoder.may_go_on.set()
+    for answers in waiting:
+        answer(answers)
+    assert bench.decoder.given == [images[0], images[1], images[2]]
+
+
+def test_an_image_that_waits_behind_others_of_one_caller_does_not_for_the_next(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, replace(BOUNDS, max_waiting=9, max_waiting_per_caller=9))
+    images = [image_files.png(mark=mark) for mark in range(4)]
+    waiting = [bench.ask(image, name="a") for image in images]
+    waiting.append(bench.ask(images[3], name="b"))
+    bench.decoder.may_go_on.set()
+    for answers in waiting:
+        answer(answers)
+    assert bench.decoder.given.index(images[3]) < 3
+    bench.embedder.close()
+
+
+def test_a_caller_has_a_bound_and_others_have_room(bench: Bench) -> None:
+    for mark in range(2):
+        bench.ask(image_files.png(mark=mark), name="a")
+    with pytest.raises(OverloadedError, match=r"you have 2 requests .* try again in 1 s"):
+        bench.ask(image_files.png(mark=2), name="a")
+    bench.decoder.may_go_on.set()
+    assert answer(bench.ask(image_files.png(mark=3), name="b")).image_id
+
+
+def test_the_size_of_what_waits_is_bounded(tmp_path: Path) -> None:
+    size = max(len(image_files.png(mark=mark)) for mark in range(6))
+    bounds = Bounds(2, max_waiting=8, max_waiting_bytes=size * 4, max_waiting_per_caller=4)
+    bench = Bench(tmp_path, bounds)
+    waiting = [bench.ask(image_files.png(mark=mark), name="a") for mark in range(2)]
+    with pytest.raises(OverloadedError, match=rf"at most 4 of {2 * size} bytes"):
+        bench.ask(image_files.png(mark=2), name="a")
+    waiting += [bench.ask(image_files.png(mark=mark), name="b") for mark in (3, 4)]
+    with pytest.raises(OverloadedError, match=rf"there are 4 .* at most 8 of {4 * size} bytes"):
+        bench.ask(image_files.png(mark=5), name="c")
+    bench.decoder.may_go_on.set()
+    for answers in waiting:
+        answer(answers)
+    bench.embedder.close()
+
+
+def test_requests_that_were_cancelled_make_room(bench: Bench) -> None:
+    cancelled = threading.Event()
+    busy = bench.ask(image_files.png(mark=0))
+    bench.decoder.begun.get(timeout=TIMEOUT_S)
+    given_up = [
+        bench.ask(image_files.png(mark=mark), is_cancelled=cancelled.is_set) for mark in (1, 2)
+    ]
+    cancelled.set()
+    patient = bench.ask(image_files.png(mark=3))
+    for answers in given_up:
+        assert isinstance(answers.get(timeout=TIMEOUT_S), RequestCancelledError)
+    bench.decoder.may_go_on.set()
+    assert answer(busy) != answer(patient)
+
+
+def test_a_decode_that_nobody_waits_for_ends(bench: Bench) -> None:
+    cancelled = threading.Event()
+    given_up = bench.ask(image_files.png(), is_cancelled=cancelled.is_set)
+    bench.decoder.begun.get(timeout=TIMEOUT_S)
+    cancelled.set()
+    assert isinstance(given_up.get(timeout=TIMEOUT_S), RequestCancelledError)
+    assert bench.encoder.count == 0
+
+
+def test_who_asks_for_an_image_that_was_just_given_up_gets_it(bench: Bench) -> None:
+    png = image_files.png()
+    cancelled = threading.Event()
+    joined: list[Queue[Embedded | Exception]] = []
+
+    def is_cancelled() -> bool:
+        # Asked once more after the decoding has ended: at that moment somebody else comes.
+        if cancelled.is_set() and not joined:
+            joined.append(Queue())
+            bench.embedder.embed(png, None, Caller(joined[0].put, lambda: False))
+        return cancelled.is_set()
+
+    given_up = bench.ask(png, is_cancelled=is_cancelled)
+    bench.decoder.begun.get(timeout=TIMEOUT_S)
+    cancelled.set()
+    bench.decoder.may_go_on.set()
+    given_up.get(timeout=TIMEOUT_S)
+    assert answer(joined[0]).image_id == digest(png)
+
+
+def test_what_waits_when_the_server_stops_is_answered(bench: Bench) -> None:
+    busy = bench.ask(image_files.png(mark=0))
+    bench.decoder.begun.get(timeout=TIMEOUT_S)
+    waiting = bench.ask(image_files.png(mark=1))
+    bench.decoder.may_go_on.set()
+    bench.embedder.close()
+    answer(busy)
+    assert isinstance(waiting.get(timeout=TIMEOUT_S), (ModelUnavailableError, Embedded))
+    with pytest.raises(ModelUnavailableError, match="the server is stopping"):
+        bench.ask(image_files.png(mark=2))
+
+
+def test_what_waits_and_what_runs_is_counted(bench: Bench) -> None:
+    waiting = [bench.ask(image_files.png(mark=mark)) for mark in range(3)]
+    assert (bench.metrics["encodes_running"], bench.metrics["encodes_waiting"]) == (1, 2)
+    bench.decoder.may_go_on.set()
+    for answers in waiting:
+        answer(answers)
+    assert bench.metrics["encodes_waiting"] == 0

@@ -114,11 +114,11 @@ class Decoders:
             self._idle.put(process)
 
     def close(self) -> None:
-        """End the processes, each when its file is done; `run` may not be called any more."""
-        for _ in range(self._processes):
-            process = self._idle.get()
+        """End the processes, each when its file is done."""
+        for process in [self._idle.get() for _ in range(self._processes)]:
             if process is not None:
                 process.end()
+            self._idle.put(None)
 
 
 class _Process:
