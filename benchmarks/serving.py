@@ -373,12 +373,10 @@ def stages(sam: HQSam, server: TritonServer) -> Iterator[Row]:
     total, spans = spent(lambda: sam.open(jpeg_variant(file, next(_SERIAL))), 5)
     compute = {name: spans[name, "compute_infer"] for name in ("encoder", "features")}
     shares = {
-        "decode, resize, normalise": spans["preprocess", "request"],
+        "decode, resize, normalise": apart["read"],
         "`encoder`": compute["encoder"],
         "`features`": compute["features"],
-        "copies between them": spans["encode", "request"]
-        - spans["preprocess", "request"]
-        - sum(compute.values()),
+        "copies between them": spans["encode", "request"] - sum(compute.values()),
         "client: header and digest": apart["hash"],
         "store: its file": apart["store"],
     }
