@@ -250,6 +250,8 @@ class Embedder:
             self._begin()
         for caller in callers:
             caller.reply(answer)
+        # The traceback of an error refers to this frame: together they would keep the image.
+        del answer
 
     def _wait_again(self, job: _Job) -> list[Caller]:
         """Have those wait again who asked for the image while it was given up; return the others.
