@@ -17,6 +17,7 @@ import re
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ from hqsam_server.models.metrics import (
 
 # Triton drops the metrics of a family that nothing refers to.
 _families: list[Any] = []
+
+_METRICS = Lock()
 
 # By name: the codes do not exist yet when a model.py is imported. Other errors are INTERNAL.
 _CODES: dict[type[Exception], str] = {
@@ -99,10 +102,33 @@ def report_restarts() -> None:
         _families.append(gauge)
 
 
-def _metric(name: str, description: str, kind: Any, **options: Any) -> Any:
+class _Metric:
+    """One of Triton's metrics, for any number of threads.
+
+    In Triton 2.51, two calls of one metric at the same time read memory that the other one has
+    freed, and that ends `tritonserver`.
+    """
+
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+
+    def increment(self, value: float, /) -> None:
+        with _METRICS:
+            self._metric.increment(value)
+
+    def set(self, value: float, /) -> None:
+        with _METRICS:
+            self._metric.set(value)
+
+    def observe(self, value: float, /) -> None:
+        with _METRICS:
+            self._metric.observe(value)
+
+
+def _metric(name: str, description: str, kind: Any, **options: Any) -> _Metric:
     family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
     _families.append(family)
-    return family.Metric(labels={}, **options)
+    return _Metric(family.Metric(labels={}, **options))
 
 
 def answer(
