@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -53,17 +52,25 @@ def test_it_is_read_or_refused_when_its_time_is_spent(api: Api, make: Callable[[
 def test_slow_files_of_one_user_do_not_hold_up_another(
     api: Api, client: triton.InferenceServerClient
 ) -> None:
-    # They take seconds each; as many as half of the workers are decoded at once.
-    slow = [jpeg_of_three_thousand_empty_scans() + bytes([number]) for number in range(4)]
-
-    def refused(encoded: bytes) -> Any:
-        with pytest.raises(InferenceServerException, match=REFUSAL):
-            embed(client, encoded, "somebody")
-
-    with ThreadPoolExecutor(len(slow)) as pool:
-        futures = [pool.submit(refused, encoded) for encoded in slow]
-        wait_until(lambda: api.metric("encodes_waiting") > 0, "slow files to wait")
-        assert embed(client, new_png(), "another")[1] == 60
-        assert not all(future.done() for future in futures)
-    for future in futures:
-        future.result()
+    # Each takes all of its time; as many as half of the workers are decoded at once.
+    answered: list[Any] = []
+    calls = []
+    for number in range(12):
+        encoded = jpeg_of_three_thousand_empty_scans() + bytes([number])
+        tensor = triton.InferInput("encoded_image", [len(encoded)], "UINT8")
+        tensor.set_data_from_numpy(np.frombuffer(encoded, np.uint8))
+        calls.append(
+            client.async_infer(
+                "embed",
+                [tensor],
+                lambda result, error: answered.append(error),
+                parameters={"hqsam_caller": "somebody"},
+            )
+        )
+    wait_until(lambda: api.metric("encodes_waiting") > 0, "slow files to wait")
+    assert embed(client, new_png(), "another")[1] == 60
+    assert len(answered) < len(calls)
+    # Nobody waits for the others any more: they are given up.
+    for call in calls:
+        call.cancel()
+    wait_until(lambda: api.metric("encodes_running") == 0, "the decoders to be free")
