@@ -29,9 +29,10 @@ from hqsam_client import HQSam, Mask, RemoteImage, contract
 from hqsam_client.shared.upload import prepare
 from hqsam_export import checkpoint, exporter
 from hqsam_server import TritonServer, Tuning
-from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_server.models.preprocess import Limits
 from hqsam_server.store.entry import Embedding, dump
 from hqsam_testing import rebuilt
+from hqsam_testing.preprocess import preprocess
 from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 
@@ -389,12 +390,10 @@ def stages(sam: HQSam, server: TritonServer, repository: Path) -> Iterator[Row]:
     total, spans = spent(lambda: sam.open(jpeg_variant(file, next(_SERIAL))), 5)
     compute = {name: spans[name, "compute_infer"] for name in ("encoder", "features")}
     shares = {
-        "decode, resize, normalise": spans["preprocess", "request"],
+        "decode, resize, normalise": apart["read"],
         "`encoder`": compute["encoder"],
         "`features`": compute["features"],
-        "copies between them": spans["encode", "request"]
-        - spans["preprocess", "request"]
-        - sum(compute.values()),
+        "copies between them": spans["encode", "request"] - sum(compute.values()),
         "client: header and digest": apart["hash"],
         "store: its file": apart["store"],
     }

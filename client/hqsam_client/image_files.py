@@ -18,7 +18,7 @@ from __future__ import annotations
 import io
 import struct
 from contextlib import suppress
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,18 +100,30 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image) >> 8).astype(np.uint8)
     elif image.mode in ("I", "F"):
-        grey = _stretched(np.asarray(image, np.float64))
+        grey = _stretched(np.asarray(image))
     else:
         return image.convert("RGB")
     return Image.fromarray(grey).convert("RGB")
 
 
-def _stretched(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Map the range of the finite values to 0 to 255; other values go to the nearer end."""
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    return ((values - low) * (255.0 / (high - low) if high > low else 0.0)).astype(np.uint8)
+def _stretched(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Map the range of the finite values to 0 to 255; other values go to the nearer end.
+
+    Rows are computed one by one: float64 of a whole image would take many times its memory.
+    """
+    ranges = [
+        (row[finite].min(), row[finite].max())
+        for row in values
+        if (finite := np.isfinite(row)).any()
+    ]
+    low = float(min((row_low for row_low, _ in ranges), default=0.0))
+    high = float(max((row_high for _, row_high in ranges), default=0.0))
+    scale = 255.0 / (high - low) if high > low else 0.0
+    grey = np.empty(values.shape, np.uint8)
+    for row, out in zip(values, grey, strict=True):
+        exact = np.nan_to_num(row.astype(np.float64), nan=low, posinf=high, neginf=low)
+        out[:] = ((exact - low) * scale).astype(np.uint8)
+    return grey
 
 
 def _exif(image: Image.Image) -> Image.Exif:

@@ -15,7 +15,8 @@ from hqsam_client import ImageError, Mask, MissingPackageError, OptionError
 from hqsam_client.contract import PIXEL_MEAN, PIXEL_STD
 from hqsam_client.mask import MASK_ENDINGS
 from hqsam_client.shared.upload import prepare
-from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_server.models.preprocess import Limits
+from hqsam_testing.preprocess import preprocess
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco

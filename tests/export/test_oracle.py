@@ -18,8 +18,9 @@ import torch
 from hqsam_client.contract import resized_size
 from hqsam_export import onnx_files
 from hqsam_export.exporter import SPECS, reduce
-from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_server.models.preprocess import Limits
 from hqsam_testing.oracle import golden, images
+from hqsam_testing.preprocess import preprocess
 from PIL import Image
 
 from tests.export import prompts

@@ -11,13 +11,13 @@ from hqsam_testing.api import Api
 from tests.hostile.unhurt import unhurt
 
 MAX_PIXELS = 20_000_000
+DECODE_SECONDS = 2
 
 
 @pytest.fixture(scope="package")
 def server() -> Iterator[TritonServer]:
-    with TritonServer(
-        tuning=Tuning(precision="fp32"), environment={"HQSAM_MAX_PIXELS": str(MAX_PIXELS)}
-    ) as running:
+    options = {"HQSAM_MAX_PIXELS": str(MAX_PIXELS), "HQSAM_DECODE_SECONDS": str(DECODE_SECONDS)}
+    with TritonServer(tuning=Tuning(precision="fp32"), environment=options) as running:
         yield running
 
 

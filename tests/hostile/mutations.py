@@ -60,8 +60,11 @@ def seeds() -> tuple[bytes, ...]:
 def mutated(number: int) -> bytes:
     """Return a damaged file; the same for the same number."""
     random = np.random.default_rng(number)
-    data = bytearray(seeds()[number % len(seeds())])
-    for _ in range(int(random.integers(1, 4))):
+    seed = seeds()[number % len(seeds())]
+    data = bytearray(seed)
+    if data.startswith(b"\xff\xd8") and random.random() < 0.5:
+        _rearrange(random, data)
+    for _ in range(int(random.integers(0 if data != seed else 1, 4))):
         if data:
             _MUTATIONS[random.integers(len(_MUTATIONS))](random, data)
     # Wrong checksums would keep damaged data from the decoders.
@@ -110,6 +113,66 @@ def _cross(random: np.random.Generator, data: bytearray) -> None:
     other = seeds()[random.integers(len(seeds()))]
     place = _place(random, data)
     data[place:] = other[min(place, len(other)) :]
+
+
+# Markers of frames, scans, tables, restarts, metadata and comments; reserved ones; the end.
+_MARKERS = (
+    0xC0,
+    0xC2,
+    0xC4,
+    0xD0,
+    0xD9,
+    0xDA,
+    0xDB,
+    0xDD,
+    0xE0,
+    0xE1,
+    0xE2,
+    0xFE,
+    0x01,
+    0x02,
+    0xF0,
+)
+
+
+def jpeg_segments(data: bytes) -> list[bytes]:
+    """Return the parts of a JPEG file: its start, then each segment with what follows it.
+
+    A segment is a marker, a length and as many bytes; pixels, restarts and the end follow a scan.
+    """
+    starts, place = [0], 2
+    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 3:
+        marker = data[place + 1]
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:
+            place += 1
+            continue
+        starts.append(place)
+        place += 2 + max(2, int.from_bytes(data[place + 2 : place + 4], "big"))
+    return [data[start:end] for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
+
+
+def _rearrange(random: np.random.Generator, data: bytearray) -> None:
+    """Repeat, move, drop or empty a segment of a JPEG file, give it another marker or length."""
+    parts = jpeg_segments(bytes(data))
+    if len(parts) < 3:
+        return
+    number = int(random.integers(1, len(parts)))
+    part, action = bytearray(parts[number]), random.integers(6)
+    if action == 0:
+        parts[number:number] = [bytes(part)] * int(random.choice([1, 10, 300]))
+    elif action == 1:
+        parts.insert(int(random.integers(1, len(parts))), parts.pop(number))
+    elif action == 2:
+        del parts[number]
+    elif action == 3:
+        parts[number] = bytes(part[:2]) + b"\0\2"
+    elif action == 4:
+        part[1] = _MARKERS[random.integers(len(_MARKERS))]
+        parts[number] = bytes(part)
+    else:
+        marker = bytes([0xFF, _MARKERS[random.integers(len(_MARKERS))]])
+        parts[number] = marker + bytes(part)
+    data[:] = b"".join(parts)
 
 
 _MUTATIONS: tuple[Callable[[np.random.Generator, bytearray], None], ...] = (

@@ -20,9 +20,10 @@ import pytest
 from hqsam_client import contract
 from hqsam_server import TritonServer
 from hqsam_server.errors import BadRequestError
-from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_server.models.preprocess import Limits
 from hqsam_testing import image_files
 from hqsam_testing.api import Api
+from hqsam_testing.preprocess import preprocess
 from hqsam_testing.raw import Raw, Wire, connect, floats, text, valid
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

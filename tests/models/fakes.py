@@ -9,7 +9,7 @@ from hqsam_server.models import metrics
 
 @dataclass
 class Number:
-    """A counter or a gauge."""
+    """A counter, a gauge, or the sum of a histogram."""
 
     value: float = 0
 
@@ -19,6 +19,9 @@ class Number:
     def set(self, value: float, /) -> None:
         self.value = value
 
+    def observe(self, value: float, /) -> None:
+        self.value += value
+
 
 class Metrics:
     """`metrics` for the code under test, and their values by Prometheus name."""
@@ -26,6 +29,7 @@ class Metrics:
     def __init__(self) -> None:
         self._numbers: dict[str, Number] = {}
         self.metrics = metrics.build(self._make, self._make)
+        self.own = metrics.build_embed(self._make, self._make)
 
     def _make(self, name: str, description: str) -> Number:
         assert description

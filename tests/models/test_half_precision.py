@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from hqsam_client import contract
-from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_server.models.preprocess import Limits
 from hqsam_server.store.embedding_store import EmbeddingStore
 from hqsam_server.store.entry import Embedding
 from hqsam_testing import image_files
 from hqsam_testing.oracle import prompts
+from hqsam_testing.preprocess import preprocess
 
 from tests.models.fakes import Metrics
 

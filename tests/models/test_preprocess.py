@@ -7,9 +7,10 @@ import pytest
 import torch
 from hqsam_client.contract import resized_size
 from hqsam_server.errors import BadRequestError
-from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_server.models.preprocess import Limits, Preprocessor
 from hqsam_testing import image_files
 from hqsam_testing.oracle import images
+from hqsam_testing.preprocess import preprocess
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
@@ -213,6 +214,6 @@ def test_the_limits_are_exact() -> None:
     encoded = image_files.png(60, 40)
     preprocess(encoded, Limits(max_bytes=len(encoded), max_pixels=2400))
     with pytest.raises(BadRequestError, match=rf"{len(encoded)} bytes, expected at most"):
-        preprocess(encoded, Limits(max_bytes=len(encoded) - 1))
+        Preprocessor(Limits(max_bytes=len(encoded) - 1), processes=1).check(encoded)
     with pytest.raises(BadRequestError, match=r"60 x 40 pixels, expected at most 2399"):
         preprocess(encoded, Limits(max_pixels=2399))

@@ -21,10 +21,11 @@ import pytest
 from hqsam_client import contract
 from hqsam_server import TritonServer, Tuning
 from hqsam_server.launcher.process import instances
-from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_server.models.preprocess import Limits
 from hqsam_testing import cheap_repository as cheap
 from hqsam_testing import image_files
 from hqsam_testing.api import Api, new_png, point, serve
+from hqsam_testing.preprocess import preprocess
 from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -83,7 +84,7 @@ def _niceness_of_the_work(pid: int) -> int:
     return max(seconds, key=seconds.__getitem__)
 
 
-@pytest.mark.parametrize("model", ["preprocess", "encode", "hq_sam", "embed"])
+@pytest.mark.parametrize("model", ["preprocess", "hq_sam", "embed"])
 @pytest.mark.parametrize("name", BAD_IMAGES)
 def test_a_bad_image_is_an_invalid_argument(api: Api, model: str, name: str) -> None:
     encoded, expected = BAD_IMAGES[name]

@@ -161,3 +161,13 @@ def test_weights_that_cannot_be_identified_are_refused(
         (tmp_path / "manifest.json").write_text(manifest)
     with pytest.raises(StoreError, match=r"cannot be identified"):
         producer(tmp_path, "")
+
+
+def test_images_in_progress_are_one_for_each_processor_and_three_at_least(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parameters = configs.parameters("embed")
+    for processors, expected in ((1, 3), (2, 3), (8, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=processors: set(range(n)))
+        assert settings.bounds(parameters).workers == expected
+    assert settings.bounds(parameters | {"encode_workers": "2"}).workers == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 from hqsam_cli.commands import serve
-from hqsam_server.models.metrics import DESCRIPTIONS
+from hqsam_server.models.metrics import DESCRIPTIONS, EMBED_DESCRIPTIONS
 from tritonclient.grpc import model_config_pb2
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +57,6 @@ def test_no_option_of_serve_and_no_metric_is_left_out() -> None:
     serve.add_arguments(parser)
     options = re.findall(r"(?m)^ +(--[a-z-]+)", parser.format_help())
     assert len(options) > 10
-    metrics = [name for _, name, _ in DESCRIPTIONS.values()]
+    metrics = [name for _, name, _ in [*DESCRIPTIONS.values(), *EMBED_DESCRIPTIONS.values()]]
     named = " ".join(row[0] for row in ROWS)
     assert [name for name in options + metrics if f"`{name}`" not in named] == []

@@ -19,7 +19,6 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from hqsam_client import AsyncHQSam, AsyncRemoteImage, HQSamError, Mask
-from hqsam_client.shared.upload import prepare
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -27,6 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hqsam_ui import wire
+from hqsam_ui.decoding import ImageFiles
 from hqsam_ui.downloads import DOWNLOADS
 from hqsam_ui.errors import PageError, from_client
 from hqsam_ui.guard import Guard
@@ -116,6 +116,7 @@ class _Api:
         self._images = images
         self._max_image_bytes = max_image_bytes
         self._download_lock = asyncio.Lock()
+        self._files = ImageFiles()
         self._sam: AsyncHQSam
 
     @asynccontextmanager
@@ -123,6 +124,7 @@ class _Api:
         """Keep the client open while the app runs."""
         async with self._make_client() as self._sam:
             yield
+        await asyncio.to_thread(self._files.close)
 
     async def status(self, request: Request) -> Response:
         """Tell whether the HQ-SAM server is ready, and the page's limits."""
@@ -139,7 +141,7 @@ class _Api:
         """Take an image file and have it encoded, unless the server has its embedding."""
         encoded = await wire.body(request, self._max_image_bytes)
         start = time.perf_counter()
-        image = AsyncRemoteImage(self._sam, await asyncio.to_thread(prepare, encoded))
+        image = AsyncRemoteImage(self._sam, await self._files.open(encoded))
         known = await image.embed()
         self._images.add(image)
         height, width = image.size
@@ -180,7 +182,7 @@ class _Api:
         image = self._images.get(request.path_params["image_id"])
         # One at a time: each holds a few full-size images.
         async with self._download_lock:
-            content = await asyncio.to_thread(download.write, image, fields, masks)
+            content = await asyncio.to_thread(download.write, self._files, image, fields, masks)
         return Response(content, media_type=download.media_type)
 
 

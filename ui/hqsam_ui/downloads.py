@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from hqsam_client import AsyncRemoteImage, Mask
-from hqsam_client.shared.upload import prepare
 from PIL import Image
 
 from hqsam_ui import wire
+from hqsam_ui.decoding import ImageFiles
 from hqsam_ui.wire import Logits
 
 
@@ -22,7 +22,7 @@ class Download(NamedTuple):
     """A kind of file: its media type, and the function that writes it."""
 
     media_type: str
-    write: Callable[[AsyncRemoteImage, dict[str, Any], list[Logits]], bytes]
+    write: Callable[[ImageFiles, AsyncRemoteImage, dict[str, Any], list[Logits]], bytes]
 
 
 def _masks(
@@ -39,22 +39,28 @@ def _png(drawing: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _mask(image: AsyncRemoteImage, fields: dict[str, Any], logits: list[Logits]) -> bytes:
+def _mask(
+    files: ImageFiles, image: AsyncRemoteImage, fields: dict[str, Any], logits: list[Logits]
+) -> bytes:
     """Write the first mask: 255 inside the object, 0 elsewhere."""
     return _png(next(_masks(image, wire.objects(fields, logits), logits)).image())
 
 
-def _overlay(image: AsyncRemoteImage, fields: dict[str, Any], logits: list[Logits]) -> bytes:
+def _overlay(
+    files: ImageFiles, image: AsyncRemoteImage, fields: dict[str, Any], logits: list[Logits]
+) -> bytes:
     """Draw all masks on the image, each in its colour."""
     entries = wire.objects(fields, logits)
     colors = [wire.color(entry) for entry in entries]
-    drawing = prepare(image.encoded).full_image()
+    drawing = files.full_image(image.encoded)
     for mask, color in zip(_masks(image, entries, logits), colors, strict=True):
         drawing = mask.overlay(drawing, color)
     return _png(drawing)
 
 
-def _coco(image: AsyncRemoteImage, fields: dict[str, Any], logits: list[Logits]) -> bytes:
+def _coco(
+    files: ImageFiles, image: AsyncRemoteImage, fields: dict[str, Any], logits: list[Logits]
+) -> bytes:
     """Write all masks as a data set in COCO's format, run-length encoded."""
     entries = wire.objects(fields, logits)
     height, width = image.size

@@ -1,28 +1,33 @@
 """An image's bytes in, its image_id out: adapts `hqsam_server.models.embed`."""
 
+import time
+
 import numpy as np
 from hqsam_server.models import adapter, settings
 from hqsam_server.models.embed import Caller, Embedder
-from hqsam_server.store.entry import Embedding
+from hqsam_server.models.preprocess import Preprocessor
 
 
 class TritonPythonModel:
     def initialize(self, args):
         parameters = adapter.parameters(args)
         metrics = adapter.metrics()
+        bounds = settings.bounds(parameters)
+        own_metrics = adapter.embed_metrics()
+        self._seconds = own_metrics.embed_seconds
+        preprocess = Preprocessor(settings.limits(parameters), bounds.workers)
+        preprocess.warm_up()
         self._embedder = Embedder(
             settings.open_store(parameters, adapter.repository(args), metrics),
+            preprocess,
             _encode,
-            metrics,
-            settings.limits(parameters),
-            workers=settings.number(parameters, "encode_workers"),
-            max_waiting=settings.number(parameters, "max_waiting"),
+            (metrics, own_metrics),
+            bounds,
         )
 
     def execute(self, requests):
         for request in requests:
-            send, is_cancelled = adapter.send_later(request)
-            caller = Caller(lambda answer, send=send: send(_response(answer)), is_cancelled)
+            caller = self._caller(request)
             try:
                 encoded = adapter.read(request, "encoded_image")
                 self._embedder.embed(
@@ -35,6 +40,16 @@ class TritonPythonModel:
 
     def finalize(self):
         self._embedder.close()
+
+    def _caller(self, request):
+        start = time.monotonic()
+        send, is_cancelled = adapter.send_later(request)
+
+        def reply(answer):
+            send(_response(answer))
+            self._seconds.observe(time.monotonic() - start)
+
+        return Caller(reply, is_cancelled, adapter.caller(request))
 
 
 def _response(answer):
@@ -49,8 +64,6 @@ def _response(answer):
     )
 
 
-def _encode(encoded):
-    names = ("image_embeddings", "hq_features", "original_size")
-    outputs = adapter.call("encode", {"encoded_image": np.frombuffer(encoded, np.uint8)}, names)
-    height, width = outputs["original_size"].tolist()
-    return Embedding(outputs["image_embeddings"], outputs["hq_features"], (height, width))
+def _encode(image):
+    outputs = adapter.call("encode", {"image": image}, ("image_embeddings", "hq_features"))
+    return outputs["image_embeddings"], outputs["hq_features"]

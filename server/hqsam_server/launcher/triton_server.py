@@ -229,6 +229,8 @@ class TritonServer:
             "--metrics-config=summary_latencies=true",
             f"--allow-gpu-metrics={str(not own_backends).lower()}",
             "--disable-auto-complete-config",
+            # Otherwise it keeps the memory of the eight largest messages for later ones.
+            "--grpc-infer-allocation-pool-size=0",
             *self._arguments,
         ]
 

@@ -32,11 +32,19 @@ from hqsam_server.errors import (
     ServingError,
     UnknownImageError,
 )
-from hqsam_server.models.metrics import Metrics, build
+from hqsam_server.models.metrics import (
+    EMBED_SECONDS_BUCKETS,
+    EmbedMetrics,
+    Metrics,
+    build,
+    build_embed,
+)
 from hqsam_server.models.settings import niceness
 
 # Triton drops the metrics of a family that nothing refers to.
 _families: list[Any] = []
+
+_METRICS = Lock()
 
 # By name: the codes do not exist yet when a model.py is imported. Other errors are INTERNAL.
 _CODES: dict[type[Exception], str] = {
@@ -48,8 +56,9 @@ _CODES: dict[type[Exception], str] = {
 }
 _INTERNAL = "INTERNAL"
 
-CALLER = "hqsam_caller"
-"""The request parameter that names a request's sender."""
+# The request parameter that names who sends a request. The process in front of Triton sets it, and
+# removes what a client wrote there.
+_CALLER = "hqsam_caller"
 
 # An inner model's error, behind what ensembles put in front of it.
 _CODED = re.compile(r"(?:in ensemble '[^']*', )*\[([A-Z_]+)\] (.*)", re.DOTALL)
@@ -79,6 +88,16 @@ def metrics() -> Metrics:
     )
 
 
+def embed_metrics() -> EmbedMetrics:
+    """Make the metrics of `embed` alone."""
+    return build_embed(
+        lambda name, text: _metric(name, text, pb_utils.MetricFamily.GAUGE),
+        lambda name, text: _metric(
+            name, text, pb_utils.MetricFamily.HISTOGRAM, buckets=list(EMBED_SECONDS_BUCKETS)
+        ),
+    )
+
+
 def report_restarts() -> None:
     """Publish how often `hqsam serve` restarted something; call it in `initialize`.
 
@@ -93,30 +112,33 @@ def report_restarts() -> None:
         _families.append(gauge)
 
 
-def _metric(name: str, description: str, kind: Any) -> Any:
-    family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
-    _families.append(family)
-    return _Metric(family.Metric(labels={}))
-
-
 class _Metric:
-    """A metric that several threads may report to.
+    """One of Triton's metrics, for any number of threads.
 
-    Triton keeps the message of a report in the metric itself, so two reports at once overwrite each
-    other's shared memory, which ends the server.
+    In Triton 2.51, two calls of one metric at the same time read memory that the other one has
+    freed, and that ends `tritonserver`.
     """
 
     def __init__(self, metric: Any) -> None:
         self._metric = metric
-        self._lock = Lock()
 
-    def increment(self, value: float) -> None:
-        with self._lock:
+    def increment(self, value: float, /) -> None:
+        with _METRICS:
             self._metric.increment(value)
 
-    def set(self, value: float) -> None:
-        with self._lock:
+    def set(self, value: float, /) -> None:
+        with _METRICS:
             self._metric.set(value)
+
+    def observe(self, value: float, /) -> None:
+        with _METRICS:
+            self._metric.observe(value)
+
+
+def _metric(name: str, description: str, kind: Any, **options: Any) -> _Metric:
+    family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
+    _families.append(family)
+    return _Metric(family.Metric(labels={}, **options))
 
 
 def answer(
@@ -193,6 +215,11 @@ def error_response(error: Exception, *, inner: bool = False) -> Any:
     )
 
 
+def caller(request: Any) -> str:
+    """Return who sends a request, as the front process names it; "" without one."""
+    return str(json.loads(request.parameters() or "{}").get(_CALLER, ""))
+
+
 def read(request: Any, name: str) -> NDArray[Any] | None:
     """Return an input as an array, or None if the request omits it."""
     tensor = pb_utils.get_input_tensor_by_name(request, name)
@@ -203,11 +230,6 @@ def read_text(request: Any, name: str) -> str | None:
     """Return an input of one string, or None if the request omits it."""
     array = read(request, name)
     return None if array is None else bytes(array[0]).decode("ascii", "replace")
-
-
-def caller(request: Any) -> str:
-    """Return who sent a request, as the front names them in a parameter; "" without a front."""
-    return str(json.loads(request.parameters() or "{}").get(CALLER, ""))
 
 
 def device(args: Mapping[str, str]) -> int | None:

@@ -25,6 +25,13 @@ class Gauge(Protocol):
         """Set it."""
 
 
+class Histogram(Protocol):
+    """Counts values by their size."""
+
+    def observe(self, value: float, /) -> None:
+        """Count a value."""
+
+
 @dataclass(frozen=True)
 class Metrics:
     """The metrics of `embed` and `segment`; `DESCRIPTIONS` has their names and meaning."""
@@ -80,3 +87,43 @@ def build(
         kind, name, description = DESCRIPTIONS[field.name]
         made[field.name] = makers[kind](name, description)
     return Metrics(**made)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class EmbedMetrics:
+    """The metrics of `embed` alone; `EMBED_DESCRIPTIONS` has their names and meaning."""
+
+    encodes_waiting: Gauge
+    encodes_running: Gauge
+    embed_seconds: Histogram
+
+
+EMBED_DESCRIPTIONS: dict[str, tuple[Literal["gauge", "histogram"], str, str]] = {
+    "encodes_waiting": ("gauge", "hqsam_encodes_waiting", "Images that wait for an encode"),
+    "encodes_running": (
+        "gauge",
+        "hqsam_encodes_running",
+        "Images that are being decoded or encoded",
+    ),
+    "embed_seconds": (
+        "histogram",
+        "hqsam_embed_seconds",
+        "Time from a request to embed until its answer, lookups and errors included",
+    ),
+}
+"""Kind, Prometheus name and description of each of `EmbedMetrics`."""
+
+EMBED_SECONDS_BUCKETS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Upper bounds of the histogram's buckets."""
+
+
+def build_embed(
+    make_gauge: Callable[[str, str], Gauge], make_histogram: Callable[[str, str], Histogram]
+) -> EmbedMetrics:
+    """Make every metric of `embed`, given how to make one of a name and a description."""
+    makers = {"gauge": make_gauge, "histogram": make_histogram}
+    made = {
+        field: makers[kind](name, description)
+        for field, (kind, name, description) in EMBED_DESCRIPTIONS.items()
+    }
+    return EmbedMetrics(**made)  # type: ignore[arg-type]

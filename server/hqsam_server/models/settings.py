@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from hqsam_server.errors import ServingError, StoreError
+from hqsam_server.models.embed import Bounds
 from hqsam_server.models.metrics import Metrics
 from hqsam_server.models.preprocess import Limits
 from hqsam_server.models.prompt_checks import PromptLimits
@@ -27,7 +28,7 @@ from hqsam_server.store.producer import producer
 
 AUTO = "auto"
 """`store_folder`: on tmpfs if there is one. `store_bytes`: a quarter of the free space.
-`resident_bytes`: a sixteenth of the free memory."""
+`resident_bytes`: a sixteenth of the free memory. `encode_workers`: by the number of processors."""
 
 _MOST_NICE = 19
 
@@ -74,7 +75,30 @@ def niceness(parameters: Mapping[str, str]) -> int:
 
 def limits(parameters: Mapping[str, str]) -> Limits:
     """Return the limits on an image."""
-    return Limits(number(parameters, "max_bytes"), number(parameters, "max_pixels"))
+    return Limits(
+        number(parameters, "max_bytes"),
+        number(parameters, "max_pixels"),
+        number(parameters, "decode_seconds"),
+        number(parameters, "decode_bytes"),
+    )
+
+
+def bounds(parameters: Mapping[str, str]) -> Bounds:
+    """Return how many requests to `embed` may wait, and how many images are in progress at once.
+
+    By default there is one for each processor, and there are three at least: one image is decoded
+    and another one encoded, and both may be one caller's.
+    """
+    if text(parameters, "encode_workers") == AUTO:
+        workers = max(3, len(os.sched_getaffinity(0)))
+    else:
+        workers = number(parameters, "encode_workers")
+    return Bounds(
+        workers,
+        number(parameters, "max_waiting"),
+        number(parameters, "max_waiting_bytes"),
+        number(parameters, "max_waiting_per_caller"),
+    )
 
 
 def segment_limits(parameters: Mapping[str, str]) -> SegmentLimits:

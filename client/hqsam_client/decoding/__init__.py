@@ -1,0 +1,1 @@
+"""Image files of strangers are decoded in processes that have a budget."""

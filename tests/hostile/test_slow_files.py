@@ -1,0 +1,76 @@
+"""Files that keep a decoder busy: each is read or refused within its budget, alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from hqsam_server import TritonServer
+from hqsam_testing.api import Api, new_png
+from hqsam_testing.waiting import TIMEOUT_S, wait_until
+from tritonclient.utils import InferenceServerException
+
+from tests.hostile.conftest import DECODE_SECONDS
+from tests.hostile.slow_files import CASES, jpeg_of_three_thousand_empty_scans
+
+pytestmark = pytest.mark.slow
+
+REFUSAL = f"took more than {DECODE_SECONDS} s of processor time to decode"
+
+
+@pytest.fixture(scope="module")
+def client(server: TritonServer) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(server.grpc_url) as client:
+        yield client
+
+
+def embed(client: triton.InferenceServerClient, encoded: bytes, caller: str) -> list[int]:
+    """Embed an image as the process in front of Triton does for a caller; return its size."""
+    tensor = triton.InferInput("encoded_image", [len(encoded)], "UINT8")
+    tensor.set_data_from_numpy(np.frombuffer(encoded, np.uint8))
+    result = client.infer(
+        "embed", [tensor], client_timeout=TIMEOUT_S, parameters={"hqsam_caller": caller}
+    )
+    size: list[int] = result.as_numpy("original_size").tolist()
+    return size
+
+
+@pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
+def test_it_is_read_or_refused_when_its_time_is_spent(api: Api, make: Callable[[], bytes]) -> None:
+    try:
+        _, size, _ = api.embed(make())
+    except InferenceServerException as error:
+        assert error.status() == "StatusCode.INVALID_ARGUMENT", error.message()
+        assert REFUSAL in error.message()
+    else:
+        assert size == CASES[make]
+
+
+def test_slow_files_of_one_user_do_not_hold_up_another(
+    api: Api, client: triton.InferenceServerClient
+) -> None:
+    # Each takes all of its time; as many as half of the workers are decoded at once.
+    answered: list[Any] = []
+    calls = []
+    for number in range(12):
+        encoded = jpeg_of_three_thousand_empty_scans() + bytes([number])
+        tensor = triton.InferInput("encoded_image", [len(encoded)], "UINT8")
+        tensor.set_data_from_numpy(np.frombuffer(encoded, np.uint8))
+        calls.append(
+            client.async_infer(
+                "embed",
+                [tensor],
+                lambda result, error: answered.append(error),
+                parameters={"hqsam_caller": "somebody"},
+            )
+        )
+    wait_until(lambda: api.metric("encodes_waiting") > 0, "slow files to wait")
+    assert embed(client, new_png(), "another")[1] == 60
+    assert len(answered) < len(calls)
+    # Nobody waits for the others any more: they are given up.
+    for call in calls:
+        call.cancel()
+    wait_until(lambda: api.metric("encodes_running") == 0, "the decoders to be free")

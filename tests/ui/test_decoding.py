@@ -1,0 +1,49 @@
+"""The page reads image files of strangers within a budget, and goes on for others meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hqsam_client import ImageError
+from hqsam_client.decoding.pool import Budget
+from hqsam_client.shared.upload import prepare
+from hqsam_ui import decoding
+
+from tests.ui.conftest import image_file
+
+
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[decoding.ImageFiles]:
+    monkeypatch.setattr(decoding, "BUDGET", Budget(cpu_s=1, memory_bytes=2**30))
+    files = decoding.ImageFiles()
+    yield files
+    files.close()
+
+
+def slow() -> bytes:
+    """Return a JPEG whose millions of empty segments Pillow goes through one by one."""
+    whole = image_file(60, 40, "JPEG")
+    return whole[:2] + b"\xff\xe1\0\2" * 3_000_000 + whole[2:]
+
+
+def test_a_file_is_what_the_client_makes_of_it(files: decoding.ImageFiles) -> None:
+    photo = image_file(60, 40)
+    expected = prepare(photo)
+    assert asyncio.run(files.open(photo)) == expected
+    assert np.array_equal(np.asarray(files.full_image(photo)), np.asarray(expected.full_image()))
+
+
+@pytest.mark.slow
+def test_a_file_that_takes_too_long_is_refused_and_others_are_read(
+    files: decoding.ImageFiles,
+) -> None:
+    async def both() -> None:
+        bad = asyncio.create_task(files.open(slow()))
+        assert (await files.open(image_file(60, 40))).size == (40, 60)
+        with pytest.raises(ImageError, match="took more than 1 s of processor time"):
+            await bad
+
+    asyncio.run(both())
