@@ -102,6 +102,9 @@ def numbers_onnx(path: Path) -> Path:
     return path
 
 
+MODELS = ("numbers", "caller", "pipeline", "gate")
+
+
 def write(folder: Path) -> Path:
     """Write a repository of every kind of model that the real one has.
 

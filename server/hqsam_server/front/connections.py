@@ -29,8 +29,11 @@ async def watch_connections(port: int, bounds: Bounds) -> None:
 
 def close_surplus(port: int, most: int) -> None:
     """Close connections of this process to a port, as far as one address has more than `most`."""
+    numbers = sorted(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+    if len(numbers) <= most:
+        return
     counts: Counter[str] = Counter()
-    for number in sorted(int(name) for name in os.listdir("/proc/self/fd")):  # noqa: PTH208
+    for number in numbers:
         with contextlib.suppress(OSError):
             if not os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):  # noqa: PTH115
                 continue
