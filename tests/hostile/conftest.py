@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hqsam_server import TritonServer, Tuning
+from hqsam_server import Front, TritonServer, Tuning
 from hqsam_testing.api import Api
 
 from tests.hostile.unhurt import unhurt
+
+OPEN = ("hq_sam", "preprocess", "prompt_decoder")
+"""Models that an operator may open, and that must stand the same then."""
 
 MAX_PIXELS = 20_000_000
 
@@ -16,7 +19,9 @@ MAX_PIXELS = 20_000_000
 @pytest.fixture(scope="package")
 def server() -> Iterator[TritonServer]:
     with TritonServer(
-        tuning=Tuning(precision="fp32"), environment={"HQSAM_MAX_PIXELS": str(MAX_PIXELS)}
+        tuning=Tuning(precision="fp32"),
+        environment={"HQSAM_MAX_PIXELS": str(MAX_PIXELS)},
+        front=Front(open_models=OPEN, http=True),
     ) as running:
         yield running
 

@@ -129,9 +129,12 @@ class Callers:
         Args:
             keys: of the callers.
             proxies: addresses or networks whose ``x-forwarded-for`` names the caller.
+
+        Raises:
+            StartError: one of them is neither.
         """
         self._keys = keys
-        self._proxies = [ipaddress.ip_network(it) for it in proxies]
+        self._proxies = [_network(it) for it in proxies]
 
     def identify(self, peer: str, certificate: Certificate, metadata: Mapping[str, str]) -> str:
         """Return who calls.
@@ -171,6 +174,13 @@ class Callers:
                 "authorization: Bearer KEY",
             )
         return name
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise StartError(f"{text!r} is no address or network: correct --proxy") from error
 
 
 def _address(peer: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

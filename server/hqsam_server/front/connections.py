@@ -20,6 +20,16 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+def most_connections(bounds: Bounds) -> int:
+    """Return how many connections may be open: half of the files that may be, at most."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        bounds.connections
+        if files == resource.RLIM_INFINITY
+        else min(bounds.connections, files // 2)
+    )
+
+
 async def watch_connections(port: int, bounds: Bounds) -> None:
     """Close connections to a port for ever, the newest ones of an address that has too many."""
     while True:

@@ -16,7 +16,7 @@ from hqsam_server.errors import StartError
 from hqsam_server.front import infer_request
 from hqsam_server.front.admission import RETRY_AFTER_S, Admission, Ticket
 from hqsam_server.front.callers import PEER_KEY, Callers, Keys
-from hqsam_server.front.connections import watch_connections
+from hqsam_server.front.connections import most_connections, watch_connections
 from hqsam_server.front.errors import RefusedError, invalid
 from hqsam_server.front.limit import TimeLimit
 from hqsam_server.front.settings import FRONT_GRPC, TRITON_GRPC, TRITON_PORT, Settings
@@ -67,7 +67,7 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", 8 * 1024),
         ("grpc.absolute_max_metadata_size", 16 * 1024),
         ("grpc.max_concurrent_streams", bounds.streams),
-        ("grpc.max_allowed_incoming_connections", bounds.connections),
+        ("grpc.max_allowed_incoming_connections", most_connections(bounds)),
         ("grpc.server_handshake_timeout_ms", 10_000),
         # Without calls, a connection is closed; clients connect again by themselves.
         ("grpc.max_connection_idle_ms", 600_000),

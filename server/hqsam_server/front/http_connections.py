@@ -12,6 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from hqsam_server.errors import StartError
+from hqsam_server.front.connections import most_connections
 from hqsam_server.front.settings import Bounds
 from hqsam_server.launcher.options import ANY, Endpoint
 
@@ -28,6 +29,7 @@ class Listener:
         """Prepare."""
         self._endpoint = endpoint
         self._bounds = bounds
+        self._most = most_connections(bounds)
         self._tls = tls
         self._config = uvicorn.Config(
             app,
@@ -50,7 +52,7 @@ class Listener:
         """Tell whether an address, or all of them, have too many connections."""
         return (
             self.addresses[address] >= self._bounds.caller_connections
-            or self.addresses.total() >= self._bounds.connections
+            or self.addresses.total() >= self._most
         )
 
     async def start(self) -> None:

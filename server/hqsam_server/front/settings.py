@@ -59,7 +59,7 @@ class Bounds:
     caller_bytes: int = 512 * 2**20
     caller_rate: float | None = None
     caller_connections: int = 256
-    connections: int = 1024
+    connections: int = 4096
     streams: int = 1024
     total_bytes: int = 2 * 2**30
 

@@ -16,8 +16,8 @@ from hqsam_server.launcher.log import Log
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _STEADY_S = 60.0
-_CHECK_S = 2.0
-_FAILED_CHECKS = 3
+_CHECK_S = 1.0
+_FAILED_CHECKS = 2
 
 
 class FrontProcess:
@@ -40,7 +40,7 @@ class FrontProcess:
             log: where its output goes.
             is_alive: asks it, within seconds, whether it still answers.
         """
-        self._kind = kind
+        self.kind = kind
         # What callers do wrong is no news for the operator.
         self._environment = {**environment, "GRPC_VERBOSITY": "NONE"}
         self._folder = folder
@@ -72,7 +72,7 @@ class FrontProcess:
 
     def _spawn(self) -> subprocess.Popen[str]:
         return subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "hqsam_server.front", self._kind],
+            [sys.executable, "-m", "hqsam_server.front", self.kind],
             env=self._environment,
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
@@ -96,7 +96,7 @@ class FrontProcess:
             status = self._process.wait()
             if self._stopping.is_set() or not self.is_kept:
                 return
-            self._log.say(f"the {self._kind} front ended with status {status}: starting it again")
+            self._log.say(f"the {self.kind} front ended with status {status}: starting it again")
             if time.monotonic() - started > _STEADY_S:
                 pause_s = _FIRST_PAUSE_S
             self._stopping.wait(pause_s)
@@ -113,7 +113,7 @@ class FrontProcess:
             process = self._process
             failed = 0 if self._is_alive() else failed + 1
             if failed >= _FAILED_CHECKS and not self._stopping.is_set():
-                self._log.say(f"the {self._kind} front does not answer: starting it again")
+                self._log.say(f"the {self.kind} front does not answer: starting it again")
                 process.kill()
                 failed = 0
 

@@ -127,6 +127,11 @@ class TritonServer:
         return self._running.pid
 
     @property
+    def front_pids(self) -> dict[str, int]:
+        """Process IDs of the front, ``grpc`` and ``http``."""
+        return {process.kind: process.pid for process in self._front_processes}
+
+    @property
     def _running(self) -> Process:
         assert self._process is not None, "the server was not started"  # noqa: S101
         return self._process
