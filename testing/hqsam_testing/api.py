@@ -27,7 +27,7 @@ _MARKS = itertools.count()
 def serve(
     repository: Path | None, store: Path, options: Mapping[str, str] | None = None
 ) -> TritonServer:
-    """Return a server in fp32, not yet started, whose models are all open to callers, also over HTTP.
+    """Return a server in fp32, not yet started; all its models are open, also over HTTP.
 
     Args:
         repository: its model repository; None for the small model.

@@ -123,7 +123,7 @@ def answer(url: str, request: bytes) -> int:
 def test_one_http_request_harms_nobody(
     server: TritonServer, api: Api, name: str, service: str
 ) -> None:
-    """Five kinds of request of 3 MB or less ended `tritonserver`; ten ended the service for good."""
+    """Five kinds of request of 3 MB ended `tritonserver`; ten ended the service for good."""
     url: str = getattr(server, f"{service}_url")
     for _ in range(3):
         status = answer(url, ATTACKS[name])

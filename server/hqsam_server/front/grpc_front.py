@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
+from hqsam_client import contract
 from tritonclient.grpc import service_pb2
 
 from hqsam_server.errors import StartError
@@ -24,9 +25,6 @@ from hqsam_server.launcher.options import ANY, Endpoint, Tls
 
 SERVICE = "inference.GRPCInferenceService"
 _HEALTH = "/grpc.health.v1.Health/Check"
-
-RETRY_AFTER_KEY = "retry-after"
-"""Metadata of a refusal: how many seconds to wait."""
 
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
@@ -245,7 +243,7 @@ async def _abort(context: Any, error: RefusedError) -> None:
     metadata: tuple[tuple[str, str], ...] = ()
     if error.retry_after_s is not None:
         metadata = (
-            (RETRY_AFTER_KEY, f"{error.retry_after_s:.3f}"),
+            (contract.RETRY_AFTER_KEY, f"{error.retry_after_s:.3f}"),
             (_PUSHBACK_KEY, str(round(1000 * error.retry_after_s))),
         )
     await context.abort(error.code, error.message, trailing_metadata=metadata)

@@ -173,7 +173,7 @@ class HttpFront:
         except grpc.aio.AioRpcError as error:
             status, answer = _STATUS.get(error.code(), 500), _json({"error": error.details()})
             for key, value in error.trailing_metadata() or ():
-                if key == "retry-after":
+                if key == contract.RETRY_AFTER_KEY:
                     answer.headers += (("retry-after", str(max(1, round(float(value))))),)
         except StatusError as error:
             status, answer = error.status, _json({"error": error.message})
