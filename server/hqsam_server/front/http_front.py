@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 import signal
 import ssl
@@ -67,11 +68,10 @@ _QUESTIONS = {
 class StatusError(Exception):
     """A request is answered with an HTTP status and a message."""
 
-    def __init__(self, status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.headers = tuple(headers)
 
 
 class Answer:
@@ -166,18 +166,10 @@ class HttpFront:
         status = 200
         try:
             answer = await route(Request(scope, receive))
-        except RefusedError as error:
-            status, answer = _STATUS.get(error.code, 500), _json({"error": error.message})
-            if error.retry_after_s is not None:
-                answer.headers += (("retry-after", str(max(1, round(error.retry_after_s)))),)
-        except grpc.aio.AioRpcError as error:
-            status, answer = _STATUS.get(error.code(), 500), _json({"error": error.details()})
-            for key, value in error.trailing_metadata() or ():
-                if key == contract.RETRY_AFTER_KEY:
-                    answer.headers += (("retry-after", str(max(1, round(float(value))))),)
+        except (RefusedError, grpc.aio.AioRpcError) as error:
+            status, answer = _refusal(error)
         except StatusError as error:
             status, answer = error.status, _json({"error": error.message})
-            answer.headers += error.headers
         headers = [*answer.headers, ("content-length", str(len(answer.body)))]
         if status >= 400:
             # What is left of its body is not read.
@@ -280,6 +272,20 @@ class HttpFront:
         call = self._channel.unary_unary(f"{_SERVICE}/{method}")
         response: bytes = await call(message, timeout=timeout_s, metadata=tuple(metadata))
         return response
+
+
+def _refusal(error: RefusedError | grpc.aio.AioRpcError) -> tuple[int, Answer]:
+    """Return the status and the answer for what this process or the gRPC front refused."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        told = dict(error.trailing_metadata() or ()).get(contract.RETRY_AFTER_KEY)
+        retry_after_s = None if told is None else float(told)
+        error = RefusedError(error.code(), error.details() or "", retry_after_s)
+    answer = _json({"error": error.message})
+    if error.retry_after_s is None:
+        large = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return 413 if large else _STATUS.get(error.code, 500), answer
+    answer.headers = (*answer.headers, ("retry-after", str(math.ceil(error.retry_after_s))))
+    return _STATUS.get(error.code, 500), answer
 
 
 def _check_method(request: Request, expected: str) -> None:
