@@ -73,7 +73,8 @@ PUBLIC_BOUNDS = Bounds(
 """The bounds of a server that strangers may reach."""
 
 
-def _open_models() -> tuple[str, ...]:
+def models_of_environment() -> tuple[str, ...]:
+    """Return the models that the environment variable ``HQSAM_OPEN_MODELS`` opens to callers."""
     names = os.environ.get(OPEN_MODELS_VARIABLE, "").split(",")
     return tuple(name.strip() for name in names if name.strip())
 
@@ -92,7 +93,7 @@ class Front:
         bounds: how much is let in.
     """
 
-    open_models: Sequence[str] = field(default_factory=_open_models)
+    open_models: Sequence[str] = field(default_factory=models_of_environment)
     http: bool = False
     keys_file: Path | None = None
     proxies: Sequence[str] = ()
