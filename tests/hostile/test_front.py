@@ -246,7 +246,14 @@ def test_metadata_is_bounded(server: TritonServer) -> None:
     assert code == "RESOURCE_EXHAUSTED"
 
 
-@pytest.mark.parametrize("service", ["grpc", "http", "metrics"])
+@pytest.mark.parametrize(
+    "service",
+    [
+        "grpc",
+        pytest.param("http", marks=pytest.mark.slow),
+        pytest.param("metrics", marks=pytest.mark.slow),
+    ],
+)
 def test_a_thousand_half_open_connections_keep_nobody_out(
     server: TritonServer, api: Api, service: str
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+from hqsam_server import TritonServer
 from hqsam_testing.serve_process import Serve, X, infer, works
 from hqsam_testing.waiting import TIMEOUT_S, wait_until
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -87,6 +89,7 @@ def test_callers_need_a_key_of_the_file_as_it_is_now(serve: Start, tmp_path: Pat
     assert call(url, request("numbers"), ALICE)[0] == "UNAUTHENTICATED"
 
 
+@pytest.mark.slow
 def test_keys_may_come_from_the_environment_which_models_do_not_see(serve: Start) -> None:
     server = serve(options={"HQSAM_KEYS": f"alice {ALICE}\nbob {BOB}"})
     assert parameters(server.grpc_url, request("who"), BOB) == {"hqsam_caller": "key bob"}
@@ -94,6 +97,7 @@ def test_keys_may_come_from_the_environment_which_models_do_not_see(serve: Start
         assert "HQSAM_KEYS" not in process.environ()
 
 
+@pytest.mark.slow
 def test_without_keys_a_caller_is_an_address_unless_a_proxy_names_another(serve: Start) -> None:
     server = serve("--proxy=127.0.0.0/8")
     made = request("who")
@@ -129,6 +133,7 @@ def test_a_caller_with_too_many_requests_is_told_how_long_to_wait(
     assert (code, "retry-after" in told) == ("RESOURCE_EXHAUSTED", False), message
 
 
+@pytest.mark.slow
 def test_a_caller_who_calls_too_fast_is_told_how_long_to_wait(serve: Start) -> None:
     server = serve("--caller-rate=0.2")
     works(server.grpc_url, "numbers")
@@ -138,8 +143,15 @@ def test_a_caller_who_calls_too_fast_is_told_how_long_to_wait(serve: Start) -> N
     assert 0 < float(told["retry-after"]) <= 5
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("kind", ["grpc", "http"])
+@pytest.mark.parametrize(
+    ("kind", "signum"),
+    [
+        ("grpc", signal.SIGKILL),
+        pytest.param("grpc", signal.SIGSTOP, marks=pytest.mark.slow),
+        pytest.param("http", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("http", signal.SIGSTOP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_front_that_dies_or_hangs_is_started_again(
     serve: Start, kind: str, signum: signal.Signals
 ) -> None:
@@ -165,16 +177,16 @@ def _is_ok(url: str) -> bool:
         return False
 
 
-def test_without_http_that_port_says_only_whether_it_is_ready(serve: Start) -> None:
-    server = serve()
-    assert _is_ok(f"http://{server.http_url}/v2/health/live")
-    assert _is_ok(f"http://{server.http_url}/v2/health/ready")
+def test_without_http_that_port_says_only_whether_it_is_ready(shared: TritonServer) -> None:
+    assert _is_ok(f"http://{shared.http_url}/v2/health/live")
+    assert _is_ok(f"http://{shared.http_url}/v2/health/ready")
     with pytest.raises(urllib.error.HTTPError) as refusal:
-        urllib.request.urlopen(f"http://{server.http_url}/v2/models/numbers", timeout=TIMEOUT_S)
+        urllib.request.urlopen(f"http://{shared.http_url}/v2/models/numbers", timeout=TIMEOUT_S)
     assert refusal.value.code == 404
     assert "--http" in refusal.value.read().decode()
 
 
+@pytest.mark.slow
 def test_a_public_server_listens_everywhere_but_not_with_its_metrics(
     serve: Start, tmp_path: Path
 ) -> None:
