@@ -201,10 +201,11 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         refusals: list[RefusedError] = []
+        most = min(self._settings.message_bytes, self._settings.front.bounds.caller_bytes)
 
         def expect_large() -> None:
             try:
-                ticket.hold(self._settings.message_bytes)
+                ticket.hold(most)
             except RefusedError as error:
                 refusals.append(error)
                 assert task is not None  # noqa: S101
