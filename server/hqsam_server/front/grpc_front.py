@@ -38,7 +38,7 @@ _LISTEN_S = 5.0
 _POLL_S = 0.1
 
 # Calls that tell about the server, or about a model; the first need no key.
-_HEALTH_CALLS = {"ServerLive": None, "ServerReady": None}
+_LIVE, _READY = f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady"
 _QUESTIONS = {
     "ServerMetadata": service_pb2.ServerMetadataRequest,
     "ModelReady": service_pb2.ModelReadyRequest,
@@ -101,9 +101,10 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         )
         handlers: dict[str, Handler] = {
             _HEALTH: self._health(_HEALTH),
+            _READY: self._health(_READY),
+            _LIVE: _say_live,
             f"/{SERVICE}/ModelInfer": self._infer,
         }
-        handlers |= {f"/{SERVICE}/{it}": self._health(f"/{SERVICE}/{it}") for it in _HEALTH_CALLS}
         handlers |= {f"/{SERVICE}/{it}": self._question(it) for it in _QUESTIONS}
         # A handler of a stream begins before its first message has come, which is to be bounded.
         self._handlers = {
@@ -248,6 +249,13 @@ async def _abort(context: Any, error: RefusedError) -> None:
             (_PUSHBACK_KEY, str(round(1000 * error.retry_after_s))),
         )
     await context.abort(error.code, error.message, trailing_metadata=metadata)
+
+
+async def _say_live(_: Any, context: Any) -> None:
+    """Say that the front answers, whether or not Triton does: who looks after both asks this."""
+    with TimeLimit(_QUESTION_S, _too_slow):
+        await _read(context, _QUESTION_BYTES)
+        await context.write(service_pb2.ServerLiveResponse(live=True).SerializeToString())
 
 
 async def _refuse_method(_: Any, context: Any) -> None:

@@ -16,8 +16,8 @@ from hqsam_server.launcher.log import Log
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _STEADY_S = 60.0
-_CHECK_S = 1.0
-_FAILED_CHECKS = 2
+_CHECK_S = 0.5
+_FAILED_CHECKS = 3
 
 
 class FrontProcess:

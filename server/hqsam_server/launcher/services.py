@@ -13,7 +13,7 @@ from pathlib import Path
 from hqsam_server.front import settings
 from hqsam_server.launcher.options import Endpoint
 
-_READY_TIMEOUT_S = 3.0
+_READY_TIMEOUT_S = 2.5
 
 _TRITON = {
     "grpc": settings.TRITON_GRPC,
