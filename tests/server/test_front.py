@@ -203,3 +203,16 @@ def test_a_public_server_listens_everywhere_but_not_with_its_metrics(
     assert listening.pop(port) == "127.0.0.1"
     assert {ip.removeprefix("::ffff:") for ip in listening.values()} <= {"0.0.0.0", "::"}  # noqa: S104
     assert call(server.grpc_url, request("numbers"), ALICE)[0] == "OK"
+
+
+def test_a_triton_that_hangs_is_not_ready_behind_a_front_that_lives(shared: TritonServer) -> None:
+    triton = psutil.Process(shared.pid)
+    before = shared.front_pids
+    triton.suspend()
+    try:
+        assert _is_ok(f"http://{shared.metrics_url}/v2/health/live")
+        assert not _is_ok(f"http://{shared.metrics_url}/v2/health/ready")
+    finally:
+        triton.resume()
+    works(shared.grpc_url, "numbers")
+    assert shared.front_pids == before
