@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from hqsam_client import contract
 from hqsam_export import checkpoint, exporter, onnx_files
-from hqsam_server.models.preprocess import Limits, preprocess
+from hqsam_server.models.preprocess import Limits
 from hqsam_testing import rebuilt
 from hqsam_testing.oracle import images
+from hqsam_testing.preprocess import preprocess
 from PIL import Image
 
 from benchmarks.gpu import HALVED, IMAGES

@@ -28,7 +28,7 @@ import psutil
 from hqsam_client import HQSam, Mask, RemoteImage, contract
 from hqsam_client.shared.upload import prepare
 from hqsam_export import checkpoint, exporter
-from hqsam_server import TritonServer, Tuning
+from hqsam_server import Front, TritonServer, Tuning
 from hqsam_server.models.preprocess import Limits
 from hqsam_server.store.entry import Embedding, dump
 from hqsam_testing import rebuilt
@@ -79,8 +79,10 @@ def main() -> None:
         tuning = Tuning(cache_dir=Path(folder) / "cache")
         environment = {"HQSAM_STORE_FOLDER": store}
         rows = [*start_up(repository, tuning, environment)]
+        # The contestant that sends embeddings with each click calls these two itself.
+        front = Front(open_models=(contract.ENCODER.name, contract.DECODER.name))
         with (
-            TritonServer(repository, tuning=tuning, environment=environment) as server,
+            TritonServer(repository, tuning=tuning, environment=environment, front=front) as server,
             connect(server) as sam,
         ):
             rows += encode(sam, repository, operations)

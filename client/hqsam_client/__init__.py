@@ -30,6 +30,7 @@ from hqsam_client.errors import (
     ServerFailedError,
     SupersededError,
     TooLargeError,
+    TooManyRequestsError,
     UnavailableError,
 )
 
@@ -62,6 +63,7 @@ __all__ = [
     "ServerFailedError",
     "SupersededError",
     "TooLargeError",
+    "TooManyRequestsError",
     "UnavailableError",
     "__version__",
 ]

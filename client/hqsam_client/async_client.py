@@ -23,7 +23,7 @@ from hqsam_client.shared.base import (
     readiness,
 )
 from hqsam_client.shared.prompt_encoding import Box, Labels, Points
-from hqsam_client.shared.protocol import Call, Flow, Mode, embed_flow
+from hqsam_client.shared.protocol import Call, Flow, Mode, embed_flow, patiently
 from hqsam_client.shared.upload import ImageLike, Upload, UploadMode, prepare
 
 T = TypeVar("T")
@@ -106,6 +106,7 @@ class AsyncHQSam(BaseClient):
         if turn is not None:
             return await turn.take(self.run(flow, timeout_s=timeout_s))
         end = deadline(timeout_s)
+        flow = patiently(flow)
         try:
             call = next(flow)
             while True:

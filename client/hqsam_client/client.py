@@ -25,7 +25,7 @@ from hqsam_client.shared.base import (
     readiness,
 )
 from hqsam_client.shared.prompt_encoding import Box, Labels, Points
-from hqsam_client.shared.protocol import Call, Flow, Mode, embed_flow
+from hqsam_client.shared.protocol import Call, Flow, Mode, embed_flow, patiently
 from hqsam_client.shared.upload import ImageLike, Upload, UploadMode, prepare
 
 T = TypeVar("T")
@@ -148,6 +148,7 @@ class HQSam(BaseClient):
             HQSamError: what the flow does not handle.
         """
         end = deadline(timeout_s)
+        flow = patiently(flow)
         try:
             call = next(flow)
             while True:

@@ -39,6 +39,9 @@ IMAGE_ID_LENGTH = 64
 IMAGE_ID_HEADER = "x-image-id"
 """gRPC metadata key that carries the `image_id` for consistent hashing."""
 
+RETRY_AFTER_KEY = "retry-after"
+"""gRPC metadata key of a refusal: seconds after which the same request may succeed."""
+
 # Point labels, as in SAM's prompt encoder.
 LABEL_PADDING = -1
 LABEL_BACKGROUND = 0

@@ -16,6 +16,8 @@ HQSamError
     ├── NotFoundError           no such model, or the image is gone again: NOT_FOUND
     ├── AccessDeniedError       UNAUTHENTICATED, PERMISSION_DENIED
     ├── TooLargeError           a message over the limits: RESOURCE_EXHAUSTED
+    ├── TooManyRequestsError    too many at once, or too fast: RESOURCE_EXHAUSTED, and how long
+    │                           to wait
     └── ServerFailedError       every other code
 ```
 
@@ -116,6 +118,20 @@ class TooLargeError(RequestRefusedError):
     """A message exceeds a limit, or a resource of the server is used up."""
 
 
+class TooManyRequestsError(RequestRefusedError):
+    """This caller has too many requests under way, or sends them too fast.
+
+    The client has already waited and asked again, several times.
+
+    Attributes:
+        retry_after_s: how long the server says to wait.
+    """
+
+    def __init__(self, message: str, code: str, retry_after_s: float) -> None:
+        super().__init__(message, code)
+        self.retry_after_s = retry_after_s
+
+
 class ServerFailedError(RequestRefusedError):
     """Something failed on the server; its log says more.
 
@@ -163,13 +179,14 @@ _CONNECTION_FAILURES = (
 _HTTP_PORT = re.compile(r":8000\b")
 
 
-def from_grpc(code: str, details: str, url: str) -> HQSamError:
+def from_grpc(code: str, details: str, url: str, retry_after_s: float | None = None) -> HQSamError:
     """Return the error for a call that ended with the gRPC status `code`.
 
     Args:
         code: the gRPC code's name.
         details: the status message.
         url: the address as the client was given it.
+        retry_after_s: how long the server says to wait; None if it does not say.
     """
     details = " ".join(details.split()) or "no details"
     if code == "UNAVAILABLE":
@@ -180,6 +197,8 @@ def from_grpc(code: str, details: str, url: str) -> HQSamError:
         return RequestTimeoutError(
             f"{url} did not answer in time; pass a longer timeout, or check the server's load"
         )
+    if code == "RESOURCE_EXHAUSTED" and retry_after_s is not None:
+        return TooManyRequestsError(f"{url} answered {code}: {details}", code, retry_after_s)
     error, advice = _REFUSALS.get(code, (ServerFailedError, "read the server's log"))
     return error(f"{url} answered {code}: {details}; {advice}", code)
 

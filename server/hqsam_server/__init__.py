@@ -5,15 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hqsam_server.front.settings import PUBLIC_BOUNDS, Bounds, Front
     from hqsam_server.launcher.options import Endpoint, Tls, Tuning
     from hqsam_server.launcher.triton_server import TritonServer
     from hqsam_server.launcher.watch import supervise
 
-__all__ = ["Endpoint", "Tls", "TritonServer", "Tuning", "supervise"]
+__all__ = [
+    "PUBLIC_BOUNDS",
+    "Bounds",
+    "Endpoint",
+    "Front",
+    "Tls",
+    "TritonServer",
+    "Tuning",
+    "supervise",
+]
 
 # Imported at first use: the models, which share this package, need no gRPC.
 _LAZY = {
+    "Bounds": "front.settings",
     "Endpoint": "launcher.options",
+    "Front": "front.settings",
+    "PUBLIC_BOUNDS": "front.settings",
     "Tls": "launcher.options",
     "TritonServer": "launcher.triton_server",
     "Tuning": "launcher.options",

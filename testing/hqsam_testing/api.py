@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
-from hqsam_server import TritonServer, Tuning
+from hqsam_client import contract
+from hqsam_server import Front, TritonServer, Tuning
 from numpy.typing import NDArray
 from tritonclient.utils import np_to_triton_dtype
 
 from hqsam_testing import image_files
 from hqsam_testing.waiting import TIMEOUT_S
+
+ALL_MODELS = tuple(model.name for model in contract.MODELS)
 
 _MARKS = itertools.count()
 
@@ -24,7 +27,7 @@ _MARKS = itertools.count()
 def serve(
     repository: Path | None, store: Path, options: Mapping[str, str] | None = None
 ) -> TritonServer:
-    """Return a server in fp32, not yet started.
+    """Return a server in fp32, not yet started; all its models are open, also over HTTP.
 
     Args:
         repository: its model repository; None for the small model.
@@ -33,6 +36,7 @@ def serve(
     """
     return TritonServer(
         repository,
+        front=Front(open_models=ALL_MODELS, http=True),
         tuning=Tuning(precision="fp32"),
         environment={"HQSAM_STORE_FOLDER": str(store), **(options or {})},
         start_timeout_s=TIMEOUT_S,

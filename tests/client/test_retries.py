@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,7 +10,14 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from hqsam_client import HQSam, RequestRefusedError, ServerFailedError, UnavailableError
+from hqsam_client import (
+    HQSam,
+    RequestRefusedError,
+    ServerFailedError,
+    TooManyRequestsError,
+    UnavailableError,
+    contract,
+)
 from hqsam_client.shared.channel import REPEATED_BYTES
 from numpy.typing import NDArray
 
@@ -202,3 +210,46 @@ def test_more_prompts_than_a_request_holds_are_sent_in_parts_in_order(
     assert stand_in.models == ["segment"] * 3
     x_in_frame = [float(mask.low_res_logits[0, 0]) for mask in masks]
     np.testing.assert_allclose(x_in_frame, np.arange(600) / 2 * 1024 / 300, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["segment", "upload"])
+def test_a_call_that_the_server_has_no_turn_for_waits_as_long_as_it_says(
+    serve: Serve, stand_in: StandIn, noise: NDArray[np.uint8], kind: str
+) -> None:
+    refusals = iter([0.02, 0.3])
+    waited: list[float] = []
+
+    def answer(request: Any, context: Any) -> Any:
+        if call_name(request) == kind:
+            waited.append(time.monotonic())
+            for seconds in refusals:
+                context.abort_with_status(TooMany(seconds))
+        return usual_answer(request, stored=False)
+
+    stand_in.answer = answer
+    with HQSam(serve()) as sam:
+        sam.open(noise).segment(points=[(3, 4)])
+    assert len(waited) == 3
+    assert waited[2] - waited[1] >= 0.3
+
+
+def test_a_call_that_the_server_never_has_a_turn_for_says_how_long_to_wait(
+    serve: Serve, stand_in: StandIn, noise: NDArray[np.uint8]
+) -> None:
+    def answer(request: Any, context: Any) -> Any:
+        return context.abort_with_status(TooMany(0.01))
+
+    stand_in.answer = answer
+    with HQSam(serve()) as sam, pytest.raises(TooManyRequestsError, match="wait") as refusal:
+        sam.open(noise)
+    assert refusal.value.retry_after_s == 0.01
+
+
+class TooMany(grpc.Status):  # type: ignore[misc]
+    """A refusal that says how long to wait."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    details = "wait"
+
+    def __init__(self, seconds: float) -> None:
+        self.trailing_metadata = ((contract.RETRY_AFTER_KEY, str(seconds)),)

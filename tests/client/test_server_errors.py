@@ -46,7 +46,7 @@ def test_where_nothing_listens_the_error_says_so_and_how_to_start_a_server(
 
 
 def test_an_http_port_is_told_from_a_grpc_port(server: TritonServer, photo: bytes) -> None:
-    message = "this is no gRPC port: Triton's HTTP port is 8000, its gRPC port 8001"
+    message = "the server there does not speak gRPC; Triton's HTTP port is 8000, its gRPC port 8001"
     with HQSam(server.http_url) as sam, pytest.raises(UnavailableError, match=message):
         sam.open(photo)
 

@@ -17,7 +17,7 @@ import pytest
 import tritonclient.grpc
 from hqsam_client import AsyncHQSam, HQSam, Mask, contract
 from hqsam_client.predictor import SamPredictor
-from hqsam_server import TritonServer, Tuning
+from hqsam_server import Front, TritonServer, Tuning
 from hqsam_testing.oracle import golden, images, prompts
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,7 +29,8 @@ IOU = 1e-3
 
 @pytest.fixture(scope="module")
 def server(vit_b_repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(vit_b_repository, tuning=Tuning(precision="fp32")) as running:
+    front = Front(open_models=(contract.HQ_SAM.name,))
+    with TritonServer(vit_b_repository, tuning=Tuning(precision="fp32"), front=front) as running:
         yield running
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hqsam_server import TritonServer, Tuning
+from hqsam_server import Front, TritonServer, Tuning
 from hqsam_testing.api import Api
 
 from tests.hostile.unhurt import unhurt
+
+OPEN = ("hq_sam", "preprocess", "prompt_decoder")
+"""Models that an operator may open, and that must stand the same then."""
 
 MAX_PIXELS = 20_000_000
 DECODE_SECONDS = 2
@@ -16,8 +19,14 @@ DECODE_SECONDS = 2
 
 @pytest.fixture(scope="package")
 def server() -> Iterator[TritonServer]:
-    options = {"HQSAM_MAX_PIXELS": str(MAX_PIXELS), "HQSAM_DECODE_SECONDS": str(DECODE_SECONDS)}
-    with TritonServer(tuning=Tuning(precision="fp32"), environment=options) as running:
+    with TritonServer(
+        tuning=Tuning(precision="fp32"),
+        environment={
+            "HQSAM_MAX_PIXELS": str(MAX_PIXELS),
+            "HQSAM_DECODE_SECONDS": str(DECODE_SECONDS),
+        },
+        front=Front(open_models=OPEN, http=True),
+    ) as running:
         yield running
 
 

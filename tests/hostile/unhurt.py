@@ -25,9 +25,10 @@ _IMAGE = image_files.png(300, 200)
 
 
 def processes(server: TritonServer) -> list[psutil.Process]:
-    """Return `tritonserver` and all of its children."""
+    """Return `tritonserver`, all of its children, and the front."""
     triton = psutil.Process(server.pid)
-    return [triton, *triton.children(recursive=True)]
+    front = map(psutil.Process, server.front_pids.values())
+    return [triton, *triton.children(recursive=True), *front]
 
 
 def memory_bytes(server: TritonServer) -> int:
@@ -58,7 +59,7 @@ def unhurt(server: TritonServer, api: Api) -> Iterator[None]:
     """Assert that the block does not hurt the server."""
     _warm(api)
     expected = click(api)
-    before = instances(server.pid)
+    before = (instances(server.pid), server.front_pids)
     memory = memory_bytes(server)
     yield
     assert api.client.is_server_ready(client_timeout=60)
@@ -66,7 +67,7 @@ def unhurt(server: TritonServer, api: Api) -> Iterator[None]:
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         assert np.array_equal(found[name], array), name
-    assert instances(server.pid) == before
+    assert (instances(server.pid), server.front_pids) == before
     grown = memory_bytes(server) - memory
     assert grown <= MEMORY_GROWTH_BYTES, f"{grown / 2**20:.0f} MiB more than before"
 

@@ -19,7 +19,7 @@ import onnx
 import psutil
 import pytest
 from hqsam_client import contract
-from hqsam_server import TritonServer, Tuning
+from hqsam_server import Front, TritonServer, Tuning
 from hqsam_server.launcher.process import instances
 from hqsam_server.models.preprocess import Limits
 from hqsam_testing import cheap_repository as cheap
@@ -355,18 +355,21 @@ def test_embed_is_unavailable_while_the_encoders_process_is_dead(
     api.embed(new_png())
 
 
-def test_the_stateless_prompt_decoder_is_served_where_it_is_asked_for(
+def test_the_stateless_prompt_decoder_is_served_where_it_is_opened(
     cheap_repository: Path, tmp_path: Path, api: Api
 ) -> None:
     inputs = {
         spec.name: np.zeros([1 if side == -1 else side for side in spec.shape], np.float32)
         for spec in contract.PROMPT_DECODER.inputs
     }
-    assert fails(lambda: api.infer("prompt_decoder", inputs))[0] == "StatusCode.UNAVAILABLE"
-    tuning = Tuning(model_config_name="none", prompt_decoder=True)
-    environment = {"HQSAM_STORE_FOLDER": str(tmp_path)}
+    assert fails(lambda: api.infer("prompt_decoder", inputs))[0] == "StatusCode.NOT_FOUND"
     with (
-        TritonServer(cheap_repository, tuning=tuning, environment=environment) as server,
+        TritonServer(
+            cheap_repository,
+            tuning=Tuning(model_config_name="none"),
+            environment={"HQSAM_STORE_FOLDER": str(tmp_path)},
+            front=Front(open_models=("prompt_decoder",)),
+        ) as server,
         Api(server) as other,
     ):
         assert other.infer("prompt_decoder", inputs).keys() == set(MASKS)

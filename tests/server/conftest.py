@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 from hqsam_server import TritonServer
+from hqsam_server.front.settings import OPEN_MODELS_VARIABLE
 from hqsam_testing.serve_process import Serve
 
 from tests.server import standins
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _all_stand_ins_are_open() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(OPEN_MODELS_VARIABLE, ",".join(standins.MODELS))
+        yield
 
 
 @pytest.fixture(scope="session")

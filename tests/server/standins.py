@@ -42,6 +42,24 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(result.output_tensors(), result.error())
 '''
 
+WHO = '''
+import json
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """Says which parameters the request has."""
+
+    def execute(self, requests):
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        said = np.frombuffer(json.dumps(json.loads(request.parameters())).encode(), np.uint8)
+        return pb_utils.InferenceResponse([pb_utils.Tensor("said", said)])
+'''
+
 PYTHON_CONFIG = """
 name: "{name}"
 backend: "python"
@@ -102,11 +120,14 @@ def numbers_onnx(path: Path) -> Path:
     return path
 
 
+MODELS = ("numbers", "caller", "pipeline", "gate", "who")
+
+
 def write(folder: Path) -> Path:
     """Write a repository of every kind of model that the real one has.
 
     `numbers` is ONNX on OpenVINO, `caller` calls it, `pipeline` is an ensemble of it, and
-    `gate` answers when the test says so.
+    `gate` answers when the test says so. `who` tells the request's parameters.
     """
     numbers_onnx(folder / "numbers" / "1" / "model.onnx")
     (folder / "numbers" / "config.pbtxt").write_text(NUMBERS_CONFIG + OPENVINO)
@@ -118,6 +139,7 @@ def write(folder: Path) -> Path:
     path = {"input": "path", "input_type": "TYPE_STRING", "input_dims": "1"}
     said = {"output": "said", "output_type": "TYPE_UINT8"}
     _python(folder / "gate", GATE, **path, **said, count="1")
+    _python(folder / "who", WHO, **x, **said, count="1")
     return folder
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 from hqsam_cli.commands import serve
+from hqsam_server.launcher.options import LOOPBACK
 from hqsam_server.models.metrics import DESCRIPTIONS, EMBED_DESCRIPTIONS
 from tritonclient.grpc import model_config_pb2
 
@@ -44,12 +45,16 @@ def test_a_parameter_of_the_models(name: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["grpc-port", "http-port", "metrics-port", "grpc-address", "precision", "exit-timeout-secs"],
+    ["grpc-port", "http-port", "metrics-port", "precision", "exit-timeout-secs"],
 )
 def test_an_option_of_serve(option: str) -> None:
     parser = argparse.ArgumentParser()
     serve.add_arguments(parser)
     assert default(f"--{option}") == str(parser.get_default(option.replace("-", "_")))
+
+
+def test_the_address_of_serve() -> None:
+    assert default("--grpc-address") == LOOPBACK
 
 
 def test_no_option_of_serve_and_no_metric_is_left_out() -> None:

@@ -187,6 +187,11 @@ def test_a_disk_that_cannot_be_written(repository: Path, temporary: Path) -> Non
             ["--grpc-use-ssl-mutual", "--grpc-server-cert=a.pem", "--grpc-server-key=a.pem"],
             "--grpc-use-ssl-mutual needs --grpc-root-cert",
         ),
+        (["--public"], "--public would let everybody in: add --keys-file"),
+        (["--anonymous"], "--anonymous does nothing without --public"),
+        (["--caller-requests=0"], "--caller-requests is 0, expected more than 0"),
+        (["--keys-file=/nowhere"], "the keys cannot be read"),
+        (["--proxy=somewhere"], "'somewhere' is no address or network: correct --proxy"),
         (["--small"], "--small and --model-repository were both given"),
     ],
 )

@@ -10,6 +10,7 @@ from hqsam_client import (
     PromptError,
     RequestTimeoutError,
     TooLargeError,
+    TooManyRequestsError,
     UnavailableError,
 )
 from starlette.responses import JSONResponse
@@ -43,6 +44,7 @@ _TABLE: tuple[tuple[type[HQSamError], int, str], ...] = (
     (PromptError, 422, "prompt"),
     (InvalidRequestError, 422, "refused"),
     (TooLargeError, 413, "too-large"),
+    (TooManyRequestsError, 503, "unavailable"),
     (UnavailableError, 503, "unavailable"),
     (RequestTimeoutError, 504, "timeout"),
     (AccessDeniedError, 502, "denied"),

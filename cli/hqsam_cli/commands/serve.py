@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
 
 from hqsam_client import OptionError
-from hqsam_server import Endpoint, Tls, Tuning
-from hqsam_server.launcher.options import default_cache_dir
+from hqsam_server import PUBLIC_BOUNDS, Bounds, Endpoint, Front, Tls, Tuning
+from hqsam_server.front.settings import KEYS_VARIABLE
+from hqsam_server.launcher.options import ANY, LOOPBACK, default_cache_dir
 
 _DEFAULT_REPOSITORY = Path("model_repository")
 
@@ -55,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long requests under way may take when the server stops (default: %(default)s)",
     )
+    _add_front(parser)
     _add_tls(parser)
     parser.add_argument("arguments", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
 
@@ -68,11 +72,11 @@ def _add_endpoints(parser: argparse.ArgumentParser) -> None:
             metavar="PORT",
             help="0 chooses a free port (default: %(default)s)",
         )
+        public = "" if service == "metrics" else "; with --public 0.0.0.0"
         parser.add_argument(
             f"--{service}-address",
-            default="127.0.0.1",
             metavar="ADDRESS",
-            help="0.0.0.0 accepts connections from other machines (default: %(default)s)",
+            help=f"0.0.0.0 accepts connections from other machines (default: {LOOPBACK}{public})",
         )
 
 
@@ -89,11 +93,6 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="threads of each model (default: all processors)",
-    )
-    parser.add_argument(
-        "--prompt-decoder",
-        action="store_true",
-        help="serve prompt_decoder as well, for callers that hold the embeddings themselves",
     )
     parser.add_argument(
         "--model-config-name",
@@ -115,6 +114,103 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="compiled models, which make later starts fast (default: %(default)s)",
     )
+
+
+def _add_front(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("callers")
+    group.add_argument(
+        "--public",
+        action="store_true",
+        help="serve strangers: listen on all addresses, with stricter bounds on each caller; needs "
+        "API keys or clients' certificates",
+    )
+    group.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="with --public: admit callers without a key or certificate",
+    )
+    group.add_argument(
+        "--keys-file",
+        type=Path,
+        metavar="FILE",
+        help="admit callers with an API key of this file only, a line NAME KEY for each; it is "
+        "read again when it changes (default: the lines in $HQSAM_KEYS, if it is set)",
+    )
+    group.add_argument(
+        "--http",
+        action="store_true",
+        help="serve KServe v2 over HTTP, too; without it that port only says whether the server is "
+        "ready",
+    )
+    group.add_argument(
+        "--open-model",
+        action="append",
+        metavar="NAME",
+        help="let callers use this model besides embed and segment, such as hq_sam; may be "
+        "repeated (default: the names in $HQSAM_OPEN_MODELS)",
+    )
+    group.add_argument(
+        "--proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="address or network of a proxy: the x-forwarded-for that it sends names the caller; "
+        "may be repeated",
+    )
+    for name, kind, text in (
+        ("caller-requests", int, "requests of one caller at a time"),
+        ("caller-bytes", int, "bytes of one caller's requests and responses at a time"),
+        ("caller-rate", float, "requests of one caller in a second"),
+        ("caller-connections", int, "connections of one address"),
+    ):
+        usual, public = (_bound(it, name) for it in (Bounds(), PUBLIC_BOUNDS))
+        also = "" if usual == public else f"; with --public {public}"
+        default = "no limit" if usual is None else usual
+        group.add_argument(
+            f"--{name}", type=kind, metavar="N", help=f"{text} (default: {default}{also})"
+        )
+
+
+def _bound(bounds: Bounds, option: str) -> float | None:
+    value: float | None = getattr(bounds, option.replace("-", "_"))
+    return value
+
+
+def _front(args: argparse.Namespace) -> Front:
+    """Return what the options about callers say.
+
+    Raises:
+        OptionError: strangers would come in, or a bound lets nobody in.
+    """
+    admits_known = args.keys_file is not None or KEYS_VARIABLE in os.environ
+    if args.public and not (admits_known or args.grpc_use_ssl_mutual or args.anonymous):
+        raise OptionError(
+            "--public would let everybody in: add --keys-file, or --grpc-use-ssl-mutual, or "
+            "--anonymous if that is what you want"
+        )
+    if args.anonymous and not args.public:
+        raise OptionError("--anonymous does nothing without --public")
+    bounds = PUBLIC_BOUNDS if args.public else Bounds()
+    for name in ("caller_requests", "caller_bytes", "caller_rate", "caller_connections"):
+        value = getattr(args, name)
+        if value is not None:
+            if not value > 0:
+                raise OptionError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
+            bounds = dataclasses.replace(bounds, **{name: value})
+    front = Front(
+        http=args.http, keys_file=args.keys_file, proxies=tuple(args.proxy), bounds=bounds
+    )
+    if args.open_model is not None:
+        front = dataclasses.replace(front, open_models=tuple(args.open_model))
+    return front
+
+
+def _endpoint(args: argparse.Namespace, service: str) -> Endpoint:
+    address: str | None = getattr(args, f"{service}_address")
+    if address is None:
+        # Metrics are for operators, whoever the callers are.
+        address = ANY if args.public and service != "metrics" else LOOPBACK
+    return Endpoint(getattr(args, f"{service}_port"), address)
 
 
 def _add_tls(parser: argparse.ArgumentParser) -> None:
@@ -178,14 +274,14 @@ def run(args: argparse.Namespace) -> int:
     repository = None if args.small else args.model_repository or _DEFAULT_REPOSITORY
     server = TritonServer(
         repository,
-        grpc=Endpoint(args.grpc_port, args.grpc_address),
-        http=Endpoint(args.http_port, args.http_address),
-        metrics=Endpoint(args.metrics_port, args.metrics_address),
+        grpc=_endpoint(args, "grpc"),
+        http=_endpoint(args, "http"),
+        metrics=_endpoint(args, "metrics"),
         tls=_tls(args),
+        front=_front(args),
         tuning=Tuning(
             args.precision,
             args.threads,
-            args.prompt_decoder,
             args.cache_dir,
             args.model_config_name,
             args.backend_directory,

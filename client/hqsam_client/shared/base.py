@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, ClassVar
@@ -21,6 +22,8 @@ from hqsam_client.shared.upload import ImageLike, Upload
 DEFAULT_URL = "localhost:8001"
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_EMBED_TIMEOUT_S = 300.0
+
+_LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,20 @@ class BaseClient:
 
     def _error(self, error: Any) -> HQSamError:
         """Return the error of this package for a `grpc.RpcError`."""
-        return from_grpc(error.code().name, error.details() or "", self.url)
+        return from_grpc(error.code().name, error.details() or "", self.url, _retry_after_s(error))
 
     def _cancelled(self) -> HQSamError:
         """Return the error for a call that ended because the client was closed."""
         return from_grpc("CANCELLED", "", self.url)
+
+
+def _retry_after_s(error: Any) -> float | None:
+    """Return how long the server says to wait."""
+    for key, value in error.trailing_metadata() or ():
+        if key == contract.RETRY_AFTER_KEY:
+            with suppress(ValueError):
+                return min(max(float(value), 0.0), _LONGEST_WAIT_S)
+    return None
 
 
 def closed() -> UnavailableError:

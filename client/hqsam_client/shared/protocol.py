@@ -21,6 +21,7 @@ from hqsam_client.errors import (
     NotFoundError,
     PromptError,
     ServerFailedError,
+    TooManyRequestsError,
     UnavailableError,
 )
 from hqsam_client.mask import Mask
@@ -36,6 +37,9 @@ question costs about a millisecond; on a 100 Mbit/s line so many bytes take five
 
 UNLOADING_PAUSES_S = (0.1, 0.4, 1.0)
 """Pauses before a call is repeated that found nothing: the server may be shutting down."""
+
+MAX_WAITS = 10
+"""How often a call is repeated that the server refused because of its caller's other calls."""
 
 _SAM_MASKS = slice(1, 4)
 """SAM's three masks for ambiguous prompts; its mask 0 is the one for clear prompts."""
@@ -94,6 +98,31 @@ class Call:
 
 
 Flow: TypeAlias = Generator[Call, Any, T]
+
+
+def patiently(flow: Flow[T]) -> Flow[T]:
+    """Return the same flow, whose calls wait as long as the server asks for and are repeated."""
+    try:
+        call = next(flow)
+        while True:
+            try:
+                response = yield from _patient(call)
+            except HQSamError as error:
+                call = flow.throw(error)
+            else:
+                call = flow.send(response)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+def _patient(call: Call) -> Flow[Any]:
+    for _ in range(MAX_WAITS):
+        try:
+            return (yield call)
+        except TooManyRequestsError as error:
+            call = replace(call, after_s=error.retry_after_s)
+    return (yield call)
 
 
 def embed_flow(upload: Upload, ask: bool) -> Flow[bool]:

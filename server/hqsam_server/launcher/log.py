@@ -17,9 +17,10 @@ _TABLE = re.compile(r"^([+|].*)?$")
 _BAD_OPTION = re.compile(r"(unrecognized|Bad) option")
 
 # Complaints on every machine without a GPU.
-_NO_GPU = re.compile(r"CudaDriverHelper|pinned system memory|CUDA driver version is insufficient")
+# Triton's HTTP services listen on Unix-domain sockets, which have no such option.
+_NO_NEWS = re.compile(r"NODELAY NOT SUPPORTED")
 
-_LOST_PORT = re.compile(r"failed to start \w+ service: .* already in use")
+_NO_GPU = re.compile(r"CudaDriverHelper|pinned system memory|CUDA driver version is insufficient")
 
 _LOADING = re.compile(r'\] "?loading: (\S+):\d+"?$')
 _LOADED = re.compile(r"(?:successfully loaded|failed to load) '([^']+)'")
@@ -87,6 +88,8 @@ class Log:
         if match := _LINE.match(line):
             self._hides = match["severity"] == "I" or self._is_noise(match["message"])
             return not self._hides
+        if _NO_NEWS.search(line):
+            return False
         # Reports go on in tables and blank lines. Anything else was printed by a model.
         return not (self._hides and _TABLE.match(line))
 
@@ -114,7 +117,3 @@ class Log:
         errors += filter(None, reversed(self._recent))
         first = next(iter(errors), "it printed nothing")
         return first.partition(_STACK)[0].strip('"').replace("\\n", " ")
-
-    def lost_a_port(self) -> bool:
-        """Tell whether another program was listening on one of the server's ports."""
-        return any(map(_LOST_PORT.search, list(self._recent)))

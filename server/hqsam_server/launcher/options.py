@@ -10,6 +10,7 @@ from pathlib import Path
 from hqsam_server.errors import StartError
 
 LOOPBACK = "127.0.0.1"
+ANY = "0.0.0.0"  # noqa: S104
 
 
 def absolute(path: str | Path) -> Path:
@@ -32,7 +33,7 @@ class Endpoint:
     @property
     def host(self) -> str:
         """The address that clients on this machine use."""
-        return LOOPBACK if self.address in ("", "0.0.0.0") else self.address  # noqa: S104
+        return LOOPBACK if self.address in ("", ANY) else self.address
 
     @property
     def url(self) -> str:
@@ -73,23 +74,20 @@ class Tls:
     key: Path
     clients: Path | None = None
 
-    def arguments(self) -> list[str]:
-        """Return the arguments for `tritonserver`.
+    def checked(self) -> Tls:
+        """Return the same with absolute paths.
 
         Raises:
             StartError: a file is missing.
         """
         files = {"--grpc-server-cert": self.certificate, "--grpc-server-key": self.key}
-        arguments = ["--grpc-use-ssl=true"]
         if self.clients is not None:
-            arguments = ["--grpc-use-ssl-mutual=true"]
             files["--grpc-root-cert"] = self.clients
         for name, file in files.items():
-            # Triton would not say which file is missing.
             if not file.expanduser().is_file():
                 raise StartError(f"{name} is {file}, which is not a file: check the path")
-            arguments.append(f"{name}={absolute(file)}")
-        return arguments
+        clients = None if self.clients is None else absolute(self.clients)
+        return Tls(absolute(self.certificate), absolute(self.key), clients)
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,6 @@ class Tuning:
         precision: "auto" (bf16 if the processor has it), "bf16" or "fp32"; `decoder` always
             computes in fp32.
         threads: threads of each model; None for all processors.
-        prompt_decoder: whether to serve the stateless model `prompt_decoder` as well; clicks do
-            not need it, as `segment` decodes in its own process.
         cache_dir: where compiled models are kept; None to keep none.
         model_config_name: the config under each model's `configs/` to prefer.
         backend_directory: Triton's own backends, which run the models as their configs say;
@@ -110,7 +106,6 @@ class Tuning:
 
     precision: str = "auto"
     threads: int | None = None
-    prompt_decoder: bool = False
     cache_dir: Path | None = field(default_factory=default_cache_dir)
     model_config_name: str = "cpu"
     backend_directory: Path | None = None

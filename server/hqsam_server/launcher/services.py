@@ -1,35 +1,44 @@
-"""The services of a server: where they listen, and the calls that only the launcher may make."""
+"""The services of a server: where callers reach them, and where only this user reaches Triton."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
-import secrets
+import os
+import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from hqsam_server.front import settings
 from hqsam_server.launcher.options import Endpoint
 
-# What only the process that started the server may do; each server draws its own key.
-# Metadata is open to all: it tells no more than the contract does.
-_ADMIN_PROTOCOLS = "model-repository,shared-memory,statistics,trace,logging"
-_ADMIN_HEADER = "hqsam-admin"
+_READY_TIMEOUT_S = 2.5
 
-_READY_TIMEOUT_S = 2.0
+_TRITON = {
+    "grpc": settings.TRITON_GRPC,
+    "http": settings.TRITON_HTTP,
+    "metrics": settings.TRITON_METRICS,
+}
 
 
 class Services:
-    """The services `grpc`, `http` and `metrics` of one server."""
+    """The services `grpc`, `http` and `metrics` of one server.
 
-    def __init__(self, wanted: Mapping[str, Endpoint]) -> None:
+    Callers reach those of the front. Triton's own listen on sockets in the server's folder, which
+    only its user can enter.
+    """
+
+    def __init__(self, wanted: Mapping[str, Endpoint], folder: Path) -> None:
         """Keep where they are wanted; `choose_ports` decides where they are."""
         self._wanted = dict(wanted)
-        self._endpoints = dict(wanted)
-        self._admin_key = secrets.token_urlsafe(24)
+        self._folder = folder
+        self.endpoints = dict(wanted)
 
     def url(self, service: str) -> str:
         """Return ``host:port`` of a service, for clients on this machine."""
-        return self._endpoints[service].url
+        return self.endpoints[service].url
 
     def choose_ports(self) -> None:
         """Choose ports that are free now.
@@ -37,20 +46,23 @@ class Services:
         Raises:
             StartError: a wanted port is taken, or an address is not this machine's.
         """
-        self._endpoints = {name: wanted.with_port() for name, wanted in self._wanted.items()}
+        self.endpoints = {name: wanted.with_port() for name, wanted in self._wanted.items()}
 
     def arguments(self) -> list[str]:
         """Return the arguments for `tritonserver`."""
-        admin = f"{_ADMIN_PROTOCOLS}:{_ADMIN_HEADER}={self._admin_key}"
         return [
-            *(f"--{name}-port={it.port}" for name, it in self._endpoints.items()),
-            *(f"--{name}-address={it.address}" for name, it in self._endpoints.items()),
-            f"--grpc-restricted-protocol={admin}",
-            f"--http-restricted-api={admin}",
+            *(f"--{name}-address={address}" for name, address in _TRITON.items()),
+            *(f"--{name}-port={settings.TRITON_PORT}" for name in _TRITON),
         ]
 
-    def is_ready(self, metrics: bool) -> bool:
-        """Ask the services that start after gRPC, and are never behind TLS.
+    def remove_sockets(self) -> None:
+        """Remove the sockets of a Triton that was killed."""
+        for name in _TRITON.values():
+            for path in self._folder.glob(f"{name.removeprefix('unix:')}*"):
+                path.unlink(missing_ok=True)
+
+    def is_triton_ready(self, metrics: bool) -> bool:
+        """Ask Triton's services that start after gRPC.
 
         Args:
             metrics: whether to ask for the metrics: the last service to start; Triton ends if
@@ -60,20 +72,40 @@ class Services:
             not metrics or self._is_ok("metrics", "/metrics")
         )
 
+    def is_front_ready(self) -> bool:
+        """Ask, through all of the front, whether Triton is ready."""
+        return self._ask_front("/v2/health/ready") == http.client.OK
+
+    def is_http_front_alive(self) -> bool:
+        """Ask whether the HTTP front answers anything."""
+        return self._ask_front("/v2/health/live") != 0
+
+    def is_grpc_front_alive(self) -> bool:
+        """Ask the HTTP front whether the gRPC front answers; without an answer it counts so."""
+        return self._ask_front("/v2/health/live") in (0, http.client.OK)
+
+    def _ask_front(self, path: str) -> int:
+        endpoint = self.endpoints["metrics"]
+        connection = http.client.HTTPConnection(
+            endpoint.host, endpoint.port, timeout=_READY_TIMEOUT_S
+        )
+        return _ask(connection, "GET", path)[0]
+
     def _is_ok(self, service: str, path: str) -> bool:
-        return self._ask(service, "GET", path, _READY_TIMEOUT_S)[0] == http.client.OK
+        return self._ask_triton(service, "GET", path, _READY_TIMEOUT_S)[0] == http.client.OK
 
     def load(self, model: str, timeout_s: float) -> str | None:
         """Load a model; return None, or why it was not loaded in that time."""
         path = f"/v2/repository/models/{model}/load"
-        status, answer = self._ask("http", "POST", path, timeout_s)
+        status, answer = self._ask_triton("http", "POST", path, timeout_s)
         return None if status == http.client.OK else answer
 
     def call(self, model: str, inputs: list[dict[str, Any]], timeout_s: float) -> tuple[int, str]:
         """Run a model on inputs in KServe's JSON; return HTTP status and text, or 0 and why."""
-        return self._ask("http", "POST", f"/v2/models/{model}/infer", timeout_s, {"inputs": inputs})
+        path = f"/v2/models/{model}/infer"
+        return self._ask_triton("http", "POST", path, timeout_s, {"inputs": inputs})
 
-    def _ask(
+    def _ask_triton(
         self,
         service: str,
         method: str,
@@ -81,19 +113,43 @@ class Services:
         timeout_s: float,
         body: dict[str, Any] | None = None,
     ) -> tuple[int, str]:
-        """Return status and message of a response, status 0 without a response."""
-        endpoint = self._endpoints[service]
-        connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=timeout_s)
+        file = self._folder / _TRITON[service].removeprefix("unix:")
+        return _ask(_UnixConnection(file, timeout_s), method, path, body)
+
+
+def _ask(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+) -> tuple[int, str]:
+    """Return status and message of a response, status 0 without a response."""
+    with contextlib.closing(connection):
         try:
-            content = None if body is None else json.dumps(body)
-            connection.request(method, path, content, {_ADMIN_HEADER: self._admin_key})
+            connection.request(method, path, None if body is None else json.dumps(body))
             response = connection.getresponse()
             text = response.read().decode(errors="replace")
         except (OSError, http.client.HTTPException) as error:
             return 0, str(error)
-        finally:
-            connection.close()
+    try:
+        return response.status, str(json.loads(text)["error"])
+    except (ValueError, KeyError, TypeError):
+        return response.status, text
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix-domain socket."""
+
+    def __init__(self, file: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._file = file
+
+    def connect(self) -> None:
+        """Connect; the path may be longer than a socket's address."""
+        folder = os.open(self._file.parent, os.O_PATH | os.O_DIRECTORY)
         try:
-            return response.status, str(json.loads(text)["error"])
-        except (ValueError, KeyError):
-            return response.status, text
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(f"/proc/self/fd/{folder}/{self._file.name}")
+        finally:
+            os.close(folder)

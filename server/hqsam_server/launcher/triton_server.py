@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,7 +15,10 @@ from hqsam_client import contract
 
 from hqsam_server import small_model
 from hqsam_server.errors import StartError
+from hqsam_server.front.callers import Callers, Keys
+from hqsam_server.front.settings import KEYS_VARIABLE, SETTINGS_FILE, Front, Settings, limits
 from hqsam_server.launcher import distribution, repository_view
+from hqsam_server.launcher.front import FrontProcess
 from hqsam_server.launcher.log import Log
 from hqsam_server.launcher.options import Endpoint, Tls, Tuning, absolute
 from hqsam_server.launcher.process import Process, instances
@@ -23,11 +27,16 @@ from hqsam_server.launcher.workspace import Workspace
 
 _FREE_PORT = Endpoint()
 _PORT_ATTEMPTS = 3
+_LAST_ANSWERS_S = 2.0
 _POLL_S = 0.1
 _FIRST_NEWS_S = 10.0
 
 _STORE = "HQSAM_STORE_FOLDER"
 _AUTO = "auto"
+
+
+class _FrontError(StartError):
+    """The front could not be started."""
 
 
 class TritonServer:
@@ -47,6 +56,7 @@ class TritonServer:
         http: Endpoint = _FREE_PORT,
         metrics: Endpoint = _FREE_PORT,
         tls: Tls | None = None,
+        front: Front | None = None,
         tuning: Tuning | None = None,
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
@@ -61,9 +71,11 @@ class TritonServer:
         Args:
             model_repository: what `hqsam export` wrote; None for the small model.
             grpc: where to serve KServe v2 over gRPC.
-            http: where to serve KServe v2 over HTTP.
+            http: where to say whether it is ready, and to serve KServe v2 over HTTP if `front`
+                says so.
             metrics: where Prometheus reads.
-            tls: encrypts gRPC; None leaves it in the clear.
+            tls: encrypts gRPC, and KServe v2 over HTTP; None leaves them in the clear.
+            front: who may call what; None for the defaults.
             tuning: precision, threads and instances of the ONNX models; None for the defaults.
             environment: variables for the models, such as ``HQSAM_STORE_FOLDER``. Without
                 that one, embeddings are lost when the server stops.
@@ -74,8 +86,8 @@ class TritonServer:
             log: where the server's log goes; None for nowhere.
         """
         self._source = None if model_repository is None else absolute(model_repository)
-        self._services = Services({"grpc": grpc, "http": http, "metrics": metrics})
         self._tls = tls
+        self._front = front or Front()
         self._tuning = tuning or Tuning()
         self._environment = dict(environment or {})
         store = self._environment.get(_STORE) or os.environ.get(_STORE)
@@ -90,7 +102,11 @@ class TritonServer:
         )
         self._workspace = Workspace()
         self._models: list[str] = []
+        self._services = Services(
+            {"grpc": grpc, "http": http, "metrics": metrics}, self._workspace.folder
+        )
         self._process: Process | None = None
+        self._front_processes: list[FrontProcess] = []
         self._is_up = False
         self._expected: frozenset[str] = frozenset()
 
@@ -113,6 +129,11 @@ class TritonServer:
     def pid(self) -> int:
         """Process ID of `tritonserver`."""
         return self._running.pid
+
+    @property
+    def front_pids(self) -> dict[str, int]:
+        """Process IDs of the front, ``grpc`` and ``http``."""
+        return {process.kind: process.pid for process in self._front_processes}
 
     @property
     def _running(self) -> Process:
@@ -154,7 +175,8 @@ class TritonServer:
 
     def _prepare(self) -> None:
         self._distribution = distribution.find()
-        self._tls_arguments = self._tls.arguments() if self._tls else []
+        self._tls = self._tls.checked() if self._tls else None
+        Callers(Keys(self._front.keys_file), self._front.proxies)  # raises if it cannot be used
         self._workspace.open()
         folder = self._workspace.folder
         if self._tuning.backend_directory is None:
@@ -166,9 +188,9 @@ class TritonServer:
         self._check_cache()
         repository = folder / "repository"
         self._models = repository_view.write_repository(repository, source, self._tuning)
-        # Triton loads the models that it is told to: `segment` reads this one's files itself.
-        if not self._tuning.prompt_decoder and contract.PROMPT_DECODER.name in self._models:
-            self._models.remove(contract.PROMPT_DECODER.name)
+        # Nothing here calls this model: `segment` reads its files and decodes by itself.
+        unused = {contract.PROMPT_DECODER.name} - {*self._front.open_models}
+        self._models = [name for name in self._models if name not in unused]
         self._environment["HQSAM_COMPUTED_BY"] = repository_view.computed_by(repository)
 
     def _check_cache(self) -> None:
@@ -187,28 +209,67 @@ class TritonServer:
             )
 
     def _launch(self) -> None:
+        self.say(f"starting Triton with {self._source or 'the small model'}")
+        self._services.choose_ports()
+        self._spawn()
         for attempt in range(_PORT_ATTEMPTS):
-            self._services.choose_ports()
-            self.say(f"starting Triton with {self._source or 'the small model'}")
-            self._spawn()
+            self._start_front()
             try:
                 self._wait_until_ready()
-            except StartError:
-                # Another program may have taken a free port before Triton did.
-                if attempt + 1 == _PORT_ATTEMPTS or not self._log.lost_a_port():
+            except _FrontError:
+                # Another program may have taken a free port before the front did.
+                if attempt + 1 == _PORT_ATTEMPTS:
                     raise
-                self._running.kill()
+                self._stop_front()
+                self._services.choose_ports()
             else:
-                return
+                break
+        for process in self._front_processes:
+            process.keep()
+
+    def _start_front(self) -> None:
+        environment = {**os.environ, **self._environment}
+        message_bytes, prompts = limits(environment)
+        Settings(
+            front=self._front,
+            **self._services.endpoints,
+            tls=self._tls,
+            message_bytes=message_bytes,
+            prompts=prompts,
+            exit_timeout_s=self._exit_timeout_s,
+        ).write(self._workspace.folder / SETTINGS_FILE)
+        alive = {
+            "grpc": self._services.is_grpc_front_alive,
+            "http": self._services.is_http_front_alive,
+        }
+        variables = {
+            **environment,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            **self._workspace.marks,
+        }
+        self._front_processes = [
+            FrontProcess(kind, variables, self._workspace.folder, self._log, is_alive)
+            for kind, is_alive in alive.items()
+        ]
+
+    def _stop_front(self, timeout_s: float = 0.0) -> None:
+        for process in self._front_processes:
+            process.kill(timeout_s)
+        self._front_processes = []
 
     def _spawn(self) -> None:
         self._is_up = False
         # Unless the user wants a store, it ends with the server.
         store = {_STORE: self._store or str(self._workspace.store)}
         self._log.reset()
+        self._services.remove_sockets()
+        variables = (
+            self._distribution.environment() | self._environment | store | self._workspace.marks
+        )
+        variables.pop(KEYS_VARIABLE, None)  # nothing but the front needs them
         self._process = Process(
             [self._distribution.binary, *self._command_line()],
-            self._distribution.environment() | self._environment | store | self._workspace.marks,
+            variables,
             self._workspace.folder,
             self._log,
         )
@@ -221,7 +282,6 @@ class TritonServer:
             f"--backend-directory={self._tuning.backend_directory or folder / 'backends'}",
             f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
             *self._services.arguments(),
-            *self._tls_arguments,
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in self._models),
             f"--exit-timeout-secs={self._exit_timeout_s}",
@@ -238,10 +298,13 @@ class TritonServer:
         start = time.monotonic()
         next_news_s = _FIRST_NEWS_S
         metrics = not any(argument.startswith("--allow-metrics") for argument in self._arguments)
-        while not self._services.is_ready(metrics):
+        while not (self._services.is_triton_ready(metrics) and self._services.is_front_ready()):
             # A start that failed unloads its models for seconds before the process ends.
             if not self._running.is_running() or self._log.drained.is_set():
                 raise StartError(f"Triton ended while it started: {self._running.reason()}")
+            for process in self._front_processes:
+                if not process.is_kept and not process.is_running():
+                    raise _FrontError(f"the front ended while it started: {process.last_line}")
             waited_s = time.monotonic() - start
             if waited_s > self._start_timeout_s:
                 raise StartError(
@@ -324,11 +387,16 @@ class TritonServer:
         Requests under way are answered first, within the exit timeout. A server that is
         still starting is killed.
         """
+        if self._is_up:
+            for front in self._front_processes:
+                front.terminate()
         if self._process is not None:
             if self._is_up:
                 self._process.terminate(self._exit_timeout_s)
             else:
                 self._process.kill()
+        # What it has yet to send was answered, or never will be.
+        self._stop_front(_LAST_ANSWERS_S if self._is_up else 0.0)
         self._is_up = False
         self._workspace.close()
 

@@ -1,0 +1,1 @@
+"""What stands between callers and Triton: nobody else reaches Triton's own ports."""

@@ -1,0 +1,287 @@
+"""Attacks on what stands before Triton: each is refused, and nobody notices.
+
+Each of these ended `tritonserver` 2.51, or took gigabytes, when callers reached it directly.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from hqsam_client import contract
+from hqsam_server import TritonServer
+from hqsam_testing.api import Api
+from hqsam_testing.raw import IMAGE_ID, Raw, Wire, connect, valid
+from hqsam_testing.waiting import TIMEOUT_S, wait_until
+from tritonclient.grpc import service_pb2
+
+from tests.hostile.conftest import OPEN
+from tests.hostile.unhurt import click
+
+INFER = "/v2/models/segment/infer"
+OTHER_ADDRESS = "127.0.0.2"
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def wire(server: TritonServer) -> Iterator[Wire]:
+    with connect(server.grpc_url) as wire:
+        yield wire
+
+
+@pytest.fixture(autouse=True)
+def _same_front(server: TritonServer) -> Iterator[None]:
+    """Check that no attack ends a process of the front."""
+    before = server.front_pids
+    yield
+    assert server.front_pids == before
+
+
+def post(body: bytes, *headers: str, path: str = INFER) -> bytes:
+    """Return a request as its bytes."""
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", *headers]
+    if not any(it.lower().startswith("transfer-encoding") for it in headers):
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def tensor(**fields: Any) -> bytes:
+    """Return a request to `segment` whose points are wrong."""
+    image_id = {"name": "image_id", "datatype": "BYTES", "shape": [1], "data": [IMAGE_ID]}
+    points = {"name": "point_coords", "datatype": "FP32", "shape": [1, 1, 2], "data": [1, 2]}
+    return json.dumps({"inputs": [image_id, {**points, **fields}]}).encode()
+
+
+def chunks() -> bytes:
+    return post(b"1\r\n \r\n" * 600_000 + b"0\r\n\r\n", "Transfer-Encoding: chunked")
+
+
+ATTACKS = {
+    "a shape of 10^12 with one number": post(tensor(shape=[10**12], data=[1])),
+    "a shape of 20 GB with one number": post(tensor(shape=[1, 5_000_000_000], data=[1])),
+    "a shape whose product overflows": post(tensor(shape=[2**62 + 1, 4], data=[1, 2, 3, 4])),
+    "a shape that JSON does not end": post(b'{"inputs": [{"shape": [' + b"9" * 100_000 + b"]}]}"),
+    "a side below zero": post(tensor(shape=[-1, -1, 2])),
+    "a side that is a fraction": post(tensor(shape=[1.5, 1, 2])),
+    "100,000 nested lists": post(b"[" * 100_000),
+    "100,000 nested lists as data": post(
+        tensor(data="here").replace(b'"here"', b"[" * 100_000 + b"]" * 100_000)
+    ),
+    "600,000 chunks of one byte": chunks(),
+    "gzip of 100 MB": post(gzip.compress(bytes(100 * MIB), 1), "Content-Encoding: gzip"),
+    "a header longer than the body": post(b"{}", "Inference-Header-Content-Length: 99999999"),
+    "a header of no length": post(b"{}", "Inference-Header-Content-Length: 0x10"),
+    "binary data that is not there": post(tensor(parameters={"binary_data_size": 10**9})),
+    "a body of a terabyte": post(b"")[:-4].replace(b": 0", b": 1099511627776") + b"\r\n\r\n",
+    "classification": post(
+        json.dumps(
+            {"outputs": [{"name": "sam_masks", "parameters": {"classification": 2**31 - 1}}]}
+        ).encode()
+    ),
+    "shared memory": post(tensor(parameters={"shared_memory_region": "x"})),
+    "half of a surrogate pair": post(tensor(name="\ud800")),
+    "NaN": post(tensor(data=[float("nan"), 1])),
+    "numbers that are strings": post(tensor(data=["1", "2"])),
+    "no JSON": post(b"\xff\xfe\x00"),
+    "two megabytes of JSON": post(b" " * 2 * MIB),
+    "a form of a foreign page": post(tensor(), "Content-Type: text/plain"),
+    "a foreign page's script": post(tensor(), "Origin: http://attacker.example"),
+    "a model that is not open": post(b"{}", path="/v2/models/decoder/infer"),
+    "a model's name that is a path": post(b"{}", path="/v2/models/..%2f..%2fetc/infer"),
+    "unloading a model": post(b"{}", path="/v2/repository/models/segment/unload"),
+    "registering shared memory": post(b"{}", path="/v2/systemsharedmemory/region/x/register"),
+    "a header of a megabyte": post(b"{}", "X-Long: " + "a" * MIB),
+    "no HTTP": b"\x16\x03\x01\x02\x00" * 1000,
+}
+
+
+def answer(url: str, request: bytes) -> int:
+    """Send bytes and return the HTTP status; 0 if the connection was closed without one."""
+    host, _, port = url.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=TIMEOUT_S) as connection:
+        try:
+            connection.sendall(request)
+            head = connection.makefile("rb").readline()
+        except (ConnectionResetError, BrokenPipeError):
+            return 0  # it was refused while it was sent
+    match = re.match(rb"HTTP/1\.1 (\d{3})", head)
+    return int(match[1]) if match else 0
+
+
+@pytest.mark.parametrize("service", ["http", "metrics", "grpc"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_one_http_request_harms_nobody(
+    server: TritonServer, api: Api, name: str, service: str
+) -> None:
+    """Five kinds of request of 3 MB ended `tritonserver`; ten ended the service for good."""
+    url: str = getattr(server, f"{service}_url")
+    for _ in range(3):
+        status = answer(url, ATTACKS[name])
+        assert status == 0 or 400 <= status < 500, status
+    assert api.client.is_server_ready(client_timeout=TIMEOUT_S)
+
+
+@pytest.mark.parametrize("shape", [(2**62 + 1, 1), (2**32, 2**32), (2**63 - 1,), (1, 5 * 10**9)])
+@pytest.mark.parametrize("name", ["image_id", "point_labels"])
+def test_a_shape_that_overflows_ends_no_process(
+    wire: Wire, name: str, shape: tuple[int, ...]
+) -> None:
+    """Nine of them ended the service: Triton multiplied the sides in 64 bits."""
+    inputs = valid("segment")
+    inputs[name] = Raw(inputs[name].dtype, shape, inputs[name].content)
+    for _ in range(10):
+        code, message, _ = wire.infer("segment", inputs)
+        assert (code, name in message) == ("INVALID_ARGUMENT", True), message
+
+
+@pytest.mark.parametrize("owner", ["request", "input", "output"])
+@pytest.mark.parametrize(
+    "parameter", ["classification", "shared_memory_region", "priority", "sequence_id", "timeout"]
+)
+def test_parameters_that_nobody_needs_are_refused(wire: Wire, owner: str, parameter: str) -> None:
+    """`classification` of 2^31 - 1 on `sam_masks` took 6.4 GB for 941 bytes."""
+    request = service_pb2.ModelInferRequest(model_name="segment")
+    for name, raw in valid("segment").items():
+        request.inputs.add(name=name, datatype=raw.dtype, shape=raw.shape)
+        request.raw_input_contents.append(raw.content)
+    output = request.outputs.add(name="sam_masks")
+    place = {"request": request, "input": request.inputs[0], "output": output}[owner]
+    place.parameters[parameter].int64_param = 2**31 - 1
+    code, message, _ = wire.send(request)
+    assert (code, parameter in message) == ("INVALID_ARGUMENT", True), message
+
+
+CLOSED = [it.name for it in contract.MODELS if it.name not in (*OPEN, "embed", "segment")]
+
+
+@pytest.mark.parametrize("model", CLOSED)
+def test_inner_models_are_closed_to_callers(wire: Wire, model: str) -> None:
+    """One direct call of 32 x 256 points took 4.3 GB; 300 calls starved clicks for 192 s."""
+    code, message, _ = wire.send(service_pb2.ModelInferRequest(model_name=model))
+    assert code == "NOT_FOUND"
+    assert f"no model {model} for callers" in message
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "ModelStreamInfer",
+        "RepositoryIndex",
+        "RepositoryModelLoad",
+        "SystemSharedMemoryRegister",
+        "CudaSharedMemoryRegister",
+        "TraceSetting",
+        "LogSettings",
+        "Nonsense",
+    ],
+)
+def test_nothing_but_inference_and_questions_is_answered(server: TritonServer, method: str) -> None:
+    code, message = call(server, b"", f"/inference.GRPCInferenceService/{method}")
+    assert code == "UNIMPLEMENTED"
+    assert "ModelInfer" in message
+
+
+def call(
+    server: TritonServer,
+    message: bytes,
+    method: str = "/inference.GRPCInferenceService/ModelInfer",
+    **options: Any,
+) -> tuple[str, str]:
+    """Send a message as it is; return code and message of the error."""
+    with (
+        grpc.insecure_channel(
+            server.grpc_url, options=[("grpc.max_send_message_length", -1)]
+        ) as channel,
+        pytest.raises(grpc.RpcError) as caught,
+    ):
+        channel.unary_unary(method)(message, timeout=TIMEOUT_S, **options)
+    return caught.value.code().name, caught.value.details() or ""
+
+
+MESSAGES = {
+    "a gigabyte": (bytes(2**30), "RESOURCE_EXHAUSTED", "larger than max"),
+    "zeros": (bytes(60 * MIB), "INVALID_ARGUMENT", "no ModelInferRequest"),
+    "20 million empty inputs": (b"\x2a\x00" * 20_000_000, "INVALID_ARGUMENT", "too many parts"),
+    "inputs of 20 million empty parts": (
+        b"\x2a\x80\xda\xc4\x09" + b"\x22\x00" * 10_000_000, "INVALID_ARGUMENT", "expected at most",
+    ),
+    "a length beyond the end": (b"\x0a\xff\xff\xff\x7fx", "INVALID_ARGUMENT", "ends too early"),
+    "a length that does not end": (b"\x0a" + b"\xff" * 100, "INVALID_ARGUMENT", "too large"),
+    "an unknown field": (b"\x42\x01x", "INVALID_ARGUMENT", "unknown field"),
+    "a group": (b"\x0b\x0c", "INVALID_ARGUMENT", "unknown field"),
+    "nothing": (b"", "NOT_FOUND", "no model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_message_is_bounded_before_it_is_held(server: TritonServer, name: str) -> None:
+    """A gigabyte to `embed` left 2.5 GB in the server; a second one ended it."""
+    message, code, text = MESSAGES[name]
+    process = psutil.Process(server.front_pids["grpc"])
+    before = process.memory_info().rss
+    found, details = call(server, message)
+    assert (found, text in details) == (code, True), details
+    assert process.memory_info().rss - before < 150 * MIB
+
+
+def test_compressed_messages_are_refused(server: TritonServer) -> None:
+    """Three megabytes of gzip became three gigabytes."""
+    code, message = call(server, bytes(60 * MIB), compression=grpc.Compression.Gzip)
+    assert code == "UNIMPLEMENTED"
+    assert "ompression" in message
+
+
+def test_metadata_is_bounded(server: TritonServer) -> None:
+    code, _ = call(server, b"", metadata=[("x-long", "a" * 100_000)])
+    assert code == "RESOURCE_EXHAUSTED"
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        "grpc",
+        pytest.param("http", marks=pytest.mark.slow),
+        pytest.param("metrics", marks=pytest.mark.slow),
+    ],
+)
+def test_a_thousand_half_open_connections_keep_nobody_out(
+    server: TritonServer, api: Api, service: str
+) -> None:
+    """1,100 connections that sent nothing used up the open files of `tritonserver`."""
+    host, _, port = getattr(server, f"{service}_url").rpartition(":")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    try:
+        with ExitStack() as stack:
+            for _ in range(1100):
+                connection = stack.enter_context(socket.socket())
+                connection.settimeout(TIMEOUT_S)
+                connection.bind((OTHER_ADDRESS, 0))
+                connection.connect((host, int(port)))
+            wait_until(lambda: _others(server, int(port)) <= 256, "the surplus to be closed")
+            for wanted in (server.http_url, server.metrics_url):
+                assert answer(wanted, b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n") == 200
+            with Api(server) as other:
+                assert np.isfinite(click(other)["low_res_masks"]).all()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _others(server: TritonServer, port: int) -> int:
+    """Return how many connections the front holds that came from the other address."""
+    return sum(
+        it.laddr.port == port and bool(it.raddr) and OTHER_ADDRESS in it.raddr.ip
+        for pid in server.front_pids.values()
+        for it in psutil.Process(pid).net_connections(kind="inet")
+        if it.status == psutil.CONN_ESTABLISHED
+    )
