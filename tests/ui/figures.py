@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from demo.figures import FOLDER, palette
 from tests.ui.conftest import hqsam_ui
-from tests.ui.test_page import COIN, DESK, PHONE, answered, click, open_coins, place
+from tests.ui.driving import COIN, DESK, PHONE, answered, click, open_coins, place
 
 SECOND_COIN = (277, 53)
 SPILL = (310, 45)

@@ -24,7 +24,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from starlette.testclient import TestClient
 
-from tests.ui.conftest import image_file
+from tests.ui.driving import image_file
 
 POINTS = [[105.0, 90.0], [20.5, 180.25]]
 LABELS = [1, 0]

@@ -7,12 +7,15 @@ const ENDING = /\.(apng|avif|bmp|gif|heic|heif|j2k|jp2|jpe?g|mpo|pbm|pgm|png|pnm
 
 /** @param {(files: File[]) => void} add */
 export function accept(add) {
-  const chooser = input("file");
-  chooser.addEventListener("change", () => {
-    add([...(chooser.files ?? [])]);
-    // Otherwise choosing the same file again would not be a change.
-    chooser.value = "";
-  });
+  for (const id of ["file", "folder"]) {
+    const chooser = input(id);
+    chooser.addEventListener("change", () => {
+      const files = [...(chooser.files ?? [])];
+      add(id === "folder" ? inOrder(files.filter(({ name }) => ENDING.test(name))) : files);
+      // Otherwise choosing the same file again would not be a change.
+      chooser.value = "";
+    });
+  }
   let dragging = 0;
   const show = (/** @type {number} */ change) => {
     dragging = Math.max(0, dragging + change);
@@ -36,8 +39,11 @@ async function filesOf(data) {
   /** @type {File[]} */
   const found = [];
   for (const entry of entries) await walk(entry, found);
-  return found.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+  return inOrder(found);
 }
+
+/** @param {File[]} files */
+const inOrder = (files) => files.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
 
 /** @param {FileSystemEntry} entry @param {File[]} found */
 async function walk(entry, found) {

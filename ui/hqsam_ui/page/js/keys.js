@@ -20,7 +20,7 @@ export function listen(keys, onDigit) {
     const act = digit ? () => onDigit(Number(key)) : (keys[shifted] ?? plain);
     if (!act) return;
     // Buttons have the key themselves.
-    if (key.toLowerCase() === "enter" && event.target.matches("button, a, input")) return;
+    if (key === "Enter" && !modifier && event.target.matches("button, a, input")) return;
     event.preventDefault();
     act(event);
   });

@@ -152,6 +152,7 @@ const clicks = {
   actual: () => stage.view.actual(),
   choose: () => input("file").click(),
   "choose-first": () => input("file").click(),
+  "choose-folder": () => input("folder").click(),
   sample: showSample,
   save: () => exchange.save(),
   import: () => input("import-file").click(),
@@ -189,7 +190,7 @@ listen(
     "+": clicks["zoom-in"], "=": clicks["zoom-in"], "-": clicks["zoom-out"], "−": clicks["zoom-out"], f: clicks.fit, 0: clicks.actual,
     h: toggle("show-masks"), "Shift+h": edit((history) => history.hide(history.selected.id, !history.selected.hidden)), l: toggle("outline"),
     PageDown: () => project.selectBy(1), PageUp: () => project.selectBy(-1), ".": () => project.selectBy(1), ",": () => project.selectBy(-1),
-    "Shift+enter": done, o: clicks.choose, "Ctrl+s": clicks.save, "?": clicks["help-open"],
+    "Ctrl+enter": done, o: clicks.choose, "Ctrl+s": clicks.save, "?": clicks["help-open"],
     Escape: () => {
       tools.stopMerge();
       pointing.cancel();

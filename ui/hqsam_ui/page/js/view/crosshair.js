@@ -16,7 +16,10 @@ export class Crosshair {
     this.pointing = pointing;
     const { canvas } = stage;
     canvas.addEventListener("keydown", (event) => this.#key(event));
-    canvas.addEventListener("focus", () => stage.redraw());
+    canvas.addEventListener("focus", () => {
+      if (canvas.matches(":focus-visible")) stage.cross ??= pixelAt(stage.size, stage.size.width / 2, stage.size.height / 2);
+      stage.redraw();
+    });
     canvas.addEventListener("blur", () => {
       this.#corner = null;
       stage.draft = null;
@@ -38,9 +41,10 @@ export class Crosshair {
       if (this.#corner) stage.draft = boxOf(this.#corner, centre(stage.cross));
       stage.view.reveal(stage.cross);
       pointing.handlers.onHover(stage.cross, pointing.handlers.label());
-    } else if (event.key === "Enter" || event.key === " ") {
+    } else if (event.key === "Enter") {
+      // The first time, it only shows where the crosshair is.
+      if (stage.cross) this.#act(at, event);
       stage.cross = at;
-      this.#act(at, event);
     } else if (event.key.toLowerCase() === "b") {
       stage.cross = at;
       this.#box(at);

@@ -51,7 +51,7 @@ export class Pointing {
     canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     // With the space bar held, a drag moves the view.
     window.addEventListener("keydown", (event) => {
-      if (event.code !== "Space" || event.target !== document.body) return;
+      if (event.code !== "Space" || (event.target !== document.body && event.target !== canvas)) return;
       event.preventDefault();
       this.#space = true;
     });

@@ -92,7 +92,7 @@ export class Project extends EventTarget {
     for (const { file, known, entry } of added) {
       try {
         if (!known) await store.add(entry, file);
-        entry.thumbnail ??= await thumbnail(file);
+        await this.makeThumbnail(entry, file);
         await store.saveList(this.entries);
       } catch (error) {
         this.work(entry).file ??= file;
@@ -100,6 +100,12 @@ export class Project extends EventTarget {
       }
       this.#emit("entries");
     }
+  }
+
+  /** @param {Entry} entry @param {Blob} file that the browser may be able to show */
+  async makeThumbnail(entry, file) {
+    entry.thumbnail ??= await thumbnail(file);
+    this.#emit("entries");
   }
 
   /** Take an image out of the browser's project, with its work. @param {Entry} entry */

@@ -107,6 +107,7 @@ export class Work extends EventTarget {
     const { store } = this.project;
     this.file ??= await store.file(this.entry);
     this.shown ??= await showable(this.file);
+    if (!this.entry.thumbnail) this.project.makeThumbnail(this.entry, this.shown);
     await this.ensureLoaded();
     this.#changed();
   }
