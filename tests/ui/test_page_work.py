@@ -109,7 +109,7 @@ def test_leaving_with_work_that_is_not_saved_asks_first(visit: Visit) -> None:
     page = visit()
     open_coins(page)
     kept(page)
-    page.evaluate("IDBObjectStore.prototype.put = () => { throw new Error('no room') }")
+    page.evaluate("void (IDBObjectStore.prototype.put = () => { throw new Error('no room') })")
     click(page, COIN)
     expect(page.locator("#saved")).to_have_text("not saved")
     expect(page.locator("#error-text")).to_have_text(re.compile("no room"))
