@@ -192,5 +192,7 @@ def test_annotations_of_another_size_are_refused(visit: Visit) -> None:
     page = visit()
     open_image(page, "plain.png", image_file(120, 80))
     put(page, coco_of("plain.png", drawn()))
-    expect(page.locator("#state")).to_have_text(re.compile(r"plain.png is 120 . 80 here, 300 . 200 there"))
+    expect(page.locator("#state")).to_have_text(
+        re.compile(r"plain.png is 120 . 80 here, 300 . 200 there")
+    )
     assert rows(page) == ["Object 1"]

@@ -154,8 +154,10 @@ export class History extends EventTarget {
   /** Add objects that are made elsewhere. @param {Omit<Item, "id">[]} found */
   import(found) {
     const { items, next } = this.state;
-    const made = found.map((item, i) => ({ ...item, id: next + i }));
-    this.#change({ items: [...items.filter((item) => !isBlank(item)), ...made], selected: next, next: next + made.length });
+    const start = items.length === 1 && isBlank(items[0]) ? items[0].id : next;
+    const made = found.map((item, i) => ({ ...item, id: start + i }));
+    const others = items.filter((item) => !isBlank(item));
+    this.#change({ items: [...others, ...made], selected: start, next: Math.max(next, start + made.length) });
   }
 
   duplicate() {
