@@ -104,8 +104,8 @@ def test_yolo_is_read_by_supervision(page: Page, tmp_path: Path) -> None:
     )
     assert data.classes == CLASSES
     ((_, _, found),) = list(data)
-    assert list(found.class_id) == [0, 1]
-    for got, expected in zip(found.mask, drawn(), strict=True):
+    assert np.asarray(found.class_id).tolist() == [0, 1]
+    for got, expected in zip(np.asarray(found.mask), drawn(), strict=True):
         assert agree(got, expected) > 0.9
 
 

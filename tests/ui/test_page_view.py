@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
+from typing import Literal
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from PIL import Image
+from playwright.sync_api import FloatRect, Page, expect
 
 from tests.ui.driving import (
     COIN,
@@ -28,6 +31,8 @@ from tests.ui.driving import (
     screenshot,
 )
 
+MOVERS: list[tuple[str | None, Literal["middle", "left"]]] = [(None, "middle"), ("Space", "left")]
+
 ORANGE = np.array([230, 159, 0])
 
 
@@ -46,7 +51,8 @@ def test_the_wheel_zooms_at_the_pointer(visit: Visit) -> None:
     page.mouse.wheel(0, -700)
     page.wait_for_function("document.getElementById('zoom').value !== '179 %'")
     assert scale(page) > 2 * fitted
-    assert place(page, COIN) == pytest.approx(where, abs=1)
+    # Browsers round the place of a wheel's event to a whole pixel.
+    assert place(page, COIN) == pytest.approx(where, abs=3)
     # What is under the pointer is what is clicked, at any zoom.
     with answered(page):
         page.mouse.click(*where)
@@ -65,18 +71,16 @@ def test_a_drag_with_the_space_bar_or_the_middle_button_moves_the_view(visit: Vi
     open_coins(page)
     page.mouse.move(*place(page, COIN))
     page.mouse.wheel(0, -1500)
-    for start, stop in (
-        (lambda: page.mouse.down(button="middle"), lambda: page.mouse.up(button="middle")),
-        (
-            lambda: (page.keyboard.down("Space"), page.mouse.down()),
-            lambda: (page.mouse.up(), page.keyboard.up("Space")),
-        ),
-    ):
+    for key, button in MOVERS:
         x, y = place(page, COIN)
         page.mouse.move(500, 400)
-        start()
+        if key:
+            page.keyboard.down(key)
+        page.mouse.down(button=button)
         page.mouse.move(560, 430, steps=4)
-        stop()
+        page.mouse.up(button=button)
+        if key:
+            page.keyboard.up(key)
         assert place(page, COIN) == pytest.approx((x + 60, y + 30), abs=1)
     expect(page.locator("#objects")).to_contain_text("empty")
 
@@ -92,32 +96,19 @@ def test_masks_are_sharp_at_any_zoom(visit: Visit) -> None:
     x, y = map(round, place(page, (104, 84)))
     side = scale(page)
     page.mouse.move(2, 2)
-    clip = {"x": x - 8 * side, "y": y - 2, "width": 8 * side, "height": 4}
+    clip: FloatRect = {"x": x - 8 * side, "y": y - 2, "width": 8 * side, "height": 4}
 
-    def edge() -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-        (row, *_) = screenshot_of(page, clip)
-        return (np.abs(row - ORANGE) < 12).all(axis=1)
-
-    page.wait_for_timeout(0)
     expect(page.locator("#zoom")).to_have_text(re.compile(r"\d{4} %"))
+    # Until the mask is drawn for this zoom.
     for _ in range(50):
-        inside = edge()
+        content = page.screenshot(clip=clip)
+        row = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.int16)[0]
+        inside = (np.abs(row - ORANGE) < 12).all(axis=1)
         # From the border on, all pixels have the colour: there is no soft edge.
         start = int(np.argmax(inside))
         if inside[start:].all() and start == pytest.approx(3.5 * side, abs=1.5):
             return
     pytest.fail(f"the border is at {start} of {len(inside)} pixels, expected {3.5 * side}")
-
-
-def screenshot_of(
-    page: Page, clip: dict[str, float]
-) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
-    import io
-
-    from PIL import Image
-
-    content = page.screenshot(clip=clip)  # type: ignore[arg-type]
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.int16)
 
 
 def test_masks_are_hidden_outlined_and_faded(visit: Visit) -> None:
