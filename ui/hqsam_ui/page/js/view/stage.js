@@ -127,6 +127,12 @@ export class Stage {
     const state = this.#state;
     if (!state) return;
     const region = this.#region();
+    context.save();
+    const { x, y, scale } = this.view;
+    context.beginPath();
+    // Masks end where the image ends.
+    context.rect(x * this.density, y * this.density, this.size.width * scale * this.density, this.size.height * scale * this.density);
+    context.clip();
     if (this.look.masks) {
       const style = (/** @type {Item} */ item, /** @type {boolean} */ selected) => this.#style(item, selected);
       const complete = this.#layers.paint(context, state.items, state.selected, this.size, region, style, this.#moving);
@@ -136,11 +142,12 @@ export class Stage {
         place(context, drawLogits(logits, this.size, region, { ...this.#style(item, false), line: 1 }), region);
       }
     }
+    context.restore();
     context.setTransform(this.density, 0, 0, this.density, 0, 0);
     this.#paintMarks(context, state);
   }
 
-  /** The image's part on the stage; masks do not reach beyond it. */
+  /** What the stage shows, in original pixels; it may reach beyond the image. */
   #region() {
     const { view, canvas, density } = this;
     return { x: -view.x / view.scale, y: -view.y / view.scale, scale: view.scale * density, width: canvas.width, height: canvas.height };
