@@ -55,6 +55,7 @@ def main() -> None:
         start(phone, address)
         with answered(phone):
             phone.touchscreen.tap(*place(phone, COIN))
+        phone.evaluate("scrollTo(0, 0)")
         save(phone, "ui-phone")
         running.close()
 

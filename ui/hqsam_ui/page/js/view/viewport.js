@@ -59,7 +59,7 @@ export class Viewport extends EventTarget {
   /** @param {number} scale @param {{x: number, y: number}} [at] */
   zoomTo(scale, at = { x: this.#stage.width / 2, y: this.#stage.height / 2 }) {
     const bounded = Math.max(Math.min(this.fitScale, 1), Math.min(scale, Math.max(MOST, this.fitScale)));
-    if (bounded <= this.fitScale) return this.fit();
+    if (bounded === this.fitScale) return this.fit();
     const factor = bounded / this.scale;
     this.#set(bounded, at.x - (at.x - this.x) * factor, at.y - (at.y - this.y) * factor);
   }
