@@ -6,6 +6,7 @@ import io
 
 from hqsam_server import TritonServer
 from hqsam_testing import browser
+from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -25,6 +26,7 @@ def main() -> None:
     executable = browser.find()
     if executable is None:
         raise SystemExit(browser.MISSING)
+    expect.set_options(timeout=1e3 * TIMEOUT_S)
     with (
         TritonServer() as server,
         hqsam_ui("--url", server.grpc_url) as (address, _),

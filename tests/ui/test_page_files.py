@@ -134,6 +134,7 @@ def test_geojson_has_the_holes(page: Page) -> None:
     assert len(bar["geometry"]["coordinates"]) == 2
 
 
+@pytest.mark.slow
 def test_coco_comes_in_as_it_went_out(page: Page, visit: Visit) -> None:
     for name in ("coco", "coco-polygons"):
         document = json.loads(saved(page, name))
@@ -145,6 +146,7 @@ def test_coco_comes_in_as_it_went_out(page: Page, visit: Visit) -> None:
             assert agree(found, expected) > (0.999 if name == "coco" else 0.97)
 
 
+@pytest.mark.slow
 def test_all_images_go_into_one_file_and_come_in_by_name(visit: Visit) -> None:
     page = visit()
     page.locator("#file").set_input_files(
@@ -188,6 +190,7 @@ def test_a_file_that_is_not_coco_is_refused(visit: Visit, content: bytes, reason
     expect(page.locator("#error-text")).to_contain_text("wrong.json cannot be imported")
 
 
+@pytest.mark.slow
 def test_annotations_of_another_size_are_refused(visit: Visit) -> None:
     page = visit()
     open_image(page, "plain.png", image_file(120, 80))

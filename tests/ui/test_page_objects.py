@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pytest
 from playwright.sync_api import expect
 
 from tests.ui.driving import (
@@ -67,6 +68,7 @@ def test_classes_are_typed_loaded_saved_and_given_by_keys(visit: Visit) -> None:
     kept(page)
 
 
+@pytest.mark.slow
 def test_points_are_moved_and_taken_away_one_by_one(visit: Visit) -> None:
     page = visit()
     open_coins(page)
@@ -86,6 +88,7 @@ def test_points_are_moved_and_taken_away_one_by_one(visit: Visit) -> None:
     expect(page.locator("#objects")).to_contain_text("empty")
 
 
+@pytest.mark.slow
 def test_a_box_is_changed_and_a_second_one_starts_another_object(visit: Visit) -> None:
     page = visit()
     open_coins(page)
@@ -103,6 +106,7 @@ def test_a_box_is_changed_and_a_second_one_starts_another_object(visit: Visit) -
     assert covered(second, coin_at(COIN)) > 0.6
 
 
+@pytest.mark.slow
 def test_brush_and_eraser_change_pixels_and_stay_when_one_clicks(visit: Visit) -> None:
     page = visit()
     open_coins(page)
@@ -181,6 +185,7 @@ def test_a_click_refines_a_mask_that_was_imported(visit: Visit) -> None:
     assert covered(mask(page), coin_at(COIN)) > 0.6
 
 
+@pytest.mark.slow
 def test_the_list_scrolls_to_the_selected_object(visit: Visit) -> None:
     page = visit()
     open_plain(page)

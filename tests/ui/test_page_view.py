@@ -111,6 +111,7 @@ def test_masks_are_sharp_at_any_zoom(visit: Visit) -> None:
     pytest.fail(f"the border is at {start} of {len(inside)} pixels, expected {3.5 * side}")
 
 
+@pytest.mark.slow
 def test_masks_are_hidden_outlined_and_faded(visit: Visit) -> None:
     page = visit()
     open_plain(page)
@@ -134,6 +135,7 @@ def test_masks_are_hidden_outlined_and_faded(visit: Visit) -> None:
     assert is_plain() and not is_plain(slice(None))
 
 
+@pytest.mark.slow
 def test_all_can_be_done_by_keys(visit: Visit) -> None:
     page = visit()
     page.keyboard.press("Tab")

@@ -92,6 +92,7 @@ def test_another_image_and_back_keeps_masks_and_undo(visit: Visit) -> None:
     expect(page.locator("#objects")).to_contain_text("empty")
 
 
+@pytest.mark.slow
 def test_the_same_file_again_brings_its_work_back(visit: Visit, tmp_path: Path) -> None:
     path = tmp_path / "coins.png"
     path.write_bytes(COINS.read_bytes())
@@ -105,6 +106,7 @@ def test_the_same_file_again_brings_its_work_back(visit: Visit, tmp_path: Path) 
     expect(page.locator("#objects")).to_contain_text("1 point")
 
 
+@pytest.mark.slow
 def test_leaving_with_work_that_is_not_saved_asks_first(visit: Visit) -> None:
     page = visit()
     open_coins(page)
@@ -139,6 +141,7 @@ def test_an_image_is_removed_with_its_work(visit: Visit) -> None:
     expect(page.locator("#empty")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_the_next_images_are_encoded_while_one_is_worked_on(visit: Visit) -> None:
     page = visit()
     sent: list[int] = []
@@ -182,6 +185,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_work_on_a_folder_lies_beside_its_images(
     visit: Visit, small_server: TritonServer, folder: Path
 ) -> None:
@@ -214,6 +218,7 @@ def test_work_on_a_folder_lies_beside_its_images(
     assert covered(second[0], coin_at(COIN)) > 0.6
 
 
+@pytest.mark.slow
 def test_two_people_do_not_overwrite_each_other(
     visit: Visit, small_server: TritonServer, folder: Path
 ) -> None:
