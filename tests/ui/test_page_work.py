@@ -12,7 +12,7 @@ import pytest
 from hqsam_server import TritonServer
 from hqsam_testing.coins import COINS
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.ui.conftest import hqsam_ui
 from tests.ui.driving import (
@@ -126,6 +126,19 @@ def test_leaving_with_work_that_is_not_saved_asks_first(visit: Visit) -> None:
         page.close(run_before_unload=True)
     assert dialogs == ["beforeunload"]
     expect(page.locator("#objects")).to_contain_text("1 point")
+
+
+def test_a_file_that_is_chosen_while_the_page_starts_is_kept(visit: Visit) -> None:
+    page = visit()
+    held: list[Route] = []
+    page.route("**/api/status", lambda route: held.append(route))
+    with page.expect_request("**/api/status"):
+        page.reload()
+    choose(page, COINS.name, COINS.read_bytes())
+    page.unroute("**/api/status")
+    held[0].continue_()
+    shown(page, COINS.name)
+    expect(page.locator("#strip li")).to_have_count(1)
 
 
 def test_an_image_is_removed_with_its_work(visit: Visit) -> None:

@@ -46,11 +46,17 @@ export class Project extends EventTarget {
   #aheadTimer = 0;
   #usedAt = 0;
   #classesDirty = false;
+  /** @type {Promise<void>} */
+  #started = Promise.resolve();
   /** Tells other tabs what was saved. */
   #tabs = new BroadcastChannel("hqsam");
 
   /** Load the project: the folder of the page's server, or what the browser has kept. */
-  async start() {
+  start() {
+    this.#started = this.#start();
+  }
+
+  async #start() {
     await this.#watch();
     try {
       if (this.server?.folder) this.store = new FolderStore();
@@ -79,6 +85,8 @@ export class Project extends EventTarget {
 
   /** Add image files and show the first. @param {File[]} files */
   async add(files) {
+    // A file may be chosen before it is known what the browser has kept.
+    await this.#started;
     if (!(this.store instanceof BrowserStore)) return this.#failed(new api.CallError("file", "This page works on a folder: put images there."));
     const { store } = this;
     const added = files.map((file) => {
