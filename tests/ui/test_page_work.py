@@ -135,8 +135,8 @@ def test_a_file_that_is_chosen_while_the_page_starts_is_kept(visit: Visit) -> No
     with page.expect_request("**/api/status"):
         page.reload()
     choose(page, COINS.name, COINS.read_bytes())
-    page.unroute("**/api/status")
     held[0].continue_()
+    page.unroute("**/api/status")
     shown(page, COINS.name)
     expect(page.locator("#strip li")).to_have_count(1)
 
