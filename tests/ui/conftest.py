@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import itertools
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-import numpy as np
 import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
 from hqsam_testing import browser as browsers
 from hqsam_testing.command import Command, hqsam
-from hqsam_testing.oracle import images
 from hqsam_testing.waiting import TIMEOUT_S
-from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-_SERIAL = itertools.count(1)
+from tests.ui.driving import DESK, Visit, image_file
 
 
 @pytest.fixture(scope="session")
@@ -50,15 +46,6 @@ def hqsam_ui(*arguments: str) -> Iterator[tuple[str, Command]]:
         assert status == 0, command.output()
 
 
-def image_file(width: int, height: int, file_format: str = "PNG") -> bytes:
-    """Return an image file that no other test has sent."""
-    array = images.draw(width, height)
-    array[:8, :8] = (next(_SERIAL), 7, 7)
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(array)).save(buffer, file_format)
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def photo() -> bytes:
     """A new image of 300 x 200 pixels as a PNG file."""
@@ -79,3 +66,45 @@ def browser() -> Iterator[Browser]:
         )
         yield running
         running.close()
+
+
+# Playwright does not see the bodies of requests that are blobs.
+RECORD_PROMPTS = """
+    const original = window.fetch;
+    window.sentPrompts = [];
+    window.fetch = async (path, options) => {
+        if (path.endsWith("/mask")) sentPrompts.push((await options.body.text()).split("\\n")[0]);
+        return original(path, options);
+    };
+"""
+
+
+@pytest.fixture(scope="session")
+def home(small_server: TritonServer) -> Iterator[str]:
+    """The page on the server with the small model."""
+    with hqsam_ui("--url", small_server.grpc_url) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def visit(browser: Browser, home: str) -> Iterator[Visit]:
+    """Opens the page; fails the test if the page's script raised an error."""
+    contexts: list[BrowserContext] = []
+    failures: list[str] = []
+
+    def open_page(address: str = home, **options: Any) -> Page:
+        options.setdefault("viewport", DESK)
+        context = browser.new_context(**options)
+        contexts.append(context)
+        context.set_default_timeout(1e3 * TIMEOUT_S)
+        page = context.new_page()
+        page.add_init_script(RECORD_PROMPTS)
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.goto(address)
+        return page
+
+    expect.set_options(timeout=1e3 * TIMEOUT_S)
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not failures

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 
 from hqsam_server import TritonServer
 from hqsam_testing import browser
+from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
 from demo.figures import FOLDER, palette
 from tests.ui.conftest import hqsam_ui
-from tests.ui.test_page import COIN, DESK, PHONE, answered, click, open_coins, place
+from tests.ui.driving import COIN, DESK, PHONE, answered, click, drag, kept, open_coins, place
 
 SECOND_COIN = (277, 53)
 SPILL = (310, 45)
@@ -26,6 +26,7 @@ def main() -> None:
     executable = browser.find()
     if executable is None:
         raise SystemExit(browser.MISSING)
+    expect.set_options(timeout=1e3 * TIMEOUT_S)
     with (
         TritonServer() as server,
         hqsam_ui("--url", server.grpc_url) as (address, _),
@@ -37,17 +38,26 @@ def main() -> None:
         desk = running.new_page(viewport=DESK)
         start(desk, address)
         desk.locator("#hover").uncheck()
+        for name in ("drachma", "obol"):
+            desk.locator("#class-new").fill(name)
+            desk.locator("#class-new").press("Enter")
+        desk.keyboard.press("Escape")
+        desk.locator("aside").evaluate("aside => aside.scrollTo(0, 0)")
         click(desk, COIN)
+        desk.locator("#canvas").press("1")
         desk.locator("#new").click()
         click(desk, SECOND_COIN)
         click(desk, SPILL, key="Alt")
+        desk.locator("#canvas").press("2")
         desk.locator("#new").click()
-        drag(desk, *BOX)
+        with answered(desk):
+            drag(desk, *BOX)
         save(desk, "ui")
         phone = running.new_page(viewport=PHONE, has_touch=True, is_mobile=True)
         start(phone, address)
         with answered(phone):
             phone.touchscreen.tap(*place(phone, COIN))
+        phone.evaluate("scrollTo(0, 0)")
         save(phone, "ui-phone")
         running.close()
 
@@ -58,18 +68,10 @@ def start(page: Page, address: str) -> None:
     open_coins(page)
 
 
-def drag(page: Page, start: Sequence[float], end: Sequence[float]) -> None:
-    """Draw a box from pixel to pixel."""
-    page.mouse.move(*place(page, (start[0], start[1])))
-    page.mouse.down()
-    page.mouse.move(*place(page, (end[0], end[1])))
-    with answered(page):
-        page.mouse.up()
-
-
 def save(page: Page, name: str) -> None:
     """Write a screenshot with a reduced palette."""
     page.mouse.move(0, 0)
+    kept(page)
     expect(page.locator("#server")).to_have_attribute("data-state", "ready")
     # The port is another one at each run.
     page.evaluate("document.getElementById('server-text').textContent = 'localhost:8001'")

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import gc
+import asyncio
 import io
 import json
 import re
-import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import pytest
-from hqsam_client import AsyncHQSam, HQSam, Mask, contract
-from hqsam_client.drawing import COLORS
+from hqsam_client import AsyncHQSam, HQSam, contract
 from hqsam_server import TritonServer
 from hqsam_server.models.preprocess import Limits
 from hqsam_testing.waiting import TIMEOUT_S
+from hqsam_ui import pictures, wire
 from hqsam_ui.app import MAX_IMAGE_BYTES, create_app
 from hqsam_ui.guard import LOOPBACK
 from PIL import Image
-from pycocotools import mask as coco
 from starlette.testclient import TestClient
 
-from tests.ui.conftest import image_file
+from tests.ui.driving import image_file
 
 POINTS = [[105.0, 90.0], [20.5, 180.25]]
 LABELS = [1, 0]
@@ -96,35 +94,6 @@ def test_an_image_is_encoded_once(client: TestClient, photo: bytes) -> None:
     assert first["image_id"] == second["image_id"]
 
 
-def test_downloads_hold_the_exact_masks(client: TestClient, photo: bytes, sam: HQSam) -> None:
-    image_id = opened(client, photo)["image_id"]
-    masks = sam.open(photo).segment(boxes=[(20, 30, 200, 180), (100, 10, 290, 150)])
-    colors = [[30, 144, 255], [255, 127, 14]]
-    entries = [{"color": color, "iou": 0.5} for color in colors]
-    content = request(
-        {"objects": entries, "name": "photo.png"},
-        *(mask.low_res_logits.tobytes() for mask in masks),
-    )
-    got = {
-        name: client.post(f"/api/images/{image_id}/{name}", content=content)
-        for name in ("mask.png", "overlay.png", "coco.json")
-    }
-    with Image.open(io.BytesIO(got["mask.png"].content)) as image:
-        np.testing.assert_array_equal(np.asarray(image), masks[0].array * 255)
-    drawn = masks[1].overlay(masks[0].overlay(color=(30, 144, 255)), (255, 127, 14))
-    with Image.open(io.BytesIO(got["overlay.png"].content)) as image:
-        np.testing.assert_array_equal(np.asarray(image), np.asarray(drawn))
-    data = got["coco.json"].json()
-    assert data["images"] == [
-        {"id": 1, "file_name": "photo.png", "width": 300, "height": 200, "sha256": image_id}
-    ]
-    for annotation, mask in zip(data["annotations"], masks, strict=True):
-        assert annotation["segmentation"] == mask.rle()
-        assert annotation["area"] == mask.area == int(coco.area(annotation["segmentation"]))
-        x, y, width, height = annotation["bbox"]
-        assert (x, y, x + width, y + height) == mask.box
-
-
 def test_a_dropped_image_can_be_sent_again(start: Start, photo: bytes) -> None:
     with start(kept_bytes=len(photo)) as client:
         image_id = opened(client, photo)["image_id"]
@@ -189,70 +158,58 @@ def test_a_wrong_prompt_is_refused(
     assert code(client.post(f"/api/images/{image_id}/mask", content=content)) == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("mask.png", request({}), (400, "request")),
-        ("mask.png", request({"objects": []}), (400, "request")),
-        ("mask.png", request({"objects": [{}, {}]}, MASK), (400, "request")),
-        ("coco.json", request({"objects": [{}] * 65}, MASK * 64), (413, "too-large")),
-        ("overlay.png", request({"objects": [{"color": [1, 2]}]}, MASK), (400, "request")),
-        ("overlay.png", request({"objects": [{"color": [1, 2, 256]}]}, MASK), (400, "request")),
-        ("mask.tiff", request({"objects": [{}]}, MASK), (404, "request")),
-    ],
-)
-def test_a_wrong_download_is_refused(
-    client: TestClient, photo: bytes, name: str, content: bytes, expected: tuple[int, str]
-) -> None:
+def test_nothing_gives_an_image_back(client: TestClient, photo: bytes) -> None:
+    """Not even to those who know its `image_id`."""
     image_id = opened(client, photo)["image_id"]
-    assert code(client.post(f"/api/images/{image_id}/{name}", content=content)) == expected
+    nothing = np.full((256, 256), -1, np.float32).tobytes()
+    content = request({"objects": [{"color": [1, 2, 3]}], "points": [[1, 1]]}, nothing)
+    for name in ("overlay.png", "mask.png", "coco.json", "image", "shown", ""):
+        path = f"/api/images/{image_id}/{name}"
+        for answer in (client.get(path), client.post(path, content=content)):
+            assert answer.status_code in (404, 405), name
 
 
-def test_an_empty_mask_can_be_downloaded(client: TestClient, photo: bytes) -> None:
-    image_id = opened(client, photo)["image_id"]
-    nothing = np.full((256, 256), -1, np.float32)
-    content = request({"objects": [{"color": [1, 2, 3]}]}, nothing.tobytes())
-    data = client.post(f"/api/images/{image_id}/coco.json", content=content).json()
-    assert data["annotations"][0]["bbox"] == [0, 0, 0, 0]
-    assert data["annotations"][0]["segmentation"] == Mask(nothing, 0, (200, 300)).rle()
+def test_a_deep_image_is_drawn_as_the_model_sees_it(client: TestClient) -> None:
+    values = np.tile(np.linspace(0, 65535, 256).astype(np.uint16), (40, 1))
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "TIFF")
+    answer = client.post("/api/shown", content=buffer.getvalue())
+    assert answer.headers["content-type"] == "image/jpeg"
+    with Image.open(io.BytesIO(answer.content)) as image:
+        grey = np.asarray(image.convert("L"), np.int16)
+    assert np.abs(grey - (values >> 8)).max() <= 3
+    assert code(client.post("/api/shown", content=b"nothing")) == (422, "image")
 
 
-@pytest.mark.parametrize("name", ["overlay.png", "coco.json"])
-def test_a_download_takes_no_more_memory_for_more_objects(client: TestClient, name: str) -> None:
-    """Or 64 objects in 128 megapixels would take 8 GB."""
-    width, height = 2000, 1500
-    image_id = opened(client, image_file(width, height))["image_id"]
+@pytest.mark.parametrize("mode", ["RGB", "P", "L", "RGBA", "CMYK", "I;16", "F", "1"])
+def test_a_large_image_is_drawn_smaller(mode: str) -> None:
+    source = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (100, 1)))
+    if mode == "I;16":
+        source = Image.fromarray(np.asarray(source).astype(np.uint16) << 8)
+    else:
+        source = source.convert(mode)
+    buffer = io.BytesIO()
+    source.save(buffer, "TIFF")
+    with Image.open(io.BytesIO(pictures.shown(buffer.getvalue(), max_pixels=5000))) as image:
+        assert image.mode == "RGB" and image.size == (100, 50)
 
-    def peak_bytes(count: int) -> int:
-        content = request(
-            {"objects": [{"color": [1, 2, 3]}] * count},
-            np.full((256, 256), 1, np.float32).tobytes() * count,
-        )
-        gc.collect()
-        tracemalloc.reset_peak()
-        before = tracemalloc.get_traced_memory()[0]
-        answer = client.post(f"/api/images/{image_id}/{name}", content=content)
-        assert answer.status_code == 200
-        return tracemalloc.get_traced_memory()[1] - before - 5 * len(content)
 
-    tracemalloc.start()
-    try:
-        peak_bytes(2)
-        few, many = peak_bytes(2), peak_bytes(12)
-    finally:
-        tracemalloc.stop()
-    mask_bytes = width * height
-    assert few > mask_bytes
-    assert many < few + 2 * mask_bytes
+def test_slow_requests_end(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "BODY_TIMEOUT_S", 0.05)
+
+    async def read(request: object, limit_bytes: int) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    monkeypatch.setattr(wire, "_read", read)
+    assert code(client.post("/api/images", content=b"image")) == (408, "slow")
 
 
 def test_constants_agree(client: TestClient) -> None:
     assert Limits().max_bytes == MAX_IMAGE_BYTES
-    script = client.get("/js/mask.js").text
+    script = client.get("/js/mask/field.js").text
     assert f"const MASK_SIZE = {contract.MASK_SIZE};" in script
     assert f"const INPUT_SIZE = {contract.INPUT_SIZE};" in script
-    colors = re.findall(r"^  \[(\d+), (\d+), (\d+)\],$", client.get("/js/state.js").text, re.M)
-    assert [tuple(map(int, color)) for color in colors] == list(COLORS)
 
 
 def test_without_a_server_the_page_says_so(start: Start, photo: bytes, unused_address: str) -> None:
@@ -284,6 +241,15 @@ def test_another_host_name_is_refused(client: TestClient, host: str) -> None:
 @pytest.mark.parametrize("host", ["localhost:7860", "127.0.0.1:1", "[::1]:7860", "LOCALHOST"])
 def test_its_own_host_names_are_accepted(client: TestClient, host: str) -> None:
     assert client.get("/api/status", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["192.0.2.7:7860", "[2001:db8::1]:7860", "HERE.example"])
+def test_on_other_addresses_names_are_checked_too(start: Start, host: str) -> None:
+    """An address cannot be rebound by a name server; a name can."""
+    with start(hosts=["localhost", "here.example"], any_address=True) as client:
+        assert client.get("/api/status", headers={"host": host}).status_code == 200
+        answer = client.get("/api/status", headers={"host": "rebound.example:7860"})
+        assert code(answer) == (421, "host")
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1"])
@@ -323,6 +289,8 @@ def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
     texts = {path: client.get(path).text for path in paths if path.endswith((".js", ".css", "/"))}
     assert {"/", "/style.css", "/js/main.js"} <= set(texts)
     for path, text in texts.items():
-        assert "http://" not in text and "https://" not in text, path
+        # The libraries name their sources in comments.
+        code_alone = re.sub(r"^ *//.*$", "", text, flags=re.M)
+        assert "http://" not in code_alone and "https://" not in code_alone, path
         assert "innerHTML" not in text and "eval(" not in text, path
         assert "style=" not in text and "onclick=" not in text, path

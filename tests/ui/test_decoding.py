@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 from hqsam_client import ImageError
 from hqsam_client.decoding.pool import Budget
 from hqsam_client.shared.upload import prepare
-from hqsam_ui import decoding
+from hqsam_ui import decoding, pictures
 
-from tests.ui.conftest import image_file
+from tests.ui.driving import image_file
 
 
 @pytest.fixture
@@ -33,7 +32,8 @@ def test_a_file_is_what_the_client_makes_of_it(files: decoding.ImageFiles) -> No
     photo = image_file(60, 40)
     expected = prepare(photo)
     assert asyncio.run(files.open(photo)) == expected
-    assert np.array_equal(np.asarray(files.full_image(photo)), np.asarray(expected.full_image()))
+    assert asyncio.run(files.picture("shown", photo)) == pictures.shown(photo)
+    assert asyncio.run(files.picture("thumbnail", photo)) == pictures.thumbnail(photo)
 
 
 @pytest.mark.slow

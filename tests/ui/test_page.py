@@ -5,145 +5,36 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hqsam_server import Endpoint, TritonServer
-from hqsam_testing.coins import COINS, LABELS
-from hqsam_testing.waiting import TIMEOUT_S
-from numpy.typing import NDArray
+from hqsam_testing.coins import COINS
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect
+from playwright.sync_api import Page, expect
 from pycocotools import mask as coco
 
-from tests.ui.conftest import hqsam_ui, image_file
-
-COIN = (335, 44)
-BESIDE = (346, 92)
-OTHER = (44, 124)
-
-DESK: ViewportSize = {"width": 1280, "height": 800}
-PHONE: ViewportSize = {"width": 390, "height": 844}
-
-# Playwright does not see the bodies of requests that are blobs.
-RECORD_PROMPTS = """
-    const original = window.fetch;
-    window.sentPrompts = [];
-    window.fetch = async (path, options) => {
-        if (path.endsWith("/mask")) sentPrompts.push((await options.body.text()).split("\\n")[0]);
-        return original(path, options);
-    };
-"""
-
-Visit = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def home(small_server: TritonServer) -> Iterator[str]:
-    with hqsam_ui("--url", small_server.grpc_url) as (address, _):
-        yield address
-
-
-@pytest.fixture
-def visit(browser: Browser, home: str) -> Iterator[Visit]:
-    """Opens the page; fails the test if the page's script raised an error."""
-    contexts: list[BrowserContext] = []
-    failures: list[str] = []
-
-    def open_page(address: str = home, **options: Any) -> Page:
-        options.setdefault("viewport", DESK)
-        context = browser.new_context(**options)
-        contexts.append(context)
-        context.set_default_timeout(1e3 * TIMEOUT_S)
-        page = context.new_page()
-        page.add_init_script(RECORD_PROMPTS)
-        page.on("pageerror", lambda error: failures.append(str(error)))
-        page.goto(address)
-        return page
-
-    expect.set_options(timeout=1e3 * TIMEOUT_S)
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not failures
-
-
-def choose(page: Page, name: str, content: bytes) -> None:
-    page.locator("#file").set_input_files(
-        {"name": name, "mimeType": "application/octet-stream", "buffer": content}
-    )
-
-
-def open_image(page: Page, name: str, content: bytes) -> None:
-    """Choose a file; wait until it is encoded and shown."""
-    choose(page, name, content)
-    expect(page.locator("#time-encode")).to_have_text(re.compile("encoded"))
-    expect(page.locator("#frame")).to_be_visible()
-
-
-def open_coins(page: Page) -> None:
-    open_image(page, COINS.name, COINS.read_bytes())
-
-
-def place(page: Page, point: tuple[float, float]) -> tuple[float, float]:
-    """Return the window's position of the centre of an image's pixel, (column, row)."""
-    box = page.locator("#canvas").bounding_box()
-    assert box is not None
-    found = re.search(r"(\d+) \W (\d+)", page.locator("#state").inner_text())
-    assert found is not None
-    width, height = int(found[1]), int(found[2])
-    return (
-        box["x"] + (point[0] + 0.5) * box["width"] / width,
-        box["y"] + (point[1] + 0.5) * box["height"] / height,
-    )
-
-
-def click(page: Page, point: tuple[float, float], key: str | None = None) -> None:
-    """Click on a pixel of the image, with a key held down, and wait for the mask."""
-    where = place(page, point)
-    with answered(page):
-        if key is not None:
-            page.keyboard.down(key)
-        page.mouse.click(*where)
-        if key is not None:
-            page.keyboard.up(key)
-
-
-@contextmanager
-def answered(page: Page) -> Iterator[None]:
-    """Wait until the page shows the mask that the block asks for."""
-    with page.expect_response(re.compile(r"/mask$")):
-        yield
-    expect(page.locator("#state")).not_to_have_text(re.compile("Segmenting"))
-
-
-def saved(page: Page, button: str) -> bytes:
-    with page.expect_download() as download:
-        page.locator(button).click()
-    return Path(download.value.path()).read_bytes()
-
-
-def mask(page: Page) -> NDArray[np.bool_]:
-    """Return the mask of the selected object as a user downloads it."""
-    return np.asarray(Image.open(io.BytesIO(saved(page, "#save-mask")))) > 127
-
-
-def screenshot(target: Locator | Page) -> NDArray[np.int16]:
-    return np.asarray(Image.open(io.BytesIO(target.screenshot())).convert("RGB"), np.int16)
-
-
-def coin_at(point: tuple[int, int]) -> NDArray[np.bool_]:
-    labels = np.asarray(Image.open(LABELS))
-    coin: NDArray[np.bool_] = labels == labels[point[1], point[0]]
-    return coin
-
-
-def covered(found: NDArray[np.bool_], coin: NDArray[np.bool_]) -> float:
-    return float((found & coin).sum() / coin.sum())
+from tests.ui.conftest import hqsam_ui
+from tests.ui.driving import (
+    BESIDE,
+    COIN,
+    OTHER,
+    PHONE,
+    Visit,
+    answered,
+    choose,
+    click,
+    coin_at,
+    covered,
+    image_file,
+    mask,
+    open_coins,
+    open_image,
+    place,
+    saved,
+    screenshot,
+)
 
 
 def test_a_click_shows_and_saves_the_mask_of_the_object(visit: Visit) -> None:
@@ -151,14 +42,14 @@ def test_a_click_shows_and_saves_the_mask_of_the_object(visit: Visit) -> None:
     open_coins(page)
     # Otherwise the preview would be in the first screenshot.
     page.locator("#hover").uncheck()
-    plain = screenshot(page.locator("#canvas"))
+    plain = screenshot(page.locator("#image"))
     click(page, COIN)
     found, coin = mask(page), coin_at(COIN)
     assert found.shape == (303, 384)
     assert covered(found, coin) > 0.75
     assert (found & coin).sum() / found.sum() > 0.5
 
-    changed = np.abs(screenshot(page.locator("#canvas")) - plain).max(axis=2) > 16
+    changed = np.abs(screenshot(page.locator("#image")) - plain).max(axis=2) > 16
     height, width = changed.shape
     # The page and the client enlarge the logits each on their own.
     drawn = np.asarray(Image.fromarray(found).resize((width, height), Image.Resampling.NEAREST))
@@ -213,18 +104,17 @@ def test_undo_redo_clear_and_several_objects(visit: Visit) -> None:
     page.locator("#new").click()
     click(page, OTHER)
     expect(page.locator("#objects li")).to_have_count(2)
-    document = json.loads(saved(page, "#save-coco"))
+    document = json.loads(saved(page, "coco"))
     areas = [coco.decode(each["segmentation"]).sum() for each in document["annotations"]]
     assert [each["area"] for each in document["annotations"]] == areas
     assert len(areas) == 2
     np.testing.assert_array_equal(
         coco.decode(document["annotations"][1]["segmentation"]) > 0, mask(page)
     )
-    overlay = Image.open(io.BytesIO(saved(page, "#save-overlay")))
+    overlay = Image.open(io.BytesIO(saved(page, "overlay")))
     assert overlay.size == (384, 303)
     page.locator("#clear").click()
-    expect(page.locator("#save-mask")).to_be_disabled()
-    expect(page.locator("#save-overlay")).to_be_enabled()
+    assert len(json.loads(saved(page, "coco"))["annotations"]) == 1
 
 
 def test_refining_sends_the_previous_mask(visit: Visit) -> None:
@@ -254,8 +144,10 @@ def wait_for_drawing(page: Page, point: tuple[int, int], *, there: bool) -> None
         """([x, y, there]) => {
             const canvas = document.getElementById("canvas");
             const context = canvas.getContext("2d");
-            const column = (x * canvas.width) / 384;
-            const row = (y * canvas.height) / 303;
+            const image = document.getElementById("image").getBoundingClientRect();
+            const stage = canvas.getBoundingClientRect();
+            const column = image.x - stage.x + (x * image.width) / 384;
+            const row = image.y - stage.y + (y * image.height) / 303;
             return context.getImageData(column, row, 1, 1).data[3] > 0 === there;
         }""",
         arg=[point[0] + 0.5, point[1] + 0.5, there],
@@ -292,17 +184,21 @@ def sent_prompt(page: Page) -> dict[str, Any]:
 
 
 def dot(page: Page) -> tuple[float, float]:
-    """Return the centre of the green dot of a point, as a share of the canvas."""
+    """Return the centre of the dot of a point, as a share of the image."""
     x, y = page.evaluate(
         """async () => {
             await new Promise(requestAnimationFrame);
             const canvas = document.getElementById("canvas");
-            const { width, height } = canvas;
-            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+            const image = document.getElementById("image").getBoundingClientRect();
+            const stage = canvas.getBoundingClientRect();
+            const [x, y] = [image.x - stage.x, image.y - stage.y];
+            const width = Math.floor(image.width);
+            const height = Math.floor(image.height);
+            const { data } = canvas.getContext("2d").getImageData(x, y, width, height);
             const columns = [], rows = [];
             for (let i = 0; i < width * height; i++) {
                 const [red, green, blue] = data.subarray(4 * i, 4 * i + 3);
-                if (red !== 0x15 || green !== 0x80 || blue !== 0x3d) continue;
+                if (red !== 0 || green !== 0x72 || blue !== 0xb2) continue;
                 columns.push(i % width);
                 rows.push(Math.floor(i / width));
             }
@@ -364,7 +260,7 @@ def test_keys_alone_make_a_mask(visit: Visit) -> None:
     with answered(page):
         page.keyboard.press("b")
     assert sent_prompt(page)["box"] == [16.5, 9.5, 18.5, 10.5]
-    expect(page.locator("#save-mask")).to_be_enabled()
+    expect(page.locator("#iou")).to_have_text(re.compile(r"\d"))
 
 
 def test_a_phone_taps_and_nothing_is_cut_off(visit: Visit) -> None:
@@ -412,5 +308,5 @@ def test_the_page_waits_for_a_stopped_server_and_continues(visit: Visit) -> None
         expect(page.locator("#server")).to_have_attribute("data-state", "gone")
         with TritonServer(grpc=here):
             expect(page.locator("#error")).to_be_hidden()
-            expect(page.locator("#save-mask")).to_be_enabled()
+            expect(page.locator("#iou")).to_have_text(re.compile(r"\d"))
             assert covered(mask(page), coin_at(COIN)) > 0.6

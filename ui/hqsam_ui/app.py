@@ -14,8 +14,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
-from importlib import resources
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from hqsam_client import AsyncHQSam, AsyncRemoteImage, HQSamError, Mask
@@ -25,11 +23,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hqsam_ui import wire
+from hqsam_ui import static, wire
 from hqsam_ui.decoding import ImageFiles
-from hqsam_ui.downloads import DOWNLOADS
 from hqsam_ui.errors import PageError, from_client
-from hqsam_ui.guard import Guard
+from hqsam_ui.folder import Folder
+from hqsam_ui.folder_api import folder_routes
+from hqsam_ui.guard import LOOPBACK, Guard
 from hqsam_ui.images import Images
 
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -40,67 +39,45 @@ KEPT_BYTES = 256 * 2**20
 
 _STATUS_TIMEOUT_S = 2.0
 
-_MEDIA_TYPES = {
-    ".css": "text/css",
-    ".html": "text/html",
-    ".js": "text/javascript",
-    ".png": "image/png",
-    ".svg": "image/svg+xml",
-}
+_BODIES = 4
+"""Image files that are received at once; others wait before their first byte."""
 
 T = TypeVar("T")
 
 
 def create_app(
     make_client: Callable[[], AsyncHQSam],
-    hosts: Collection[str] | None = None,
+    hosts: Collection[str] = LOOPBACK,
+    any_address: bool = False,
     kept_bytes: int = KEPT_BYTES,
     max_image_bytes: int = MAX_IMAGE_BYTES,
+    folder: Folder | None = None,
 ) -> Starlette:
     """Return the ASGI app.
 
     Args:
         make_client: makes the client; called in the running event loop when the app starts.
-        hosts: host names that the page is served as; None for any.
+        hosts: host names that the page is served as, in lower case.
+        any_address: it is served as any IP address, too.
         kept_bytes: see `KEPT_BYTES`.
         max_image_bytes: see `MAX_IMAGE_BYTES`.
+        folder: the images that the page works on; None for those that the user chooses.
     """
-    api = _Api(make_client, Images(kept_bytes), max_image_bytes)
+    api = _Api(make_client, Images(kept_bytes), max_image_bytes, folder)
     routes = [
         Route("/api/status", api.status),
         Route("/api/images", api.open, methods=["POST"]),
         Route("/api/images/{image_id}/mask", api.segment, methods=["POST"]),
-        Route("/api/images/{image_id}/{name}", api.download, methods=["POST"]),
-        *_static_files(),
+        Route("/api/shown", api.shown, methods=["POST"]),
+        *([] if folder is None else folder_routes(folder, api.files)),
+        *static.routes(),
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, hosts=hosts)],
+        middleware=[Middleware(Guard, hosts=hosts, any_address=any_address)],
         exception_handlers={PageError: _page_error, HQSamError: _client_error},
         lifespan=api.lifespan,
     )
-
-
-def _static_files() -> list[Route]:
-    """Return a route for each file of the page. Files are read once; requests name no paths."""
-    folder = resources.files("hqsam_ui") / "page"
-    files = [("", entry) for entry in folder.iterdir()]
-    files += [("js/", entry) for entry in (folder / "js").iterdir()]
-    routes = []
-    for prefix, entry in files:
-        media_type = _MEDIA_TYPES.get(PurePosixPath(entry.name).suffix)
-        if media_type is None or not entry.is_file():
-            continue
-        path = "/" if entry.name == "index.html" else f"/{prefix}{entry.name}"
-        routes.append(Route(path, _file(entry.read_bytes(), media_type)))
-    return routes
-
-
-def _file(content: bytes, media_type: str) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    async def answer(request: Request) -> Response:
-        return Response(content, media_type=media_type, headers={"cache-control": "no-cache"})
-
-    return answer
 
 
 class _Api:
@@ -111,12 +88,15 @@ class _Api:
         make_client: Callable[[], AsyncHQSam],
         images: Images,
         max_image_bytes: int,
+        folder: Folder | None,
     ) -> None:
+        self._folder = folder
         self._make_client = make_client
         self._images = images
         self._max_image_bytes = max_image_bytes
-        self._download_lock = asyncio.Lock()
-        self._files = ImageFiles()
+        # Each holds a file.
+        self._receiving = asyncio.Semaphore(_BODIES)
+        self.files = ImageFiles()
         self._sam: AsyncHQSam
 
     @asynccontextmanager
@@ -124,7 +104,7 @@ class _Api:
         """Keep the client open while the app runs."""
         async with self._make_client() as self._sam:
             yield
-        await asyncio.to_thread(self._files.close)
+        await asyncio.to_thread(self.files.close)
 
     async def status(self, request: Request) -> Response:
         """Tell whether the HQ-SAM server is ready, and the page's limits."""
@@ -133,17 +113,19 @@ class _Api:
                 "ready": await self._sam.is_ready(_STATUS_TIMEOUT_S),
                 "url": self._sam.url,
                 "max_image_bytes": self._max_image_bytes,
-                "max_objects": wire.MAX_OBJECTS,
+                "folder": None if self._folder is None else self._folder.name,
             }
         )
 
     async def open(self, request: Request) -> Response:
         """Take an image file and have it encoded, unless the server has its embedding."""
-        encoded = await wire.body(request, self._max_image_bytes)
-        start = time.perf_counter()
-        image = AsyncRemoteImage(self._sam, await self._files.open(encoded))
-        known = await image.embed()
-        self._images.add(image)
+        async with self._receiving:
+            encoded = await wire.body(request, self._max_image_bytes)
+            start = time.perf_counter()
+            image = AsyncRemoteImage(self._sam, await self.files.open(encoded))
+            # Kept before it is encoded: a click on it is answered as soon as it is.
+            self._images.add(image)
+        known = await _while_connected(request, image.embed())
         height, width = image.size
         return JSONResponse(
             {
@@ -172,24 +154,18 @@ class _Api:
             },
         )
 
-    async def download(self, request: Request) -> Response:
-        """Answer masks, sent as logits, with a file of them in original pixels."""
-        download = DOWNLOADS.get(request.path_params["name"])
-        if download is None:
-            raise PageError(404, "request", f"expected one of {', '.join(DOWNLOADS)}")
-        limit = wire.MAX_JSON_BYTES + wire.MAX_OBJECTS * wire.MASK_BYTES
-        fields, masks = wire.read(await wire.body(request, limit))
-        image = self._images.get(request.path_params["image_id"])
-        # One at a time: each holds a few full-size images.
-        async with self._download_lock:
-            content = await asyncio.to_thread(download.write, self._files, image, fields, masks)
-        return Response(content, media_type=download.media_type)
+    async def shown(self, request: Request) -> Response:
+        """Answer an image file that browsers cannot show with a JPEG of what the model sees."""
+        async with self._receiving:
+            encoded = await wire.body(request, self._max_image_bytes)
+            content = await self.files.picture("shown", encoded)
+        return Response(content, media_type="image/jpeg")
 
 
 async def _while_connected(request: Request, call: Coroutine[Any, Any, T]) -> T:
     """Return the result of a call; cancel it if the browser disconnects.
 
-    So abandoned previews never delay a click.
+    So abandoned previews and images never delay a click.
     """
     work = asyncio.ensure_future(call)
     # The body has been read, so the next message is the disconnect.

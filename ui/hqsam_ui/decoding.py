@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from hqsam_client.decoding.pool import Budget, Decoders
+from hqsam_client.decoding.pool import Budget, Decoded, Decoders
 from hqsam_client.shared.upload import Upload, prepare
-from PIL import Image
+
+from hqsam_ui import pictures
 
 PROCESSES = 2
 """Files that are read at once, so that one that takes long does not hold up the next one."""
@@ -30,18 +29,19 @@ class ImageFiles:
 
     async def open(self, encoded: bytes) -> Upload:
         """Return what the server gets to see of a file, as `prepare` does."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._open, encoded)
-
-    def _open(self, encoded: bytes) -> Upload:
-        height, width = self._decoders.run(encoded, {"pixels": False}).values["size"]
-        return Upload(encoded, hashlib.sha256(encoded).hexdigest(), (height, width))
-
-    def full_image(self, encoded: bytes) -> Image.Image:
-        """Return the upright image of a file in mode RGB, original pixels."""
-        values, pixels = self._decoders.run(encoded, {"pixels": True})
+        values, _ = await self._run(encoded, None)
         height, width = values["size"]
-        return Image.frombytes("RGB", (width, height), pixels)
+        return Upload(encoded, values["image_id"], (height, width))
+
+    async def picture(self, kind: Literal["shown", "thumbnail"], encoded: bytes) -> bytes:
+        """Return a JPEG of a file, as the function of that name in `pictures` draws it."""
+        return (await self._run(encoded, kind)).content
+
+    async def _run(self, encoded: bytes, kind: str | None) -> Decoded:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._threads, self._decoders.run, encoded, {"picture": kind}
+        )
 
     def close(self) -> None:
         """End the processes when they are done."""
@@ -49,8 +49,12 @@ class ImageFiles:
         self._decoders.close()
 
 
-def read(encoded: bytes, options: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Read a file in such a process: its size, and the pixels if they are wanted."""
+def read(encoded: bytes, options: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Read a file in such a process: its ID and size, or the picture that is asked for."""
+    if options["picture"] is not None:
+        return {}, _PICTURES[options["picture"]](encoded)
     upload = prepare(encoded)
-    pixels = np.asarray(upload.full_image()) if options["pixels"] else b""
-    return {"size": upload.size}, pixels
+    return {"image_id": upload.image_id, "size": upload.size}, b""
+
+
+_PICTURES = {"shown": pictures.shown, "thumbnail": pictures.thumbnail}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -33,12 +34,14 @@ class Guard:
 
     Args:
         app: the app behind it.
-        hosts: host names of this server; None accepts any.
+        hosts: host names of this server, in lower case.
+        any_address: accept every IP address, too. DNS rebinding needs a name.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
+    def __init__(self, app: ASGIApp, hosts: Collection[str], any_address: bool) -> None:
         self._app = app
         self._hosts = hosts
+        self._any_address = any_address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -60,11 +63,12 @@ class Guard:
 
     def _refusal(self, headers: Headers) -> PageError | None:
         host = headers.get("host", "")
-        if self._hosts is not None and _name(host) not in self._hosts:
+        name = _name(host)
+        if name not in self._hosts and not (self._any_address and _is_address(name)):
             return PageError(
                 421,
                 "host",
-                f"the page is not served as {_name(host)!r}: add this name with --allow-host",
+                f"the page is not served as {name!r}: add this name with --allow-host",
             )
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
@@ -78,3 +82,11 @@ def _name(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 
 from hqsam_ui.app import create_app
 from hqsam_ui.errors import PageStartError
+from hqsam_ui.folder import Folder
 from hqsam_ui.guard import LOOPBACK
 
 
@@ -34,12 +35,20 @@ class PageServer:
         host: the address to listen on.
         port: the port; 0 for a free one.
         allow_hosts: further host names that the page is served as, by a proxy for example.
+        folder: the images that the page works on; None for those that the user chooses.
 
     Raises:
         OptionError: on entering: the address or port cannot be used.
     """
 
-    def __init__(self, host: str, port: int, allow_hosts: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        allow_hosts: Collection[str] = (),
+        folder: Folder | None = None,
+    ) -> None:
+        self._folder = folder
         self._host = host
         self._port = port
         self._allow_hosts = allow_hosts
@@ -77,7 +86,12 @@ class PageServer:
             HQSamError: the client cannot be made, or the page cannot be served.
         """
         started: Future[None] = Future()
-        app = create_app(make_client, self._hosts())
+        app = create_app(
+            make_client,
+            self._hosts(),
+            any_address=self._host not in LOOPBACK,
+            folder=self._folder,
+        )
         config = uvicorn.Config(
             app,
             # `_serve` runs the app's lifespan: uvicorn would only log what fails in it.
@@ -112,11 +126,12 @@ class PageServer:
         if self._thread is not None:
             self._thread.join()
 
-    def _hosts(self) -> Collection[str] | None:
-        """Return the host names to accept, or None for any."""
-        if self._host in LOOPBACK:
-            return {*LOOPBACK, *self._allow_hosts}
-        return {self._host, *LOOPBACK, *self._allow_hosts} if self._allow_hosts else None
+    def _hosts(self) -> set[str]:
+        """Return the host names to accept, in lower case."""
+        names = {*LOOPBACK, *self._allow_hosts}
+        if self._host not in LOOPBACK:
+            names |= {self._host, socket.gethostname(), socket.getfqdn()}
+        return {name.lower() for name in names}
 
 
 class _Uvicorn(uvicorn.Server):

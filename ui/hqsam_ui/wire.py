@@ -1,12 +1,13 @@
 """Requests of the page: an image file, or a line of JSON followed by the logits of masks.
 
 A mask travels as its low-resolution logits, float32 [256, 256], little-endian: 256 KiB, which
-the browser enlarges for the screen. The browser sends them back to refine or download a mask,
+the browser enlarges for the screen and for files. The browser sends them back to refine a mask,
 so the server keeps no masks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, TypeAlias
 
@@ -23,32 +24,41 @@ Logits: TypeAlias = NDArray[np.float32]
 MASK_BYTES = 4 * MASK_SIZE * MASK_SIZE
 MAX_JSON_BYTES = 256 * 1024
 
-MAX_OBJECTS = 64
-"""Objects in one download."""
+BODY_TIMEOUT_S = 120.0
+"""Time to send a request: a slow one must not keep others waiting."""
 
 
 async def body(request: Request, limit_bytes: int) -> bytes:
     """Read a request's body.
 
     Raises:
-        PageError: it is longer than the limit; the rest is not read.
+        PageError: it is longer than the limit, the rest is not read; or it takes too long.
     """
-    too_large = PageError(
-        413, "too-large", f"the request is larger than {limit_bytes / 2**20:.3g} MiB"
-    )
     try:
         announced = int(request.headers.get("content-length", "0"))
     except ValueError as error:
         raise PageError(400, "request", "content-length is not a number") from error
     if announced > limit_bytes:
-        raise too_large
-    chunks, total = [], 0
+        raise _too_large(limit_bytes)
+    try:
+        return await asyncio.wait_for(_read(request, limit_bytes), BODY_TIMEOUT_S)
+    except asyncio.TimeoutError as error:
+        raise PageError(
+            408, "slow", f"the request took more than {BODY_TIMEOUT_S:g} s to send: try again"
+        ) from error
+
+
+async def _read(request: Request, limit_bytes: int) -> bytes:
+    received = bytearray()
     async for chunk in request.stream():
-        total += len(chunk)
-        if total > limit_bytes:
-            raise too_large
-        chunks.append(chunk)
-    return b"".join(chunks)
+        received += chunk
+        if len(received) > limit_bytes:
+            raise _too_large(limit_bytes)
+    return bytes(received)
+
+
+def _too_large(limit_bytes: int) -> PageError:
+    return PageError(413, "too-large", f"the request is larger than {limit_bytes / 2**20:.3g} MiB")
 
 
 def read(body: bytes) -> tuple[dict[str, Any], list[Logits]]:
@@ -96,47 +106,6 @@ def prompt(fields: dict[str, Any]) -> dict[str, Any]:
         raise _invalid("a mode that is not a string")
     labels = fields.get("labels") or None
     return {"points": points, "labels": labels, "box": fields.get("box"), "mode": mode}
-
-
-def objects(fields: dict[str, Any], masks: list[Logits]) -> list[dict[str, Any]]:
-    """Return the objects of a download, one for each mask.
-
-    Raises:
-        PageError: there are none, too many, or not as many as masks.
-    """
-    found = fields.get("objects")
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise _invalid("no list of objects")
-    if len(found) > MAX_OBJECTS:
-        raise PageError(
-            413, "too-large", f"{len(found)} objects, expected at most {MAX_OBJECTS}: delete some"
-        )
-    if not found or len(found) != len(masks):
-        raise _invalid(f"{len(found)} objects with {len(masks)} masks")
-    return found
-
-
-def color(entry: dict[str, Any]) -> tuple[int, int, int]:
-    """Return an object's colour: RGB, 0 to 255.
-
-    Raises:
-        PageError: it has none.
-    """
-    value = entry.get("color")
-    if (
-        not isinstance(value, list)
-        or len(value) != 3
-        or not all(isinstance(part, int) and 0 <= part <= 255 for part in value)
-    ):
-        raise _invalid("a colour that is not three numbers from 0 to 255")
-    red, green, blue = value
-    return red, green, blue
-
-
-def iou(entry: dict[str, Any]) -> float:
-    """Return an object's predicted IoU, 0 to 1; 0 if there is none."""
-    value = entry.get("iou")
-    return float(value) if isinstance(value, (int, float)) and 0 <= value <= 1 else 0.0
 
 
 def _invalid(what: str) -> PageError:

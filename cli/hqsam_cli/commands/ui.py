@@ -22,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `hqsam ui`."""
     parser.epilog = _EPILOG
     parser.add_argument(
+        "folder",
+        nargs="?",
+        type=options.path,
+        metavar="FOLDER",
+        help="work on the images in this folder; the work is saved beside them",
+    )
+    parser.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
@@ -66,19 +73,21 @@ def run(args: argparse.Namespace) -> int:
     """Serve the page until interrupted, and return the exit status."""
     # First, so that a missing package is reported before a server is started.
     from hqsam_ui import serving
+    from hqsam_ui.folder import Folder
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        with serving.PageServer(args.host, args.port, args.allow_host) as page:
+        images = None if args.folder is None else Folder(args.folder)
+        with serving.PageServer(args.host, args.port, args.allow_host, images) as page:
             announce = functools.partial(_announce, page.address, args.open)
             if args.serve or args.small or args.model_repository is not None:
-                folder = args.model_repository or Path("model_repository")
+                repository = args.model_repository or Path("model_repository")
                 serving.serve_with_triton(
                     page,
-                    None if args.small else folder,
+                    None if args.small else repository,
                     {"timeout_s": args.timeout, "embed_timeout_s": args.embed_timeout},
                     announce,
                     _report,

@@ -1,200 +1,211 @@
 // Connects the parts of the page.
 
-import { CallError, OFFLINE } from "./api.js";
-import { element, Panel } from "./panel.js";
-import { Session } from "./session.js";
-import { Stage } from "./stage.js";
-import { colorOf } from "./state.js";
+import { accept } from "./dropping.js";
+import { Exchange } from "./files/exchange.js";
+import { listen } from "./keys.js";
+import { ClassesPanel } from "./panel/classes.js";
+import { element, input, select, write } from "./panel/dom.js";
+import { ObjectsPanel } from "./panel/objects.js";
+import { Status } from "./panel/status.js";
+import { Strip } from "./panel/strip.js";
+import { Tools } from "./tools.js";
+import { Crosshair } from "./view/crosshair.js";
+import { Pointing } from "./view/pointing.js";
+import { Preview } from "./view/preview.js";
+import { Stage } from "./view/stage.js";
+import { CallError, OFFLINE } from "./work/api.js";
+import { Project } from "./work/project.js";
 
-const session = new Session();
-const panel = new Panel(session);
-const { history } = session;
+const project = new Project();
 const photo = /** @type {HTMLImageElement} */ (element("image"));
-const chooser = /** @type {HTMLInputElement} */ (element("file"));
 const help = /** @type {HTMLDialogElement} */ (element("help"));
-const refine = /** @type {HTMLInputElement} */ (element("refine"));
-const hover = /** @type {HTMLInputElement} */ (element("hover"));
-const mode = /** @type {HTMLSelectElement} */ (element("mode"));
+const status = new Status(project);
+const objects = new ObjectsPanel(project);
+const tools = new Tools(project, objects, status);
+const strip = new Strip(project);
+const classes = new ClassesPanel(project, (error) => status.showError(error));
+const stage = new Stage(element("stage"), photo, /** @type {HTMLCanvasElement} */ (element("canvas")), (item) => project.classes.color(item));
+const preview = new Preview(project, (shown) => stage.showPreview(shown));
+const exchange = new Exchange(project, stage, status);
 
-/** Label of a plain click: 1 adds, 0 removes. @type {0 | 1} */
-let label = 1;
+/** Act on the objects of the image that is shown. @param {(history: import("./model/history.js").History) => void} act */
+const edit = (act) => () => project.current && act(project.current.history);
 
-const stage = new Stage(
-  element("stage"),
-  element("frame"),
-  /** @type {HTMLCanvasElement} */ (element("canvas")),
-  {
-    label: () => label,
-    onPoint: (x, y, pointLabel) => canPrompt() && history.addPoint({ x, y, label: pointLabel }),
-    onBox: (box) => canPrompt() && history.setBox(box),
-    onHover: (at, pointLabel) => session.preview(at, pointLabel),
-    onCross: (x, y) => session.preview({ x, y }, label),
-  },
-);
+/** Prompt the model, if an image is there to prompt for. @param {(history: import("./model/history.js").History) => void} act */
+function prompt(act) {
+  preview.cancel();
+  if (tools.canPrompt && project.current) act(project.current.history);
+}
 
-/** Clicks made while the image is being encoded are answered afterwards. */
-const canPrompt = () => session.phase === "encoding" || session.phase === "ready";
-
-session.addEventListener("change", () => {
-  const { image } = session;
-  // The size that the server reports replaces the one that the browser measured.
-  if (image && (image.width !== stage.size.width || image.height !== stage.size.height)) stage.setSize(image);
-  stage.show(session.phase === "empty" ? null : history.state);
+const pointing = new Pointing(stage, {
+  label: () => tools.label,
+  tool: () => tools.tool,
+  radius: () => Number(input("radius").value) / stage.view.scale,
+  selected: () => project.current?.history.selected ?? null,
+  onPoint: (x, y, label) => prompt((history) => history.addPoint({ x, y, label })),
+  onPointChange: (index, pixel) =>
+    prompt((history) => {
+      if (pixel) history.movePoint(index, { ...history.selected.points[index], ...pixel });
+      else history.removePoint(index);
+    }),
+  onBox: (box) => prompt((history) => history.addBox(box)),
+  onBoxChange: (box) => prompt((history) => history.setBox(box)),
+  onStroke: (stroke) => tools.paint(stroke),
+  onHover: (at, label) => preview.move(at, label),
 });
-session.addEventListener("preview", (event) => stage.showPreview(/** @type {CustomEvent} */ (event).detail));
+new Crosshair(stage, pointing);
 
-/** Show an image and send it to be encoded. @param {File} file */
-async function show(file) {
-  panel.hideError();
+/** What the photo shows. @type {Blob | null} */
+let shown = null;
+
+/** Show the current image, once it is there. */
+async function showPhoto() {
+  const blob = project.current?.shown ?? null;
+  if (blob === shown) return;
+  shown = blob;
   URL.revokeObjectURL(photo.src);
   element("frame").hidden = true;
-  photo.src = URL.createObjectURL(file);
-  photo.alt = file.name;
-  const opened = session.open(file);
+  if (!blob) return photo.removeAttribute("src");
+  photo.src = URL.createObjectURL(blob);
+  photo.alt = project.current?.entry.name ?? "";
   const { src } = photo;
-  try {
-    await photo.decode();
-  } catch {
-    if (photo.src !== src) return;
-    await opened;
-    // If the server could not read it either, its error is shown already.
-    if (session.phase === "ready") {
-      panel.showError(new CallError("image", "Your browser cannot show this image format. Try JPEG, PNG or WebP."));
-    }
-    return;
-  }
+  await photo.decode().catch(() => {});
   if (photo.src !== src) return;
   element("frame").hidden = false;
-  if (!session.image) stage.setSize({ width: photo.naturalWidth, height: photo.naturalHeight });
-  stage.fit();
+  stage.setSize(project.current?.size ?? { width: photo.naturalWidth, height: photo.naturalHeight });
 }
 
-/** @param {DataTransfer | null} data */
-function take(data) {
-  const file = [...(data?.files ?? [])].find((each) => each.type.startsWith("image/")) ?? data?.files[0];
-  if (file) show(file);
+function update() {
+  const { current } = project;
+  // The size that the server reports replaces the one that the browser measured.
+  const { size } = current ?? {};
+  if (size && !element("frame").hidden && (size.width !== stage.size.width || size.height !== stage.size.height)) stage.setSize(size);
+  showPhoto();
+  stage.show(current && shown === current.shown ? current.history.state : null);
+  status.update();
+  objects.update();
+  classes.update();
+  strip.update();
+  if (current) select("mode").value = current.history.selected.mode;
 }
+
+for (const name of ["change", "entries"]) project.addEventListener(name, update);
+project.classes.addEventListener("change", () => {
+  stage.redraw();
+  update();
+});
+project.addEventListener("opened", () => {
+  tools.stopMerge();
+  preview.cancel();
+  pointing.cancel();
+  stage.cross = null;
+});
+stage.view.addEventListener("change", () => write("zoom", `${Math.round(100 * stage.view.scale * (window.devicePixelRatio || 1))} %`));
 
 async function showSample() {
   const name = "sample.png";
   try {
     const response = await fetch(`/${name}`);
-    show(new File([await response.blob()], name, { type: "image/png" }));
+    // Always of one date: it is the same image when it is opened again.
+    project.add([new File([await response.blob()], name, { type: "image/png", lastModified: 0 })]);
   } catch {
-    panel.showError(new CallError("file", OFFLINE));
+    status.showError(new CallError("file", OFFLINE));
   }
 }
 
-/** @param {0 | 1} newLabel */
-function setLabel(newLabel) {
-  label = newLabel;
-  element("add").setAttribute("aria-pressed", String(label === 1));
-  element("remove").setAttribute("aria-pressed", String(label === 0));
+/** @param {string} id of a checkbox @param {(on: boolean) => void} act */
+function onCheck(id, act) {
+  input(id).addEventListener("change", () => {
+    act(input(id).checked);
+    stage.redraw();
+  });
+  // Browsers restore the options when the page is reloaded.
+  act(input(id).checked);
 }
 
-/**
- * @param {string} name of the download, such as "mask.png"
- * @param {string} suffix of the file's name
- */
-async function save(name, suffix) {
-  const items = name === "mask.png" ? [history.selected] : [...history.state.items];
-  const masks = [];
-  const objects = [];
-  for (const item of items) {
-    if (!item.mask) continue;
-    masks.push(item.mask.logits);
-    objects.push({ color: colorOf(item), iou: item.mask.iou });
-  }
-  if (!masks.length) return;
-  const stem = (session.file?.name ?? "image").replace(/\.[^.]*$/, "");
-  try {
-    const blob = await session.download(name, { name: session.file?.name, objects }, masks);
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = `${stem}-${suffix}`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  } catch (error) {
-    panel.showError(error);
-  }
+/** @param {string} id of a checkbox */
+const toggle = (id) => () => input(id).click();
+
+/** Mark the image as done, and go on. */
+function done() {
+  project.current?.setDone(true);
+  project.selectBy(1);
 }
 
-/** @type {Record<string, () => void>} */
+/** @type {Record<string, () => unknown>} */
 const clicks = {
-  add: () => setLabel(1),
-  remove: () => setLabel(0),
-  undo: () => history.undo(),
-  redo: () => history.redo(),
-  clear: () => history.clear(),
-  new: () => history.add(),
-  choose: () => chooser.click(),
-  "choose-first": () => chooser.click(),
+  add: () => tools.choose("click", 1),
+  remove: () => tools.choose("click", 0),
+  brush: () => tools.choose("brush"),
+  eraser: () => tools.choose("eraser"),
+  undo: edit((history) => history.undo()),
+  redo: edit((history) => history.redo()),
+  clear: edit((history) => history.clear()),
+  new: edit((history) => history.add()),
+  merge: () => tools.merge(),
+  split: () => tools.split(),
+  duplicate: edit((history) => history.duplicate()),
+  clean: () => tools.cleanUp(),
+  "zoom-in": () => stage.view.zoom(1.4),
+  "zoom-out": () => stage.view.zoom(1 / 1.4),
+  fit: () => stage.view.fit(),
+  actual: () => stage.view.actual(),
+  choose: () => input("file").click(),
+  "choose-first": () => input("file").click(),
+  "choose-folder": () => input("folder").click(),
   sample: showSample,
-  "save-mask": () => save("mask.png", `mask-${history.selected.id}.png`),
-  "save-overlay": () => save("overlay.png", "overlay.png"),
-  "save-coco": () => save("coco.json", "coco.json"),
+  save: () => exchange.save(),
+  import: () => input("import-file").click(),
   "help-open": () => help.showModal(),
   "help-close": () => help.close(),
 };
 for (const [id, act] of Object.entries(clicks)) element(id).addEventListener("click", act);
 
-chooser.addEventListener("change", () => {
-  if (chooser.files?.[0]) show(chooser.files[0]);
-  // Otherwise choosing the same file again would not be a change.
-  chooser.value = "";
-});
-refine.addEventListener("change", () => (session.refine = refine.checked));
-hover.addEventListener("change", () => (session.hover = hover.checked));
-mode.addEventListener("change", () => session.setMode(mode.value));
-// Browsers restore the options when the page is reloaded.
-session.refine = refine.checked;
-session.hover = hover.checked;
-session.mode = mode.value;
-
-let dragging = 0;
-const showDrop = (/** @type {number} */ change) => {
-  dragging = Math.max(0, dragging + change);
-  element("drop").hidden = dragging === 0;
+onCheck("refine", (on) => (project.refine = on));
+onCheck("hover", (on) => (preview.enabled = on));
+onCheck("ahead", (on) => (project.ahead = on));
+onCheck("show-masks", (on) => (stage.look.masks = on));
+onCheck("outline", (on) => (stage.look.outline = on));
+const opacity = () => {
+  stage.look.opacity = Number(input("opacity").value) / 100;
+  stage.redraw();
 };
-window.addEventListener("dragenter", (event) => event.dataTransfer?.types.includes("Files") && showDrop(1));
-window.addEventListener("dragleave", (event) => event.dataTransfer?.types.includes("Files") && showDrop(-1));
-window.addEventListener("dragover", (event) => event.preventDefault());
-window.addEventListener("drop", (event) => {
-  event.preventDefault();
-  showDrop(-dragging);
-  take(event.dataTransfer);
+input("opacity").addEventListener("input", opacity);
+opacity();
+select("mode").addEventListener("change", () => {
+  project.mode = select("mode").value;
+  project.current?.history.setMode(project.mode);
 });
-window.addEventListener("paste", (event) => take(event.clipboardData));
+project.mode = select("mode").value;
 
-/** @type {Record<string, () => void>} */
-const keys = {
-  z: () => history.undo(),
-  Z: () => history.redo(),
-  c: () => history.clear(),
-  n: () => history.add(),
-  o: () => chooser.click(),
-  x: () => setLabel(label ? 0 : 1),
-  "+": () => setLabel(1),
-  "-": () => setLabel(0),
-  "−": () => setLabel(0),
-  "[": () => history.selectBy(-1),
-  "]": () => history.selectBy(1),
-  Delete: () => history.remove(history.selected.id),
-  Backspace: () => history.remove(history.selected.id),
-  "?": () => help.showModal(),
-};
-window.addEventListener("keydown", (event) => {
-  if (help.open || event.altKey || event.target instanceof HTMLSelectElement) return;
-  if (event.ctrlKey || event.metaKey) {
-    if (event.key.toLowerCase() !== "z") return;
-    event.preventDefault();
-    if (event.shiftKey) history.redo();
-    else history.undo();
-    return;
-  }
-  const digit = /^[1-9]$/.test(event.key) ? history.state.items[Number(event.key) - 1] : undefined;
-  const act = digit ? () => history.select(digit.id) : (keys[event.key] ?? keys[event.key.toLowerCase()]);
-  if (!act) return;
+listen(
+  {
+    z: clicks.undo, y: clicks.redo, "Shift+z": clicks.redo, "Ctrl+z": clicks.undo, "Ctrl+y": clicks.redo, "Ctrl+Shift+z": clicks.redo,
+    c: clicks.clear, n: clicks.new, m: clicks.merge, s: clicks.split, d: clicks.duplicate, w: clicks.clean,
+    "[": edit((history) => history.selectBy(-1)), "]": edit((history) => history.selectBy(1)),
+    Delete: edit((history) => history.remove(history.selected.id)), Backspace: edit((history) => history.remove(history.selected.id)),
+    r: () => input("name").select(), i: () => element("canvas").focus(),
+    x: () => tools.choose("click", tools.tool === "click" && tools.label ? 0 : 1), k: clicks.add, p: clicks.brush, e: clicks.eraser,
+    "{": () => tools.resizeBrush(1 / 1.25), "}": () => tools.resizeBrush(1.25),
+    "+": clicks["zoom-in"], "=": clicks["zoom-in"], "-": clicks["zoom-out"], "−": clicks["zoom-out"], f: clicks.fit, 0: clicks.actual,
+    h: toggle("show-masks"), "Shift+h": edit((history) => history.hide(history.selected.id, !history.selected.hidden)), l: toggle("outline"),
+    PageDown: () => project.selectBy(1), PageUp: () => project.selectBy(-1), ".": () => project.selectBy(1), ",": () => project.selectBy(-1),
+    "Ctrl+enter": done, o: clicks.choose, "Ctrl+s": clicks.save, "?": clicks["help-open"],
+    Escape: () => {
+      tools.stopMerge();
+      pointing.cancel();
+    },
+  },
+  (digit) => classes.assign(digit),
+);
+accept((files) => files.length && project.add(files));
+
+window.addEventListener("beforeunload", (event) => {
+  if (!project.isDirty) return;
+  project.saveAll();
   event.preventDefault();
-  act();
 });
+document.addEventListener("visibilitychange", () => document.visibilityState === "hidden" && project.saveAll());
+
+update();
+project.start();

@@ -1,6 +1,6 @@
 // Calls to the page's server.
 
-import { MASK_SIZE } from "./mask.js";
+import { MASK_SIZE } from "../mask/field.js";
 
 export const OFFLINE = "The page’s own server does not answer. Is hqsam ui still running?";
 
@@ -12,7 +12,7 @@ export const OFFLINE = "The page’s own server does not answer. Is hqsam ui sti
  * @property {boolean} known whether it was encoded before
  * @property {number} seconds
  *
- * @typedef {{ready: boolean, url: string, max_image_bytes: number, max_objects: number}} Status
+ * @typedef {{ready: boolean, url: string, max_image_bytes: number, folder: string | null}} Status
  */
 
 /** A call failed: the server answered with an error, or not at all. */
@@ -37,7 +37,7 @@ export class CallError extends Error {
  * @param {RequestInit} [options]
  * @returns {Promise<Response>}
  */
-async function call(path, options) {
+export async function call(path, options) {
   let response;
   try {
     response = await fetch(path, { credentials: "omit", ...options });
@@ -66,13 +66,7 @@ export async function status() {
  * @returns {Promise<Opened>}
  */
 export async function open(file, signal) {
-  let body;
-  try {
-    // Read it first: fetch would report a deleted or changed file like a missing server.
-    body = await file.arrayBuffer();
-  } catch {
-    throw new CallError("file", "The file can no longer be read. Choose it again.");
-  }
+  const body = await bytes(file);
   const headers = { "content-type": "application/octet-stream" };
   return (await call("/api/images", { method: "POST", headers, body, signal })).json();
 }
@@ -91,15 +85,19 @@ export async function segment(imageId, prompt, refine, signal) {
   return { logits, iou: Number(response.headers.get("x-mask-iou")) };
 }
 
-/**
- * @param {string} imageId
- * @param {string} name of the download, such as "mask.png"
- * @param {object} fields
- * @param {Float32Array[]} masks
- * @returns {Promise<Blob>}
- */
-export async function download(imageId, name, fields, masks) {
-  return (await post(`/api/images/${imageId}/${name}`, fields, masks)).blob();
+/** Return an image that the browser cannot show as a JPEG. @param {Blob} file @returns {Promise<Blob>} */
+export async function shown(file) {
+  const headers = { "content-type": "application/octet-stream" };
+  return (await call("/api/shown", { method: "POST", headers, body: await bytes(file) })).blob();
+}
+
+/** Read a file first: fetch would report a deleted or changed one like a missing server. @param {Blob} file */
+async function bytes(file) {
+  try {
+    return await file.arrayBuffer();
+  } catch {
+    throw new CallError("file", "The file can no longer be read. Choose it again.");
+  }
 }
 
 /**

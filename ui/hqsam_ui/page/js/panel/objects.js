@@ -1,0 +1,121 @@
+// The list of objects, and what belongs to the selected one: name, class, prompts.
+
+import { isBlank, titleOf } from "../model/item.js";
+import { button, element, input, make, renew, select, swatch } from "./dom.js";
+
+/** @typedef {import("../work/project.js").Project} Project @typedef {import("../model/item.js").Item} Item */
+
+export class ObjectsPanel {
+  /** What choosing an object does instead of selecting it. @type {((id: number) => void) | null} */
+  onPick = null;
+
+  /** @param {Project} project */
+  constructor(project) {
+    this.project = project;
+    input("name").addEventListener("change", () => this.history?.rename(input("name").value.trim()));
+    input("name").addEventListener("keydown", (event) => event.key === "Enter" && input("name").blur());
+    select("class").addEventListener("change", () => {
+      const { value } = select("class");
+      this.history?.setClass(value ? Number(value) : null);
+    });
+  }
+
+  get history() {
+    return this.project.current?.history;
+  }
+
+  update() {
+    const { history } = this;
+    const { classes } = this.project;
+    for (const id of ["name", "class", "merge", "split", "duplicate", "clean"]) {
+      const control = /** @type {HTMLInputElement} */ (element(id));
+      control.disabled = !history || (id !== "name" && id !== "class" && isBlank(history.selected));
+    }
+    button("merge").disabled ||= !history || history.state.items.filter((item) => !isBlank(item)).length < 2;
+    this.#list();
+    this.#prompts();
+    renew(element("class"), JSON.stringify(classes.list), () => [
+      make("option", { value: "" }, "none"), ...classes.list.map(({ id, name }) => make("option", { value: id }, name)),
+    ]);
+    const cls = String(history?.selected.cls ?? "");
+    select("class").value = classes.list.some(({ id }) => String(id) === cls) ? cls : "";
+    if (document.activeElement !== input("name")) input("name").value = history?.selected.name ?? "";
+    input("name").placeholder = history ? this.#title({ ...history.selected, name: "" }) : "";
+  }
+
+  /** @param {Item} item */
+  #title(item) {
+    return titleOf(item, this.project.classes.name(item.cls));
+  }
+
+  #list() {
+    const { history } = this;
+    const { items, selected } = history?.state ?? { items: [], selected: 0 };
+    const state = JSON.stringify([items.map((item) => [item.id, this.#title(item), item.hidden, summary(item), this.project.classes.color(item)]), selected]);
+    const list = element("objects");
+    if (list.dataset.state === state) return;
+    renew(list, state, () => items.map((item) => this.#row(item, item.id === selected)));
+    list.querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest" });
+  }
+
+  /** @param {Item} item @param {boolean} selected */
+  #row(item, selected) {
+    const history = /** @type {import("../model/history.js").History} */ (this.history);
+    const { id, hidden } = item;
+    const title = this.#title(item);
+    const pick = make(
+      "button",
+      {
+        type: "button", class: "pick", "data-key": `pick-${id}`, "aria-current": String(selected),
+        onclick: () => (this.onPick ? this.onPick(id) : history.select(id)),
+        onkeydown: (/** @type {KeyboardEvent} */ event) => this.#step(event),
+      },
+      swatch(this.project.classes.color(item)), make("span", {}, title), make("small", {}, summary(item)),
+    );
+    const eye = make(
+      "button",
+      { type: "button", class: "eye quiet", "data-key": `eye-${id}`, "aria-pressed": String(hidden), "aria-label": `Hide ${title}`, onclick: () => history.hide(id, !hidden) },
+      hidden ? "◌" : "◉",
+    );
+    const remove = make(
+      "button",
+      { type: "button", class: "delete quiet", "data-key": `delete-${id}`, "aria-label": `Delete ${title}`, onclick: () => history.remove(id) },
+      "✕",
+    );
+    return make("li", {}, pick, eye, remove);
+  }
+
+  /** @param {KeyboardEvent} event */
+  #step(event) {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    this.history?.selectBy(step);
+    const current = document.querySelector(".pick[aria-current=true]");
+    if (current instanceof HTMLElement) current.focus();
+  }
+
+  /** Each prompt can be taken away here, too. */
+  #prompts() {
+    const item = this.history?.selected;
+    const { points, box } = item ?? { points: [], box: null };
+    renew(element("prompts"), JSON.stringify([item?.id, points, box]), () => [
+      ...(box ? [prompt("box", `box ${box.map(Math.round).join(" ")}`, () => this.history?.setBox(null))] : []),
+      ...points.map(({ x, y, label }, i) => prompt(`point-${i}`, `${label ? "+" : "−"} ${x}, ${y}`, () => this.history?.removePoint(i))),
+    ]);
+  }
+}
+
+/** @param {string} key @param {string} text @param {() => void} onclick */
+const prompt = (key, text, onclick) =>
+  make("li", {}, make("button", { type: "button", "data-key": key, "aria-label": `Take away ${text}`, onclick }, `${text} ✕`));
+
+/** @param {Item} item */
+export function summary({ points, box, given, added, removed }) {
+  const parts = [];
+  if (given) parts.push("mask");
+  if (box) parts.push("box");
+  if (points.length) parts.push(`${points.length} point${points.length > 1 ? "s" : ""}`);
+  if (added || removed) parts.push("brush");
+  return parts.join(", ") || "empty";
+}
