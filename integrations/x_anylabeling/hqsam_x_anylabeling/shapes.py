@@ -49,7 +49,7 @@ def prompt(marks: list[dict[str, Any]]) -> tuple[Any, Any, list[float] | None]:
 def polygons(mask: Mask, fineness: float = FINENESS) -> list[dict[str, Any]]:
     """Return the outlines of a mask's parts, the largest first, as shapes of X-AnyLabeling.
 
-    Its polygons have no holes, so holes are filled. Parts of one object share a group.
+    Its polygons have no holes, so holes are filled.
 
     Args:
         mask: the mask.
@@ -60,18 +60,12 @@ def polygons(mask: Mask, fineness: float = FINENESS) -> list[dict[str, Any]]:
     )
     parts = sorted(contours, key=cv2.contourArea, reverse=True)
     kept = [it for it in parts if cv2.contourArea(it) > SMALLEST_SHARE * cv2.contourArea(parts[0])]
-    group = 1 if len(kept) > 1 else None
-    return [_shape(contour, fineness, group) for contour in kept]
+    return [_shape(contour, fineness) for contour in kept]
 
 
-def _shape(contour: NDArray[Any], fineness: float, group: int | None) -> dict[str, Any]:
+def _shape(contour: NDArray[Any], fineness: float) -> dict[str, Any]:
     outline = cv2.approxPolyDP(contour, fineness * cv2.arcLength(contour, True), True)
     # A polygon has three corners at least.
     points = (outline if len(outline) > 2 else contour)[:, 0].astype(float).tolist()
-    shape: dict[str, Any] = {
-        "label": LABEL,
-        "shape_type": "polygon",
-        # The first point again closes it.
-        "points": [*points, points[0]],
-    }
-    return shape if group is None else {**shape, "group_id": group}
+    # The first point again closes it.
+    return {"label": LABEL, "shape_type": "polygon", "points": [*points, points[0]]}
