@@ -93,7 +93,6 @@ class HQSamWidget(Container):  # type: ignore[misc]
         self.status.value = "waiting for the server"
         worker = create_worker(self._ask, where, image, prompt, _start_thread=False)
         worker.returned.connect(self._draw)
-        worker.errored.connect(self._fail)
         worker.finished.connect(self._finish)
         worker.start()
 
@@ -116,7 +115,16 @@ class HQSamWidget(Container):  # type: ignore[misc]
         return pairs or None, labels or None, box
 
     def _ask(self, where: tuple[int, ...], layer: Image, prompt: tuple[Any, Any, Any]) -> Any:
-        """Return the plane's indices, and its mask, or None without a prompt; in a thread."""
+        """Return the plane's indices, and its mask, or None without a prompt; in a thread.
+
+        An error is returned as well: napari would show its traceback.
+        """
+        try:
+            return where, self._mask(where, layer, prompt)
+        except HQSamError as error:
+            return where, error
+
+    def _mask(self, where: tuple[int, ...], layer: Image, prompt: tuple[Any, Any, Any]) -> Any:
         assert self._sam is not None
         data = layer.data[0] if layer.multiscale else layer.data
         key = (id(data), where, tuple(layer.contrast_limits))
@@ -124,11 +132,14 @@ class HQSamWidget(Container):  # type: ignore[misc]
             plane = prompts.rgb(np.asarray(data[where]), layer.contrast_limits)
             self._opened = key, self._sam.open(plane)
         if prompt == (None, None, None):
-            return where, None
-        return where, self._opened[1].segment(*prompt, mode=self.mode.value).array
+            return None
+        return self._opened[1].segment(*prompt, mode=self.mode.value).array
 
     def _draw(self, answer: tuple[tuple[int, ...], Any]) -> None:
         where, mask = answer
+        if isinstance(mask, HQSamError):
+            self._say(str(mask))
+            return
         objects = self._viewer.layers[OBJECTS]
         label = objects.selected_label or int(objects.data.max()) + 1
         objects.selected_label = label
@@ -143,11 +154,6 @@ class HQSamWidget(Container):  # type: ignore[misc]
             objects.data_setitem(indices, found[rows, columns])
         count = int((found == label).sum())
         self.status.value = f"label {label}: {count} pixels" if count else "ready: click, or draw"
-
-    def _fail(self, error: Exception) -> None:
-        if not isinstance(error, HQSamError):
-            raise error
-        self._say(str(error))
 
     def _finish(self) -> None:
         self._busy = False

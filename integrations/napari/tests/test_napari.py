@@ -1,4 +1,4 @@
-"""The plug-in in the real napari, without a screen.
+"""The plug-in in the real napari. It draws with OpenGL, so it needs a screen, or Xvfb.
 
 They need ``HQSAM_URL``, the address of a server with the small model; see ../../README.md.
 """
@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 import napari
 import numpy as np
@@ -27,6 +25,10 @@ COIN, BESIDE_COIN, BOX = (335, 44), (346, 92), (242, 92, 297, 145)
 TIMEOUT_S = 120
 
 
+if not os.environ.get("DISPLAY"):
+    pytest.skip("napari needs a screen: run it under xvfb-run", allow_module_level=True)
+
+
 @pytest.fixture(scope="module")
 def coins() -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(COINS).convert("L"))
@@ -34,7 +36,6 @@ def coins() -> np.ndarray[Any, Any]:
 
 @pytest.fixture
 def viewer() -> Iterator[napari.Viewer]:
-    # Not `show=False` alone: napari's Qt parts need its application.
     made = napari.Viewer(show=False)
     yield made
     made.close()
