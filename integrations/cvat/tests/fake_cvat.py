@@ -69,7 +69,11 @@ class FakeCvat:
         action = path.rsplit("/", 1)[1]
         if path == "/api/functions":
             # CVAT fills in what a function does not set.
-            unset = {"min_neg_points": -1, "startswith_box": False, "startswith_box_optional": False}
+            unset = {
+                "min_neg_points": -1,
+                "startswith_box": False,
+                "startswith_box_optional": False,
+            }
             self.function = {**unset, **body, "id": FUNCTION}
             return self.function
         if action == "acquire":
@@ -77,9 +81,7 @@ class FakeCvat:
             if not mine:
                 return {"ar_assignment": None}
             self._taken += 1
-            return {
-                "ar_assignment": {"ar_id": f"r{self._taken}", "ar_params": self.waiting.pop(0)}
-            }
+            return {"ar_assignment": {"ar_id": f"r{self._taken}", "ar_params": self.waiting.pop(0)}}
         assert action in ("complete", "fail"), path
         self.results.append((action, body))
         return {}

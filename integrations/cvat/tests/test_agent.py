@@ -41,7 +41,9 @@ def cvat() -> Iterator[FakeCvat]:
         yield server
 
 
-def cvat_cli(cvat: FakeCvat, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def cvat_cli(
+    cvat: FakeCvat, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the real command against the server."""
     return subprocess.run(
         [sys.executable, "-m", "cvat_cli", "--server-host", cvat.url, "function", *arguments],

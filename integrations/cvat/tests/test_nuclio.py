@@ -1,4 +1,4 @@
-"""The serverless function with the real `nuclio-sdk`, and the shape that CVAT makes of its answer."""
+"""The serverless function with the real `nuclio-sdk`, and the shape that CVAT makes of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hqsam_client import HQSam
 
 FOLDER = Path(__file__).parents[1] / "nuclio"
 sys.path.insert(0, str(FOLDER))
-import main  # noqa: E402
+import main
 
 COINS = Path(__file__).parents[3] / "demo" / "coins.png"
 COIN, BOX = (335, 44), (242, 92, 297, 145)

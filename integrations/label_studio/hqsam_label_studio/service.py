@@ -35,9 +35,7 @@ class Images:
         key: a token of Label Studio, a legacy one or a personal one; sent to `home` only.
     """
 
-    def __init__(
-        self, sam: AsyncHQSam, session: ClientSession, home: str, key: str | None
-    ) -> None:
+    def __init__(self, sam: AsyncHQSam, session: ClientSession, home: str, key: str | None) -> None:
         self._sam, self._session, self._home, self._key = sam, session, home, key
         self.open = alru_cache(maxsize=KEPT_IMAGES, ttl=KEPT_S)(self._fetch_and_open)
 

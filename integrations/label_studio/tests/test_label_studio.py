@@ -26,11 +26,9 @@ from label_studio_sdk import LabelStudio
 from numpy.typing import NDArray
 from PIL import Image
 
-pytest.importorskip("label_studio", reason="Label Studio itself is not installed")
-
 COINS = Path(__file__).parents[3] / "demo" / "coins.png"
 COIN, BESIDE, BOX, SIZE = (335, 44), (346, 92), (242, 92, 297, 145), (303, 384)
-EMAIL, PASSWORD = "annotator@example.com", "correct-horse-9"  # noqa: S105
+EMAIL, PASSWORD = "annotator@example.com", "correct-horse-9"
 TIMEOUT_S = 300
 CONFIG = """
 <View>
@@ -73,7 +71,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, req
         "Starting development server",
         LABEL_STUDIO_BASE_DATA_DIR=str(tmp_path_factory.mktemp("label-studio")),
         # The backend is on the loopback interface, which Label Studio calls only when told to.
-        ML_BLOCK_LOCAL_IP="false", SSRF_PROTECTION_ENABLED="false", COLLECT_ANALYTICS="false", LATEST_VERSION_CHECK="false",
+        ML_BLOCK_LOCAL_IP="false", SSRF_PROTECTION_ENABLED="false",
+        COLLECT_ANALYTICS="false", LATEST_VERSION_CHECK="false",
         FRONTEND_SENTRY_DSN="", SENTRY_DSN="",
     )  # fmt: skip
     home = f"http://127.0.0.1:{port}"
@@ -131,7 +130,9 @@ def studio(session: tuple[str, requests.Session], token: str) -> LabelStudio:
 class Project:
     """A project of one task with the photograph of coins, connected to the backend."""
 
-    def __init__(self, studio: LabelStudio, user: requests.Session, home: str, backend: str) -> None:
+    def __init__(
+        self, studio: LabelStudio, user: requests.Session, home: str, backend: str
+    ) -> None:
         self.studio, self._user, self._home = studio, user, home
         self.id = studio.projects.create(title="coins", label_config=CONFIG).id
         with COINS.open("rb") as file:
@@ -164,9 +165,7 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def project(
-    studio: LabelStudio, session: tuple[str, requests.Session], backend: str
-) -> Project:
+def project(studio: LabelStudio, session: tuple[str, requests.Session], backend: str) -> Project:
     home, user = session
     return Project(studio, user, home, backend)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from hqsam_client import HQSam, HQSamError, ImageError, RemoteImage
@@ -125,12 +125,12 @@ class HQSamWidget(Container):  # type: ignore[misc]
             return where, error
 
     def _mask(self, where: tuple[int, ...], layer: Image, prompt: tuple[Any, Any, Any]) -> Any:
-        assert self._sam is not None
+        sam = cast(HQSam, self._sam)  # `segment` has asked
         data = layer.data[0] if layer.multiscale else layer.data
         key = (id(data), where, tuple(layer.contrast_limits))
         if self._opened is None or self._opened[0] != key:
             plane = prompts.rgb(np.asarray(data[where]), layer.contrast_limits)
-            self._opened = key, self._sam.open(plane)
+            self._opened = key, sam.open(plane)
         if prompt == (None, None, None):
             return None
         return self._opened[1].segment(*prompt, mode=self.mode.value).array
@@ -189,7 +189,6 @@ class HQSamWidget(Container):  # type: ignore[misc]
                 ndim=image.ndim, name=BOXES, face_color="transparent", edge_color="yellow", **frame
             )
             boxes.events.data.connect(self._on_data)
-            boxes.mode = "add_rectangle"
             self._viewer.add_layer(boxes)
         if POINTS not in layers:
             points = Points(
@@ -198,6 +197,6 @@ class HQSamWidget(Container):  # type: ignore[misc]
                 face_color="kind", face_color_cycle={ON: "lime", BESIDE: "red"}, **frame,
             )  # fmt: skip
             points.events.data.connect(self._on_data)
-            points.mode = "add"
             self._viewer.add_layer(points)
+        layers[BOXES].mode, layers[POINTS].mode = "add_rectangle", "add"
         layers.selection.active = layers[POINTS]

@@ -42,7 +42,9 @@ def masks_for_detections(
     if not len(detections):
         return replace(detections, mask=None)
     masks = sam.open(image).segment(boxes=detections.xyxy, mode=mode)
-    return replace(detections, mask=np.stack([mask.array for mask in masks]))
+    # What a COCO file said of the boxes, and supervision would write of the masks.
+    data = {key: it for key, it in detections.data.items() if key not in ("area", "segmentation")}
+    return replace(detections, mask=np.stack([mask.array for mask in masks]), data=data)
 
 
 def masks_for_dataset(

@@ -80,9 +80,18 @@ def test_a_data_set_of_boxes_becomes_one_of_masks(folder: Path, sam: HQSam) -> N
     names = {it["id"]: it["file_name"] for it in coco.loadImgs(coco.getImgIds())}
     for annotation in coco.loadAnns(coco.getAnnIds()):
         mask = expected[names[annotation["image_id"]]]
+        assert annotation["area"] == mask.sum()
         found = coco.annToMask(annotation).astype(bool)
         # supervision writes outlines through pixel centres, which lose half a pixel around.
         assert (found & mask).sum() / (found | mask).sum() > 0.9
+
+
+def test_the_readme_does_what_it_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    program = readme.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(folder)
+    exec(program.replace("localhost:8001", os.environ["HQSAM_URL"]), {})  # noqa: S102
+    assert len(COCO("masks.json").getAnnIds()) == len(BOXES)
 
 
 def test_detections_keep_what_they_have(sam: HQSam) -> None:

@@ -24,7 +24,7 @@ MODEL_ID = "hq-sam"
 MAX_BYTES = 128 * 2**20
 """Limit of a request: an image of 96 MB, in base64."""
 
-MODEL = {
+MODEL: dict[str, Any] = {
     "display_name": "HQ-SAM",
     "widgets": [
         *(
