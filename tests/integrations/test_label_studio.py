@@ -104,6 +104,7 @@ def test_the_user_reads_what_is_wrong(
     ellipse = {"type": "ellipselabels", "value": {"x": 1, "y": 1}}
     for body, status, text in (
         (request(keypoint(COIN), label_config="<View/>"), 400, "has no BrushLabels"),
+        (request(keypoint(COIN), tasks=5), 400, "is not as Label Studio sends it"),
         (request(keypoint(COIN), label_config="<View"), 400, "is not XML"),
         (request(keypoint(COIN), tasks=[{"data": {}}]), 400, "has no 'image'"),
         (request(keypoint(COIN), tasks=[task]), 400, "no-such.png cannot be fetched: 404"),

@@ -68,6 +68,7 @@ def test_the_user_reads_what_is_wrong(nobody: str, service: Callable[..., str]) 
         (request(), 400, "there is no mark"),
         (request(POINT, model="sam"), 400, "there is no model 'sam'"),
         (request(POINT, image="data:image/png;base64,!"), 400, "image is not base64"),
+        (request(POINT, image=5), 400, "is not as X-AnyLabeling sends it"),
         (request(POINT, image="AAAA"), 400, "not an image that can be read"),
         ({"model": "hq-sam", "params": {"marks": [POINT]}}, 400, "the request has no 'image'"),
         (request(POINT), 503, f"no answer from {nobody}"),

@@ -7,6 +7,7 @@ Add its address to a project (Settings, Model; switch "interactive preannotation
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import urllib.parse
 from collections.abc import AsyncIterator
@@ -47,7 +48,7 @@ class Images:
             async with self._session.get(url, headers=await self._headers(url)) as response:
                 response.raise_for_status()
                 encoded = await response.read()
-        except (ClientError, TimeoutError) as error:
+        except (ClientError, asyncio.TimeoutError) as error:
             raise ImageError(
                 f"{url} cannot be fetched: {error or 'no answer in time'}; check LABEL_STUDIO_URL "
                 "and LABEL_STUDIO_API_KEY"
@@ -91,6 +92,8 @@ def service(url: str, tls: bool = False) -> web.Application:
             )
         except KeyError as error:
             return refusal(400, f"the request or the task has no {error}")
+        except (AttributeError, TypeError) as error:
+            return refusal(400, f"the request is not as Label Studio sends it: {error}")
         except ValueError as error:
             return refusal(400, str(error))
         except HQSamError as error:

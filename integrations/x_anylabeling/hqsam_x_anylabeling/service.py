@@ -96,7 +96,9 @@ async def predict(request: web.Request) -> web.Response:
         return refusal(400, f"the request has no {error}")
     except web.HTTPRequestEntityTooLarge:
         return refusal(413, f"the image is too large, expected up to {3 * MAX_BYTES // 4} bytes")
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError) as error:
+        return refusal(400, f"the request is not as X-AnyLabeling sends it: {error}")
+    except ValueError as error:
         return refusal(400, str(error))
     except ConnectionLostError as error:
         return refusal(503, str(error))
