@@ -191,7 +191,8 @@ def _check_extras(arguments: list[str]) -> None:
     extras = re.findall(r"^([a-z]+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     options = ("--no-deps", "--wheel-dir", "integrations/cvat/nuclio")
     for wanted in (it for it in arguments[1:] if it not in options):
-        if (ROOT / wanted / "pyproject.toml").exists():
+        # The package of an integration, or a tool that the integration names.
+        if (ROOT / wanted / "pyproject.toml").exists() or wanted.partition("[")[0] in TOOLS:
             continue
         found = re.fullmatch(r"(?:\.|hqsam-triton)(?:\[([a-z,]+)\])?", wanted)
         assert found, f"{wanted} is not this package"
