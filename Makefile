@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-cluster check docs figures bench bench-graphs bench-client bench-cluster bench-compare bench-gpu fuzz soak clean
+.PHONY: help demo test test-all test-cluster test-integrations environments check docs figures bench bench-graphs bench-client bench-cluster bench-compare bench-gpu fuzz soak clean
 
 PYTHON ?= python3
 SOAK_MINUTES ?= 30
@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo$(if $(HQSAM_CHECKPOINT),-export) ## Start a server, segment a photograph, and draw the masks in demo/output.
 	$(BIN)/python -m demo
@@ -23,6 +23,15 @@ test-all: $(VENV)/.dev ## Run all tests, with the slow ones: full-size ViT-B, tr
 
 test-cluster: $(VENV)/.dev ## Test two and three replicas, behind a real Envoy and without a proxy.
 	$(BIN)/python -m pytest tests/cluster
+
+# Folders of integrations/ whose tests run with the real packages.
+INTEGRATIONS ?= cvat label_studio napari supervision x_anylabeling
+READY := $(INTEGRATIONS:%=$(VENV)/integrations/%/.ready)
+
+environments: $(READY) ## Make an environment for each of INTEGRATIONS, with its tool: up to 2 GB each.
+
+test-integrations: $(VENV)/.dev $(READY) ## Test INTEGRATIONS with the real packages of their tools.
+	$(BIN)/python -m pytest tests/integrations
 
 fuzz: $(VENV)/.dev ## Send 20,000 malformed inputs instead of the 1,000 of `make test`.
 	HQSAM_FUZZ_INPUTS=20000 $(BIN)/python -m pytest -s --timeout=0 tests/hostile/test_fuzz.py
@@ -81,4 +90,10 @@ $(VENV)-gpu/.gpu: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-gpu
 	$(VENV)-gpu/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)-gpu/bin/python -m pip install --quiet --editable '.[triton,gpu]'
+	touch $@
+
+$(VENV)/integrations/%/.ready: integrations/%/pyproject.toml pyproject.toml
+	$(PYTHON) -m venv $(VENV)/integrations/$*
+	$(VENV)/integrations/$*/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/integrations/$*/bin/python -m pip install --quiet --editable . --editable 'integrations/$*[test]'
 	touch $@

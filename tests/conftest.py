@@ -19,7 +19,7 @@ from xdist.scheduler import LoadScopeScheduling
 GROUPS = (
     ("e2e", "export"),  # the export of a full-size ViT-B
     ("client", "cli", "ui", "docker"),  # the server with the tiny model
-    ("small", "docs"),  # the server with the small model
+    ("small", "docs", "integrations"),  # the server with the small model
     ("server",),
     ("cluster",),
     ("hostile",),

@@ -42,7 +42,7 @@ def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, tiny_repository: Path) -> Path:
     """A user's folder: the root of a clone, with images, weights, certificates and data."""
-    for name in ("examples", "training", "demo", "docker"):
+    for name in ("examples", "integrations", "training", "demo", "docker"):
         (tmp_path / name).symlink_to(ROOT / name)
     photo = Image.open(COINS).convert("RGB").resize(SIZE)
     mask = (

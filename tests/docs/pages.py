@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("*.md", "*/README.md", "docs/*.md")
+        for pattern in ("*.md", "*/README.md", "integrations/*/README.md", "docs/*.md")
         for path in ROOT.glob(pattern)
     }
 )

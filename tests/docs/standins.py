@@ -11,12 +11,14 @@ as much of a command as a test can:
 | `hqsam export` | runs; the same command again copies the first result |
 | `hqsam ui` | starts on a free port, and stops when it is ready |
 | `hqsam fetch` | prints the path of a tiny checkpoint, without a download |
-| `python examples/…service, …backend` | start on a free port, and stop when they are ready |
+| `python examples/…service` | starts on a free port, and stops when it is ready |
+| `hqsam-label-studio`, `hqsam-x-anylabeling` | start on a free port, and stop when they are ready |
 | `python -m training.unseen` | writes two scenes |
 | `python -m training.…` | would take hours: only its options are checked |
-| `pip install` | only the extras are checked |
+| `pip install`, `pip wheel` | only the packages and the extras are checked |
 | `make` | dry run of the target |
-| `docker`, `kubectl` | not installed: only the files in their arguments are checked |
+| `docker`, `kubectl`, `nuctl` | not installed: only the files in their arguments are checked |
+| `cvat-cli`, `label-studio`, `napari`, `xanylabeling` | not installed, and not run |
 | `git clone` | makes the folder that the next command reads, without a download |
 | `grpcurl` | the same call with gRPC's Python library |
 | `tritonserver` | needs Triton's image: only its options are checked |
@@ -44,7 +46,15 @@ from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("hqsam", "python", "pip", "make", "docker", "kubectl", "git", "grpcurl", "tritonserver")
+SERVICES = {
+    "hqsam-label-studio": "hqsam_label_studio.service",
+    "hqsam-x-anylabeling": "hqsam_x_anylabeling.service",
+}
+TOOLS = ("cvat-cli", "label-studio", "napari", "xanylabeling")
+COMMANDS = (
+    "hqsam", "python", "pip", "make", "docker", "kubectl", "nuctl", "git", "grpcurl",
+    "tritonserver", *SERVICES, *TOOLS,
+)  # fmt: skip
 
 
 def install(folder: Path) -> None:
@@ -65,12 +75,21 @@ def main(command: str, arguments: list[str]) -> int:
         return _hqsam(arguments)
     if command == "python":
         return _python(arguments)
+    if command in TOOLS:
+        return 0
+    if command in SERVICES:
+        folder = ROOT / "integrations" / SERVICES[command].partition(".")[0].removeprefix("hqsam_")
+        os.environ["PYTHONPATH"] += os.pathsep + str(folder)
+        # A console script of this module; without a terminal its output is buffered.
+        service = [sys.executable, "-u", "-m", SERVICES[command], "--port=0", *arguments]
+        return _start_and_stop(service, "Running on")
     if command == "make":
         return subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT).returncode
     {
         "pip": _check_extras,
         "docker": _check_files,
         "kubectl": _check_files,
+        "nuctl": _check_files,
         "git": _clone,
         "grpcurl": _grpcurl,
         "tritonserver": _check_triton_options,
@@ -126,7 +145,7 @@ def _export(arguments: list[str]) -> int:
 
 
 def _python(arguments: list[str]) -> int:
-    if re.search(r"(service|backend)\.py$", arguments[0]):
+    if arguments[0].endswith("service.py"):
         return _start_and_stop([sys.executable, *arguments, "--port=0"], "Uvicorn running on")
     if arguments[:2] == ["-m", "training.unseen"]:
         arguments = [*arguments, "--count=2"]
@@ -168,16 +187,20 @@ def _check_named(shown: str, arguments: list[str]) -> None:
 
 
 def _check_extras(arguments: list[str]) -> None:
-    assert arguments[0] == "install"
+    assert arguments[0] in ("install", "wheel")
     extras = re.findall(r"^([a-z]+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    for wanted in arguments[1:]:
+    options = ("--no-deps", "--wheel-dir", "integrations/cvat/nuclio")
+    for wanted in (it for it in arguments[1:] if it not in options):
+        # The package of an integration, or a tool that the integration names.
+        if (ROOT / wanted / "pyproject.toml").exists() or wanted.partition("[")[0] in TOOLS:
+            continue
         found = re.fullmatch(r"(?:\.|hqsam-triton)(?:\[([a-z,]+)\])?", wanted)
         assert found, f"{wanted} is not this package"
         assert not found[1] or set(found[1].split(",")) <= set(extras), f"{wanted}: no such extra"
 
 
 def _check_files(arguments: list[str]) -> None:
-    flags = ("--file", "--kustomize")
+    flags = ("--file", "--kustomize", "--path")
     files = [value for flag, value in itertools.pairwise(arguments) if flag in flags]
     assert files, f"{arguments} names no file"
     for file in files:

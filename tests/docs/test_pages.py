@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -32,14 +33,24 @@ INTERPRETERS = {
     "python": [sys.executable, "-c"],
     "sh": ["bash", "-euo", "pipefail", "-c"],
 }
+PARSERS: dict[str, Callable[[str], object]] = {
+    "json": json.loads,
+    "xml": ElementTree.fromstring,  # noqa: S314 - of our own pages
+}
 BACKGROUND = '\nfor job in $(jobs -p); do wait "$job"; done'
 """Background jobs have to succeed too."""
 
 
 def run(block: Block, folder: Path, environment: dict[str, str], code: str) -> None:
-    """Run a block of a page; only parse it if it is JSON."""
-    if block.language == "json":
-        json.loads(block.text)
+    """Run a block of a page; only parse data, and programs that need the package of a tool."""
+    if block.language == "text":
+        return  # a transcript
+    if block.language in PARSERS:
+        PARSERS[block.language](block.text)
+        return
+    if "import supervision" in block.text:
+        # `integrations/supervision/tests` runs it.
+        compile(block.text, block.where, "exec")
         return
     if block.language == "sh":
         code += BACKGROUND

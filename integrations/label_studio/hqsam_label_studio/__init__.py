@@ -1,0 +1,1 @@
+"""HQ-SAM in Label Studio: a click, a box or a stroke becomes a brush mask."""

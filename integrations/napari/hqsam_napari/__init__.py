@@ -1,0 +1,1 @@
+"""HQ-SAM in napari: points and boxes become labels."""

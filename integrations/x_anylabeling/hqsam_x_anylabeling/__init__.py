@@ -1,0 +1,1 @@
+"""HQ-SAM as a remote server of X-AnyLabeling."""
