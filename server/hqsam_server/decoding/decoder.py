@@ -18,8 +18,8 @@ class Lanes(NamedTuple):
 
     Attributes:
         wide: calls that may run at once while few wait; they share all threads.
-        narrow: calls that may run at once, on one thread each, while many wait; 0 if there is no
-            such way.
+        narrow: calls that may run at once while as many wait; they share the threads between them,
+            one each at the least. 0 if there is no such way.
         together: prompts that one call takes.
     """
 
@@ -67,7 +67,7 @@ class Decoder(Protocol):
         Args:
             jobs: the prompts, on any images.
             requested: names of `prompt_decoder`'s outputs to return.
-            narrow: whether to use one thread only; never with `lanes.narrow` 0.
+            narrow: whether to use a share of the threads only; never with `lanes.narrow` 0.
 
         Returns:
             The outputs of each job by name, [1, ...] each, in arrays that belong to the caller.

@@ -25,9 +25,12 @@ from hqsam_server.store.entry import Embedding
 _IMAGE = ("image_embeddings", "hq_features")
 _MASK = ("mask_input", "has_mask_input")
 _SAM = "sam_masks"
-_MOST_GRAPHS = 10
+_MOST_KINDS = 10
 _THREADS_OF_A_CALL = 8
 """More threads make one decode hardly any faster."""
+
+_MOST_NARROW = 4
+"""Each lane has graphs of its own, at 65 MB for a number of points."""
 
 
 class _Kind(NamedTuple):
@@ -36,7 +39,7 @@ class _Kind(NamedTuple):
     Attributes:
         points: N.
         full: with a mask to refine and SAM's masks; otherwise neither.
-        narrow: one thread for each call.
+        narrow: for the narrow lanes.
     """
 
     points: int
@@ -79,26 +82,25 @@ class OpenVinoDecoder:
         self._file = file
         self._threads = file.intra_op_threads or len(os.sched_getaffinity(0))
         wide = max(1, self._threads // _THREADS_OF_A_CALL)
-        self.lanes = Lanes(wide, self._threads if self._threads > 1 else 0, together=1)
+        narrow = min(self._threads, _MOST_NARROW)
+        self.lanes = Lanes(wide, narrow if narrow > wide else 0, together=1)
         self._compiler = Compiler(file, parameters)
         graph = self._compiler.read()
         inputs = named_ports(graph.inputs, file.inputs)
         check(file, described(inputs), described(named_ports(graph.outputs, file.outputs)))
         self._type = openvino.Type.bf16 if self._compiler.hint == "bf16" else openvino.Type.f32
-        self._placing = _Pool(self._placing_graph(), file, 1)
-        self._graphs: Lru[_Kind, _Pool] = Lru(_MOST_GRAPHS, lambda graph: 1)
+        self._placing = _Pool([self._placing_graph()], file)
+        self._pools: Lru[_Kind, _Pool] = Lru(_MOST_KINDS, lambda pool: 1)
         usual = {shapes["point_labels"][1] for shapes in file.usual_shapes}
         for points in sorted(usual):
-            self._graph(_Kind(points, full=False, narrow=False))
+            self._pool(_Kind(points, full=False, narrow=False))
         if self.lanes.narrow:
             Thread(target=self._compile_narrow, args=(sorted(usual),), daemon=True).start()
 
     def place(self, embedding: Embedding) -> PlacedImage:
         """Copy an embedding into the precision and layout of the graphs."""
-        with self._placing.request() as request:
-            outputs = self._placing.run(
-                request, {name: getattr(embedding, name) for name in _IMAGE}
-            )
+        with self._placing.graph() as graph:
+            outputs = graph.run({name: getattr(embedding, name) for name in _IMAGE})
             return _Placed(**{name: _copy(outputs[name]) for name in _IMAGE})
 
     def run(self, jobs: Sequence[Job], requested: Collection[str], *, narrow: bool) -> list[Arrays]:
@@ -107,24 +109,24 @@ class OpenVinoDecoder:
 
     def _run(self, job: Job, requested: Collection[str], narrow: bool) -> Arrays:
         full = job.mask_input is not None or _SAM in requested
-        graph = self._graph(_Kind(job.point_labels.shape[1], full, narrow))
+        pool = self._pool(_Kind(job.point_labels.shape[1], full, narrow))
         feeds: dict[str, Any] = {name: getattr(job.image, name) for name in _IMAGE}
         feeds |= {"point_coords": job.point_coords, "point_labels": job.point_labels}
         if full:
             mask = job.mask_input
             feeds["has_mask_input"] = np.full(1, mask is not None, np.float32)
             feeds["mask_input"] = _NO_MASK if mask is None else mask
-        with graph.request() as request:
-            outputs = graph.run(request, feeds)
+        with pool.graph() as graph:
+            outputs = graph.run(feeds)
             # Copies: the next run writes into the same memory.
             return {name: np.array(outputs[name].data) for name in requested}
 
     def _compile_narrow(self, usual: Iterable[int]) -> None:
         for points in usual:
-            self._graph(_Kind(points, full=False, narrow=True))
+            self._pool(_Kind(points, full=False, narrow=True))
 
-    def _graph(self, kind: _Kind) -> _Pool:
-        return self._graphs.get(kind, lambda: self._compiled(kind))
+    def _pool(self, kind: _Kind) -> _Pool:
+        return self._pools.get(kind, lambda: self._compiled(kind))
 
     def _compiled(self, kind: _Kind) -> _Pool:
         graph = self._compiler.read()
@@ -136,9 +138,11 @@ class OpenVinoDecoder:
         image.tensor().set_element_type(self._type).set_layout(openvino.Layout("NHWC"))
         image.model().set_layout(openvino.Layout("NCHW"))
         steps.input("hq_features").tensor().set_element_type(self._type)
-        streams = self.lanes.narrow if kind.narrow else self.lanes.wide
-        compiled = self._compiler.compile(steps.build(), streams=streams, threads=self._threads)
-        return _Pool(compiled, self._file, streams)
+        graph = steps.build()
+        lanes = self.lanes.narrow if kind.narrow else self.lanes.wide
+        threads = self._threads // lanes
+        compiled = [self._compiler.compile(graph, threads=threads) for _ in range(lanes)]
+        return _Pool(compiled, self._file)
 
     def _placing_graph(self) -> openvino.CompiledModel:
         """Compile what converts an embedding."""
@@ -158,28 +162,35 @@ class OpenVinoDecoder:
 
 
 class _Pool:
-    """A compiled graph with as many requests as may run at once."""
+    """The same graph, compiled for each of the calls that may run at once."""
 
-    def __init__(self, compiled: openvino.CompiledModel, file: ModelFile, requests: int) -> None:
-        self._inputs = named_ports(compiled.inputs, file.inputs)
-        self._outputs = named_ports(compiled.outputs, (*file.outputs, *_IMAGE))
-        self._free: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(requests):
-            self._free.put(compiled.create_infer_request())
+    def __init__(self, compiled: Sequence[openvino.CompiledModel], file: ModelFile) -> None:
+        self._free: SimpleQueue[_Graph] = SimpleQueue()
+        for graph in compiled:
+            self._free.put(_Graph(graph, file))
 
     @contextmanager
-    def request(self) -> Iterator[Any]:
-        """Hold one of its requests; waits for a free one."""
-        request = self._free.get()
+    def graph(self) -> Iterator[_Graph]:
+        """Hold one of the graphs; waits for a free one."""
+        graph = self._free.get()
         try:
-            yield request
+            yield graph
         finally:
-            self._free.put(request)
+            self._free.put(graph)
 
-    def run(self, request: Any, feeds: Mapping[str, Any]) -> dict[str, openvino.Tensor]:
-        """Run a request; return its outputs by name, which are valid until it runs again."""
-        request.infer({self._inputs[name]: feeds[name] for name in feeds}, share_inputs=True)
-        return {name: request.get_tensor(port) for name, port in self._outputs.items()}
+
+class _Graph:
+    """A compiled graph, for one run at a time."""
+
+    def __init__(self, compiled: openvino.CompiledModel, file: ModelFile) -> None:
+        self._inputs = named_ports(compiled.inputs, file.inputs)
+        self._outputs = named_ports(compiled.outputs, (*file.outputs, *_IMAGE))
+        self._request = compiled.create_infer_request()
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, openvino.Tensor]:
+        """Run it; return its outputs by name, which are valid until it runs again."""
+        self._request.infer({self._inputs[name]: feeds[name] for name in feeds}, share_inputs=True)
+        return {name: self._request.get_tensor(port) for name, port in self._outputs.items()}
 
 
 _NO_MASK = np.zeros((1, 1, MASK_SIZE, MASK_SIZE), np.float32)

@@ -1,8 +1,8 @@
 """Decodes the prompts of many requests: who waits, what runs beside what, and on how many threads.
 
-Few prompts get all threads each. As soon as at least as many wait or run as there are threads, each
-gets one: two decodes of one thread take less time than two in turn on two threads. Which way a
-prompt is decoded changes no bit of its answer.
+Few prompts get all threads each. As soon as at least as many wait or run as there are narrow lanes,
+each gets a share of the threads: two decodes of one thread take less time than two in turn on two
+threads. Which way a prompt is decoded changes no bit of its answer.
 """
 
 from __future__ import annotations

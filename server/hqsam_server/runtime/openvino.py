@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from hqsam_server.runtime.config import DTYPES, Arrays, ModelFile, Shapes, Tenso
 
 # Compiling takes seconds. A holder that takes longer may be stopped.
 _CACHE_LOCK_S = 60.0
+
+
+_COMPILING = Lock()
+"""One graph at a time, whatever the threads of a process want."""
 
 
 def resolved_precision(precision: str) -> str:
@@ -57,21 +62,23 @@ class Compiler:
             return self._core.read_model(self._path)
 
     def compile(
-        self, graph: openvino.Model | None = None, *, streams: int = 1, threads: int
+        self, graph: openvino.Model | None = None, *, threads: int
     ) -> openvino.CompiledModel:
-        """Compile a graph.
+        """Compile a graph for one run at a time.
+
+        It never has two streams: OpenVINO 2026.4 prepares the weights of both at once, and every
+        fourth graph of `prompt_decoder` then gives wrong masks in bf16.
 
         Args:
             graph: what `read` returned; None for the file as it is, for all shapes.
-            streams: runs at once.
-            threads: of all streams together, 0 for OpenVINO's default.
+            threads: of a run, 0 for OpenVINO's default.
 
         Raises:
             StartError: it cannot be compiled.
         """
         properties = {
             **self._properties,
-            "NUM_STREAMS": streams,
+            "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads,
         }
         lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
@@ -79,14 +86,13 @@ class Compiler:
             # OpenVINO finds compiled models by file and shapes alone, so other settings need
             # folders of their own.
             kind = self.hint + ("-plain" if "SNIPPETS_MODE" in properties else "")
-            kind += f"-{streams}" if streams > 1 else ""
             cache = Path(self._cache_dir, kind)
             # Without a folder, OpenVINO would not load the model. It reads one that is read-only.
             with contextlib.suppress(OSError):
                 cache.mkdir(parents=True, exist_ok=True, mode=0o700)
                 properties["CACHE_DIR"] = str(cache)
                 lock = _cache_lock(cache / f"{self._file.path.parents[1].name}.lock")
-        with self._refusals(), lock:
+        with self._refusals(), lock, _COMPILING:
             return self._core.compile_model(graph or self._path, "CPU", properties)
 
     @contextlib.contextmanager
