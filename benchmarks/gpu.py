@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 from hqsam_client import contract
-from hqsam_server.decoding.decoder import Job, PlacedImage
-from hqsam_server.decoding.device import Device, DeviceDecoder
-from hqsam_server.decoding.scheduler import Request, Scheduler
 from hqsam_server.errors import StartError
 from hqsam_server.models.prompt_checks import PromptLimits, Prompts
+from hqsam_server.prompt_decoding.decoder import Job, PlacedImage
+from hqsam_server.prompt_decoding.device import Device, DeviceDecoder
+from hqsam_server.prompt_decoding.scheduler import Request, Scheduler
 from hqsam_server.runtime.config import Arrays, ModelFile
 from hqsam_server.runtime.onnx_runtime import CPU, gpu_providers, open_session
 from hqsam_server.store.entry import Embedding

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pytest
 from hqsam_client import contract
-from hqsam_server.decoding.decoder import Job, Lanes
 from hqsam_server.errors import BadRequestError, RequestCancelledError, UnknownImageError
 from hqsam_server.models.prompt_checks import PromptLimits
 from hqsam_server.models.segment import Caller, Limits, Segmenter
+from hqsam_server.prompt_decoding.decoder import Job, Lanes
 from hqsam_server.runtime.config import Arrays
 from hqsam_server.store.embedding_store import EmbeddingStore
 from hqsam_server.store.entry import Embedding

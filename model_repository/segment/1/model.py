@@ -1,8 +1,8 @@
 """An image_id and prompts in, masks out: adapts `hqsam_server.models.segment`."""
 
-from hqsam_server.decoding import open_decoder
 from hqsam_server.models import adapter, settings
 from hqsam_server.models.segment import Caller, Segmenter
+from hqsam_server.prompt_decoding import open_decoder
 
 _PROMPTS = ("point_coords", "point_labels", "mask_input", "has_mask_input")
 

@@ -14,12 +14,12 @@ import numpy as np
 from hqsam_client.contract import PROMPT_DECODER
 from numpy.typing import NDArray
 
-from hqsam_server.decoding.decoder import Decoder, PlacedImage
-from hqsam_server.decoding.lru import Lru
-from hqsam_server.decoding.scheduler import Request, Scheduler
 from hqsam_server.errors import BadRequestError, UnknownImageError
 from hqsam_server.models.metrics import Metrics
 from hqsam_server.models.prompt_checks import PromptLimits, Prompts
+from hqsam_server.prompt_decoding.decoder import Decoder, PlacedImage
+from hqsam_server.prompt_decoding.lru import Lru
+from hqsam_server.prompt_decoding.scheduler import Request, Scheduler
 from hqsam_server.runtime.config import Arrays
 from hqsam_server.store.embedding_store import EmbeddingStore
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from hqsam_client.contract import LABEL_PADDING, PROMPT_DECODER
 from hqsam_server import small_model
-from hqsam_server.decoding.decoder import Job, PlacedImage
+from hqsam_server.prompt_decoding.decoder import Job, PlacedImage
 from hqsam_server.runtime import open_model
 from hqsam_server.runtime.config import Arrays, ModelFile
 from hqsam_server.store.entry import Embedding

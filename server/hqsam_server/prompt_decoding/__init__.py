@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hqsam_client.contract import PROMPT_DECODER
 
-from hqsam_server.decoding.decoder import Decoder
+from hqsam_server.prompt_decoding.decoder import Decoder
 from hqsam_server.runtime.config import ModelFile
 
 
@@ -27,13 +27,13 @@ def open_decoder(repository: Path, device: int | None = None) -> Decoder:
     file = ModelFile.read(repository / PROMPT_DECODER.name)
     # Imported here: each process loads one runtime only.
     if device is not None:
-        from hqsam_server.decoding.device import Device, DeviceDecoder
+        from hqsam_server.prompt_decoding.device import Device, DeviceDecoder
 
         return DeviceDecoder(file, Device("cuda", device))
     if file.openvino is not None:
-        from hqsam_server.decoding.openvino import OpenVinoDecoder
+        from hqsam_server.prompt_decoding.openvino import OpenVinoDecoder
 
         return OpenVinoDecoder(file, file.openvino)
-    from hqsam_server.decoding.onnx_runtime import OnnxRuntimeDecoder
+    from hqsam_server.prompt_decoding.onnx_runtime import OnnxRuntimeDecoder
 
     return OnnxRuntimeDecoder(file)

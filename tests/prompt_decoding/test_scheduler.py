@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from hqsam_client.contract import PROMPT_DECODER
-from hqsam_server.decoding.decoder import Job, Lanes, PlacedImage
-from hqsam_server.decoding.scheduler import Request, Scheduler
 from hqsam_server.errors import OverloadedError, RequestCancelledError, ServingError
 from hqsam_server.models.prompt_checks import PromptLimits, Prompts
+from hqsam_server.prompt_decoding.decoder import Job, Lanes, PlacedImage
+from hqsam_server.prompt_decoding.scheduler import Request, Scheduler
 from hqsam_server.runtime.config import Arrays
 from hqsam_server.store.entry import Embedding
 from hqsam_testing.waiting import TIMEOUT_S

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hqsam_server.decoding.turns import Turns
+from hqsam_server.prompt_decoding.turns import Turns
 
 
 @dataclass(eq=False)

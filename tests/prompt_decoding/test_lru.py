@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hqsam_server.decoding.lru import Lru
+from hqsam_server.prompt_decoding.lru import Lru
 from hqsam_testing.waiting import TIMEOUT_S
 
 

@@ -13,8 +13,8 @@ from hqsam_client.contract import LABEL_PADDING, MASK_SIZE, PROMPT_DECODER
 from numpy.typing import NDArray
 from onnxruntime import IOBinding, OrtValue
 
-from hqsam_server.decoding import stacking
-from hqsam_server.decoding.decoder import Job, Lanes
+from hqsam_server.prompt_decoding import stacking
+from hqsam_server.prompt_decoding.decoder import Job, Lanes
 from hqsam_server.runtime.config import Arrays, ModelFile
 from hqsam_server.runtime.onnx_runtime import (
     CPU,

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from hqsam_client.contract import PROMPT_DECODER
 
-from hqsam_server.decoding.decoder import Decoder, Job, PlacedImage
-from hqsam_server.decoding.turns import Turns
 from hqsam_server.errors import OverloadedError, RequestCancelledError, ServingError
 from hqsam_server.models.prompt_checks import Prompts
+from hqsam_server.prompt_decoding.decoder import Decoder, Job, PlacedImage
+from hqsam_server.prompt_decoding.turns import Turns
 from hqsam_server.runtime.config import Arrays
 
 _OUTPUT_SHAPES = {spec.name: spec.shape[1:] for spec in PROMPT_DECODER.outputs}

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from hqsam_client.contract import MASK_SIZE
 
-from hqsam_server.decoding.decoder import Job, Lanes
+from hqsam_server.prompt_decoding.decoder import Job, Lanes
 from hqsam_server.runtime.config import Arrays, ModelFile
 from hqsam_server.runtime.onnx_runtime import open_session, run_session
 from hqsam_server.store.entry import Embedding

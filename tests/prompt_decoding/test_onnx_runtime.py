@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hqsam_server.decoding.decoder import Job
-from hqsam_server.decoding.onnx_runtime import OnnxRuntimeDecoder
 from hqsam_server.errors import StartError
+from hqsam_server.prompt_decoding.decoder import Job
+from hqsam_server.prompt_decoding.onnx_runtime import OnnxRuntimeDecoder
 from hqsam_server.runtime.config import Arrays, Tensor
 
-from tests.decoding.jobs import OUTPUTS, embedding, expected, job, prompt_decoder_file
+from tests.prompt_decoding.jobs import OUTPUTS, embedding, expected, job, prompt_decoder_file
 
 
 @pytest.fixture(scope="module")

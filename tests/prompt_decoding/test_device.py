@@ -16,14 +16,14 @@ import onnxruntime
 import pytest
 from hqsam_export import exporter, onnx_files
 from hqsam_server import small_model
-from hqsam_server.decoding import open_decoder, stacking
-from hqsam_server.decoding.decoder import Job
-from hqsam_server.decoding.device import Device, DeviceDecoder
 from hqsam_server.errors import StartError
+from hqsam_server.prompt_decoding import open_decoder, stacking
+from hqsam_server.prompt_decoding.decoder import Job
+from hqsam_server.prompt_decoding.device import Device, DeviceDecoder
 from hqsam_server.runtime.config import Arrays, ModelFile
 from hqsam_server.runtime.onnx_runtime import gpu_providers
 
-from tests.decoding.jobs import OUTPUTS, embedding, expected, job, prompt_decoder_file
+from tests.prompt_decoding.jobs import OUTPUTS, embedding, expected, job, prompt_decoder_file
 
 CPU = Device("cpu", 0)
 TOGETHER = 4

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hqsam_server import small_model
-from hqsam_server.decoding.decoder import Job
-from hqsam_server.decoding.openvino import OpenVinoDecoder
 from hqsam_server.errors import StartError
+from hqsam_server.prompt_decoding.decoder import Job
+from hqsam_server.prompt_decoding.openvino import OpenVinoDecoder
 from hqsam_server.runtime.config import Arrays, ModelFile, Tensor
 from hqsam_testing import configs
 
-from tests.decoding.jobs import OUTPUTS, embedding, expected, job
+from tests.prompt_decoding.jobs import OUTPUTS, embedding, expected, job
 
 CLICK = ["low_res_masks", "iou_predictions"]
 

@@ -16,8 +16,8 @@ from hqsam_client.contract import MASK_SIZE
 from openvino import opset13
 from openvino.preprocess import PrePostProcessor
 
-from hqsam_server.decoding.decoder import Job, Lanes, PlacedImage
-from hqsam_server.decoding.lru import Lru
+from hqsam_server.prompt_decoding.decoder import Job, Lanes, PlacedImage
+from hqsam_server.prompt_decoding.lru import Lru
 from hqsam_server.runtime.config import Arrays, ModelFile, check
 from hqsam_server.runtime.openvino import Compiler, described, named_ports
 from hqsam_server.store.entry import Embedding
