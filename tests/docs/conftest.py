@@ -55,6 +55,7 @@ def folder(tmp_path: Path, tiny_repository: Path) -> Path:
     certificate = authority.issue_cert("localhost", "127.0.0.1")
     certificate.private_key_pem.write_to_path(tmp_path / "server.key")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
+    (tmp_path / "keys").write_text("annotators 0123456789abcdef\n")
     authority.cert_pem.write_to_path(tmp_path / "clients.pem")
     data = "data/thin_object_detection"
     for images, masks in (

@@ -119,6 +119,8 @@ def _serve(arguments: list[str]) -> int:
     if not any(it.startswith("--precision") for it in arguments):
         common.append("--precision=fp32")  # which the tests' own server has compiled already
     loopback = ["127.0.0.1" if it == "0.0.0.0" else it for it in arguments]  # noqa: S104
+    if "--public" in arguments:
+        common += ["--grpc-address=127.0.0.1", "--http-address=127.0.0.1"]
     manifest = Path("model_repository", "manifest.json")
     models = b"" if "--small" in arguments else manifest.read_bytes()
     key = hashlib.sha256(json.dumps(arguments).encode() + models).hexdigest()

@@ -29,7 +29,7 @@ IOU = 1e-3
 
 @pytest.fixture(scope="module")
 def server(vit_b_repository: Path) -> Iterator[TritonServer]:
-    front = Front(open_models=(contract.HQ_SAM.name,))
+    front = Front(open_models=(contract.HQ_SAM.name, contract.PROMPT_DECODER.name))
     with TritonServer(vit_b_repository, tuning=Tuning(precision="fp32"), front=front) as running:
         yield running
 

@@ -32,8 +32,6 @@ INSTANCES = (
     "preprocess_0_0",
     "encoder_0_0",
     "features_0_0",
-    "segment_0_1",
-    "prompt_decoder_0_0",
     "decoder_0_0",
 )
 HEALED = ("is back after", "was restarted in")
@@ -55,11 +53,12 @@ def events(server: Serve) -> int:
     ],
 )
 def test_a_stopped_process_of_a_model_is_replaced(world: World, instance: str) -> None:
-    model = instance.rsplit("_", 2)[0]
-    healed = world.server.output().count(f"{model} is back after")
+    healed = events(world.server)
     with world.clicks() as clicks:
         os.kill(world.server.instances()[instance], signal.SIGSTOP)
-        world.server.line(f"{model} is back after", healed + 1)
+        # Mostly the model alone is loaded again. On a busy machine Triton may give the process up
+        # first, and end when it dies.
+        wait_until(lambda: events(world.server) > healed, f"{instance} to be replaced")
     assert not set(clicks.errors) - LOST
     with HQSam(world.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam:
         sam.open(new_png())

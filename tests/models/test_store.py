@@ -47,28 +47,6 @@ def entry_of(folder: Path, number: int) -> Path:
     return folder / f"{PRODUCER}-{image_id(number)}.safetensors"
 
 
-def test_an_entry_that_is_read_again_is_not_loaded_again_unless_it_changed(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
-    store.put(image_id(1), embedding(1))
-    store.put(image_id(2), embedding(2))
-    first = store.get(image_id(1))
-    assert first is not None
-    assert store.get(image_id(1)) is first
-
-    other = store.get(image_id(2))
-    assert other is not None
-    assert other.image_embeddings[0, 0, 0, 0] == 2
-
-    open_store(tmp_path).put(image_id(2), embedding(3))  # by another process
-    replaced = store.get(image_id(2))
-    assert replaced is not None
-    assert replaced.image_embeddings[0, 0, 0, 0] == 3
-
-    os.truncate(entry_of(tmp_path, 2), 100)
-    assert store.get(image_id(2)) is None
-    assert not entry_of(tmp_path, 2).exists()
-
-
 def test_an_entry_is_read_as_it_was_written(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     written = Embedding(

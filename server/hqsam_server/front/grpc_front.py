@@ -21,6 +21,7 @@ from hqsam_server.front.connections import most_connections, watch_connections
 from hqsam_server.front.errors import RefusedError, invalid
 from hqsam_server.front.limit import TimeLimit
 from hqsam_server.front.settings import FRONT_GRPC, TRITON_GRPC, TRITON_PORT, Settings
+from hqsam_server.front.under_way import UnderWay, lost
 from hqsam_server.launcher.options import ANY, Endpoint, Tls
 
 SERVICE = "inference.GRPCInferenceService"
@@ -89,6 +90,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._settings = settings
         self._callers = Callers(Keys(settings.front.keys_file), settings.front.proxies)
         self._admission = Admission(settings.front.bounds)
+        self._under_way = UnderWay()
         self._channel = grpc.aio.insecure_channel(
             f"{TRITON_GRPC}:{TRITON_PORT}",
             options=[
@@ -118,6 +120,10 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         """Return what handles a method."""
         return self._handlers.get(details.method, self._unknown)
 
+    async def watch(self) -> None:
+        """Give up, for ever, calls whose process died."""
+        await self._under_way.watch(self._settings.models)
+
     async def close(self) -> None:
         """Close the connection to Triton."""
         await self._channel.close()
@@ -143,6 +149,9 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
             return RefusedError(
                 error.code(), "Triton is starting, or ended: try again in a moment", RETRY_AFTER_S
             )
+        if error.code() == grpc.StatusCode.CANCELLED:
+            # Not by the caller: this task would have been cancelled.
+            return lost("the server ended before it answered")
         return RefusedError(error.code(), error.details() or "")
 
     def _caller(self, context: Any) -> str:
@@ -185,7 +194,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
             )
             ticket.hold(len(data) + checked.response_bytes)
             del data
-            response = await self._to_triton[f"/{SERVICE}/ModelInfer"](
+            call = self._to_triton[f"/{SERVICE}/ModelInfer"](
                 checked.message,
                 timeout=context.time_remaining(),
                 metadata=[
@@ -194,6 +203,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
                     if pair[0] not in _OWN_METADATA and not pair[0].startswith(":")
                 ],
             )
+            response = await self._under_way.answer(checked.model, call)
             with TimeLimit(_WRITE_S, _too_slow):
                 await context.write(response)
 
@@ -301,8 +311,12 @@ async def serve(settings: Settings) -> None:
     await server.start()
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    watching = asyncio.create_task(watch_connections(settings.grpc.port, settings.front.bounds))
+    watching = [
+        asyncio.create_task(watch_connections(settings.grpc.port, settings.front.bounds)),
+        asyncio.create_task(front.watch()),
+    ]
     await stopped.wait()
-    watching.cancel()
+    for task in watching:
+        task.cancel()
     await server.stop(settings.exit_timeout_s)
     await front.close()

@@ -64,10 +64,12 @@ class Checked(NamedTuple):
 
     Attributes:
         message: the bytes to send.
+        model: its name.
         response_bytes: size of the response, as far as the contract tells.
     """
 
     message: bytes
+    model: str
     response_bytes: int
 
 
@@ -94,7 +96,7 @@ def check(data: bytes, models: Collection[str], caller: str, max_prompts: int) -
     _check_inputs(request.inputs, contents)
     request.parameters[CALLER_PARAMETER].string_param = caller
     message = b"".join([request.SerializeToString(), *_fields(contents)])
-    return Checked(message, _response_bytes(request, max_prompts))
+    return Checked(message, request.model_name, _response_bytes(request, max_prompts))
 
 
 def check_model(name: str, version: str, models: Collection[str]) -> None:

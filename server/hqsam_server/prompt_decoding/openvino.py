@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -25,7 +25,7 @@ from hqsam_server.store.entry import Embedding
 _IMAGE = ("image_embeddings", "hq_features")
 _MASK = ("mask_input", "has_mask_input")
 _SAM = "sam_masks"
-_MOST_KINDS = 10
+_MOST_UNUSUAL = 3
 _THREADS_OF_A_CALL = 8
 """More threads make one decode hardly any faster."""
 
@@ -63,10 +63,10 @@ class OpenVinoDecoder:
     """A `Decoder` on OpenVINO.
 
     Where all dimensions are known, the plug-in chooses memory layouts across operators. So there is
-    one graph for each number of points and kind of lane, compiled when it is first needed. Those
-    for the usual numbers of points are compiled at the start, the narrow ones after it. Clicks that
-    neither refine a mask nor ask for SAM's masks have graphs without these. All graphs give the
-    same bits.
+    one graph for each number of points. Clicks that neither refine a mask nor ask for SAM's masks
+    have graphs without these; for the usual numbers of points they are compiled at the start, and
+    those of the narrow lanes right after it. Other graphs are compiled when they are first needed,
+    and the last few are kept. All graphs give the same bits.
     """
 
     def __init__(self, file: ModelFile, parameters: Mapping[str, str]) -> None:
@@ -90,12 +90,13 @@ class OpenVinoDecoder:
         check(file, described(inputs), described(named_ports(graph.outputs, file.outputs)))
         self._type = openvino.Type.bf16 if self._compiler.hint == "bf16" else openvino.Type.f32
         self._placing = _Pool([self._placing_graph()], file)
-        self._pools: Lru[_Kind, _Pool] = Lru(_MOST_KINDS, lambda pool: 1)
-        usual = {shapes["point_labels"][1] for shapes in file.usual_shapes}
-        for points in sorted(usual):
+        self._usual = {shapes["point_labels"][1] for shapes in file.usual_shapes}
+        self._usual_pools: Lru[_Kind, _Pool] = Lru(2 * len(self._usual), lambda pool: 1)
+        self._other_pools: Lru[_Kind, _Pool] = Lru(_MOST_UNUSUAL, lambda pool: 1)
+        for points in sorted(self._usual):
             self._pool(_Kind(points, full=False, narrow=False))
         if self.lanes.narrow:
-            Thread(target=self._compile_narrow, args=(sorted(usual),), daemon=True).start()
+            Thread(target=self._compile_narrow, daemon=True).start()
 
     def place(self, embedding: Embedding) -> PlacedImage:
         """Copy an embedding into the precision and layout of the graphs."""
@@ -121,12 +122,16 @@ class OpenVinoDecoder:
             # Copies: the next run writes into the same memory.
             return {name: np.array(outputs[name].data) for name in requested}
 
-    def _compile_narrow(self, usual: Iterable[int]) -> None:
-        for points in usual:
+    def _compile_narrow(self) -> None:
+        for points in sorted(self._usual):
             self._pool(_Kind(points, full=False, narrow=True))
 
     def _pool(self, kind: _Kind) -> _Pool:
-        return self._pools.get(kind, lambda: self._compiled(kind))
+        if kind.points in self._usual and not kind.full:
+            return self._usual_pools.get(kind, lambda: self._compiled(kind))
+        # Few of these are kept, at 100 MB each, and none for the narrow lanes.
+        kind = kind._replace(narrow=False)
+        return self._other_pools.get(kind, lambda: self._compiled(kind))
 
     def _compiled(self, kind: _Kind) -> _Pool:
         graph = self._compiler.read()
