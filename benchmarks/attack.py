@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import multiprocessing
 import statistics
 import sys
@@ -40,6 +41,7 @@ _CLICKS = 4
 _PAUSE_S = 0.05
 _POINT = (150, 100)
 _MIB = 2**20
+_DECODER = "hqsam_client.decoding.child"
 
 
 async def _relay(url: str, ready: threading.Event, ports: list[int]) -> None:
@@ -93,7 +95,10 @@ class Server:
         self._image = self._sam.open(png(300, 200))
         self._expected = self._click()
         self.settled_at = 0.0
-        for _ in range(20):
+        many = [[_POINT]] * 256
+        for _ in range(2):
+            self._image.segment(points=many)
+        for _ in range(10):
             self._embed()
 
     def _click(self) -> Any:
@@ -129,19 +134,16 @@ class Server:
 
     def processes(self) -> set[tuple[int, float]]:
         """Return its processes, but for those that decode image files, which come and go."""
-        return {
-            (it.pid, it.create_time())
-            for it in processes.family(self.command.process.pid)
-            if not _decodes(it)
-        }
-
-
-def _decodes(process: psutil.Process) -> bool:
-    return "hqsam_client.decoding.child" in process.cmdline()
+        found = set()
+        for it in processes.family(self.command.process.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if _DECODER not in it.cmdline():
+                    found.add((it.pid, it.create_time()))
+        return found
 
 
 def _loopback(url: str) -> str:
-    return url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+    return url.removesuffix("/metrics").replace("0.0.0.0", "127.0.0.1")  # noqa: S104
 
 
 @contextmanager
@@ -244,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--seconds", type=float, default=15.0, help="of each attack")
-    parser.add_argument("--settle", type=float, default=60.0, help="seconds to the last memory")
+    parser.add_argument("--settle", type=float, default=60.0, help="seconds until memory is read again")
     parser.add_argument("--output", type=Path, default=report.RESULTS, help="folder")
     options = parser.parse_args(arguments)
     results = run(options.attacks, options.modes, options.seconds, options.settle)

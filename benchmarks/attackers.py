@@ -31,7 +31,7 @@ _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _PROMPTS = 256
 _CANCEL_S = 0.1
 _STRANGERS = "127.0.0.3"
-_NICE = 10
+_NICE = 19
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def _half_open(target: Target) -> Callable[[], str]:
 ATTACKS = {
     "http": Attack("1: hostile HTTP requests to each port", _http, 2),
     "malformed": Attack("2, 3: overflowing shapes, `classification`, over gRPC", _malformed, 2),
-    "large": Attack("4: messages of 60 MiB and 1 GiB, gzip", _large, 2),
+    "large": Attack("4: messages of 60 MiB and 1 GiB, gzip", _large, 1),
     "prompts": Attack("5: two clients with 256 prompts each", _prompts, 2),
     "cancelled": Attack("5: requests of 256 prompts, cancelled after 0.1 s", _cancelled, 4),
     "slow_files": Attack("6: image files that take long to decode", _slow_files, 4),
