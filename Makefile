@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-cluster test-integrations environments check docs figures bench bench-graphs bench-client bench-cluster bench-compare bench-gpu fuzz soak clean
+.PHONY: help demo test test-all test-cluster test-integrations environments check docs figures bench bench-graphs bench-client bench-cluster bench-compare bench-gpu bench-attack fuzz soak clean
 
 PYTHON ?= python3
 SOAK_MINUTES ?= 30
@@ -66,6 +66,9 @@ bench-client: $(VENV)/.dev ## Measure the client's own share of a click.
 
 bench-compare: $(VENV)/.dev ## Measure this checkout against the one in the folder BEFORE, with clients.
 	$(BIN)/python -m benchmarks.compare --before $(BEFORE) --after .
+
+bench-attack: $(VENV)/.dev ## Measure what another user notices of an attack.
+	$(BIN)/python -m benchmarks.attack
 
 bench-gpu: $(VENV)/.dev $(VENV)-gpu/.gpu ## Measure encoder and clicks on a GPU; needs no Triton.
 	$(BIN)/python -m benchmarks.gpu_files build/bench-gpu

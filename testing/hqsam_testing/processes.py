@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import psutil
@@ -24,7 +25,11 @@ def is_janitor(process: psutil.Process) -> bool:
 
 def memory_bytes(pid: int) -> int:
     """Return the resident memory of a process's family; what several share counts once."""
-    return sum(process.memory_full_info().pss for process in family(pid))
+    total = 0
+    for process in family(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a decoder that has just been replaced
+            total += process.memory_full_info().pss
+    return total
 
 
 def shared_memory(prefix: str) -> list[Path]:

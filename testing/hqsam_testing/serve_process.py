@@ -26,6 +26,14 @@ def command(*arguments: str | Path, prelude: str = "") -> list[str]:
     return hqsam("serve", *arguments, prelude=prelude)
 
 
+def urls(line: str) -> tuple[str, str, str]:
+    """Return ``host:port`` of gRPC, HTTP and metrics from the line that says that it serves."""
+    found = re.search(r"grpc://(\S+) http://(\S+) metrics (\S+)", line)
+    assert found, line
+    grpc, http, metrics = found.groups()
+    return grpc, http, metrics
+
+
 class Serve(Command):
     """A running `hqsam serve`, with a folder of its own for temporary files.
 
@@ -51,9 +59,7 @@ class Serve(Command):
             raise
 
     def _look_around(self, line: str) -> None:
-        found = re.search(r"grpc://(\S+) http://(\S+) metrics (\S+)", line)
-        assert found, line
-        self.grpc_url, self.http_url, self.metrics_url = found.groups()
+        self.grpc_url, self.http_url, self.metrics_url = urls(line)
         self.family = psutil.Process(self.process.pid).children(recursive=True)
         self.triton = next(it for it in self.family if it.name() == "tritonserver")
         self.janitor = next(it for it in self.family if is_janitor(it))

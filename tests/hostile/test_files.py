@@ -9,10 +9,9 @@ import pytest
 from hqsam_client import HQSam, ImageError, InvalidRequestError
 from hqsam_server import TritonServer
 from hqsam_testing.api import Api
+from hqsam_testing.hostile_files import CASES
 from hqsam_testing.waiting import TIMEOUT_S
 from tritonclient.utils import InferenceServerException
-
-from tests.hostile.files import CASES
 
 
 @pytest.fixture(scope="module")

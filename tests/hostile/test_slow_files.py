@@ -10,11 +10,11 @@ import pytest
 import tritonclient.grpc as triton
 from hqsam_server import TritonServer
 from hqsam_testing.api import Api, new_png
+from hqsam_testing.slow_files import CASES, jpeg_of_three_thousand_empty_scans
 from hqsam_testing.waiting import TIMEOUT_S, wait_until
 from tritonclient.utils import InferenceServerException
 
 from tests.hostile.conftest import DECODE_SECONDS
-from tests.hostile.slow_files import CASES, jpeg_of_three_thousand_empty_scans
 
 pytestmark = pytest.mark.slow
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -33,6 +34,7 @@ class Call(NamedTuple):
 
     prompts: list[float]
     narrow: bool
+    nice: int
     go_on: threading.Event
 
 
@@ -48,7 +50,8 @@ class Decoder:
 
     def run(self, jobs: Sequence[Job], requested: Collection[str], *, narrow: bool) -> list[Arrays]:
         numbers = [float(job.point_coords[0, 0, 0]) for job in jobs]
-        call = Call(numbers, narrow, threading.Event())
+        nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        call = Call(numbers, narrow, nice, threading.Event())
         self.held.append(call)
         self.calls.put(call)
         assert self.is_over or call.go_on.wait(TIMEOUT_S)
@@ -163,6 +166,20 @@ def test_a_click_waits_for_one_prompt_of_another_callers_many(two_cores: Bench) 
     assert numbers(click) == [1]
     two_cores.decoder.go_on()
     assert numbers(many) == [*range(10, 20)]
+
+
+def test_a_caller_with_many_prompts_gives_way_to_clicks_and_encodes(two_cores: Bench) -> None:
+    many = two_cores.submit(*range(100, 120), caller="many")
+    running = [two_cores.decoder.next(), two_cores.decoder.next()]
+    assert [(call.narrow, call.nice) for call in running] == [(True, 19), (True, 19)]
+    click = two_cores.submit(1, caller="one")
+    running.pop(0).go_on.set()
+    after = two_cores.decoder.next()
+    assert (after.prompts, after.nice) == ([1], os.getpriority(os.PRIO_PROCESS, 0))
+    after.go_on.set()
+    assert numbers(click) == [1]
+    two_cores.decoder.go_on()
+    assert numbers(many) == [*range(100, 120)]
 
 
 def test_prompts_of_several_requests_are_decoded_together(gpu: Bench) -> None:

@@ -29,6 +29,10 @@ _HEALTH = "/grpc.health.v1.Health/Check"
 
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
+# A caller over its bounds waits this long for the refusal: one that asks again at once would keep
+# this process busy, and others waiting.
+_PAUSE_S = 0.2
+
 # A message that has not come by then reserves as much memory as it may need.
 _SMALL_S = 0.05
 _READ_S = 120.0
@@ -135,6 +139,8 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
             try:
                 await handler(_, context)
             except RefusedError as error:
+                if error.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    await asyncio.sleep(_PAUSE_S)
                 await _abort(context, error)
             except grpc.aio.AioRpcError as error:
                 await _abort(context, self._of_triton(error))

@@ -3,10 +3,14 @@
 Few prompts get all threads each. As soon as at least as many wait or run as there are narrow lanes,
 each gets a share of the threads: two decodes of one thread take less time than two in turn on two
 threads. Which way a prompt is decoded changes no bit of its answer.
+
+Narrow turns of a caller with many prompts run at the priority of an encode, so that clicks and
+encodes of others get processor time beside them.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +24,12 @@ from hqsam_server.models.prompt_checks import Prompts
 from hqsam_server.prompt_decoding.decoder import Decoder, Job, PlacedImage
 from hqsam_server.prompt_decoding.turns import Turns
 from hqsam_server.runtime.config import Arrays
+
+_MANY = 16
+"""A caller with more prompts than this that wait does not click: it sends work in bulk."""
+
+_NICE = 19
+"""The priority of work in bulk, which is that of the encoder's processes."""
 
 _OUTPUT_SHAPES = {spec.name: spec.shape[1:] for spec in PROMPT_DECODER.outputs}
 
@@ -103,8 +113,12 @@ class Scheduler:
         self._is_closed = False
         count = max(self._lanes.wide, self._lanes.narrow)
         self._threads = [
-            threading.Thread(target=self._work, name=f"decode-{number}", daemon=True)
+            threading.Thread(target=self._work, args=(False,), name=f"decode-{number}", daemon=True)
             for number in range(count)
+        ]
+        self._threads += [
+            threading.Thread(target=self._work, args=(True,), name=f"bulk-{number}", daemon=True)
+            for number in range(self._lanes.narrow)
         ]
         for thread in self._threads:
             thread.start()
@@ -141,15 +155,19 @@ class Scheduler:
         for thread in self._threads:
             thread.join()
 
-    def _work(self) -> None:
+    def _work(self, bulk: bool) -> None:
+        """Decode what is work in bulk, or what is not."""
+        if bulk:
+            os.nice(_NICE)  # of this thread alone
         while True:
             with self._changed:
-                while (narrow := self._mode()) is None:
+                while (narrow := self._mode()) is None or self._is_bulk(narrow) != bulk:
                     if self._is_closed and not self._turns:
                         return
                     self._changed.wait()
                 turn = self._take(narrow)
                 self._running[narrow] += 1
+                self._changed.notify_all()  # the next turn may be one of the other threads
             try:
                 self._decode(turn)
             finally:
@@ -167,6 +185,9 @@ class Scheduler:
             may_begin = not running[False] and running[True] < self._lanes.narrow
             return True if may_begin else None
         return False if running[False] < self._lanes.wide else None
+
+    def _is_bulk(self, narrow: bool) -> bool:
+        return narrow and self._turns.next_has_more_than(_MANY)
 
     def _take(self, narrow: bool) -> _Turn:
         taken: list[tuple[Request, int]] = []

@@ -56,6 +56,11 @@ class Turns(Generic[W]):
         self._callers[name] = caller
         return caller.next()
 
+    def next_has_more_than(self, prompts: int) -> bool:
+        """Tell whether the caller whose turn it is has more prompts waiting than that."""
+        caller = next(iter(self._callers.values()))
+        return sum(request.left for request in caller.requests) > prompts
+
     def remove(self, request: W) -> None:
         """Let a request take part no longer."""
         for name, caller in self._callers.items():

@@ -10,10 +10,20 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from hqsam_testing.image_files import encoded
 from PIL import Image
 
-from tests.hostile.files import HEIGHT, SIZE, WIDTH, chunk, jpeg, png, segment, tiff, with_sides
+from hqsam_testing.hostile_files import (
+    HEIGHT,
+    SIZE,
+    WIDTH,
+    chunk,
+    jpeg,
+    png,
+    segment,
+    tiff,
+    with_sides,
+)
+from hqsam_testing.image_files import encoded
 
 SIDE = 4000
 LARGE = (SIDE, SIDE)

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
+
 from hqsam_testing.image_files import encoded
 from hqsam_testing.oracle import images
-from PIL import Image
 
 WIDTH, HEIGHT = 60, 40
 SIZE = (HEIGHT, WIDTH)
