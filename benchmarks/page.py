@@ -49,6 +49,7 @@ RECORD = """
     window.frames = [];
     let asked = 0;
     let answer = null;
+    let drawn = null;
     addEventListener("pointerup", (event) => (asked = event.timeStamp), true);
     window.fetch = async (path, options) => {
         const response = await ask(path, options);
@@ -62,21 +63,24 @@ RECORD = """
     CanvasRenderingContext2D.prototype.drawImage = function (...values) {
         draw.apply(this, values);
         if (!answer || this.canvas.id !== "canvas") return;
-        const { asked, own, answered } = answer;
+        drawn = answer;
         answer = null;
-        // A message arrives after the frame's work on the page's thread.
-        const { port1, port2 } = new MessageChannel();
-        port1.onmessage = () => {
-            const now = performance.now();
-            clicks.push({ whole: now - asked, own, drawing: now - answered });
-            document.documentElement.dataset.clicks = clicks.length;
-        };
-        port2.postMessage(null);
+    };
+    // A message that is sent in a frame arrives when the page's thread has done all work for it.
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+        if (!drawn) return;
+        const { asked, own, answered } = drawn;
+        const now = performance.now();
+        clicks.push({ whole: now - asked, own, drawing: now - answered });
+        document.documentElement.dataset.clicks = clicks.length;
+        drawn = null;
     };
     let last = 0;
     (function frame(now) {
         if (window.moving) frames.push(now - last);
         last = now;
+        port2.postMessage(null);
         requestAnimationFrame(frame);
     })(0);
 """
