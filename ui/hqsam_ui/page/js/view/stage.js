@@ -33,6 +33,8 @@ export class Stage {
   /** @type {{logits: Float32Array, item: Item} | null} */
   #preview = null;
   #layers = new Layers();
+  /** Pixels drawn for a CSS pixel. */
+  #density = 1;
   #planned = false;
   #moving = false;
   #settle = 0;
@@ -56,10 +58,6 @@ export class Stage {
 
   get size() {
     return this.view.size;
-  }
-
-  get density() {
-    return this.canvas.width / Math.max(1, this.canvas.clientWidth);
   }
 
   /** @param {{width: number, height: number}} size */
@@ -91,6 +89,7 @@ export class Stage {
     const density = Math.min(window.devicePixelRatio || 1, 3);
     const width = Math.round(clientWidth * density);
     const height = Math.round(clientHeight * density);
+    this.#density = width / Math.max(1, clientWidth);
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
     this.view.resize({ width: clientWidth, height: clientHeight });
     this.redraw();
@@ -131,7 +130,7 @@ export class Stage {
     const { x, y, scale } = this.view;
     context.beginPath();
     // Masks end where the image ends.
-    context.rect(x * this.density, y * this.density, this.size.width * scale * this.density, this.size.height * scale * this.density);
+    context.rect(x * this.#density, y * this.#density, this.size.width * scale * this.#density, this.size.height * scale * this.#density);
     context.clip();
     if (this.look.masks) {
       const style = (/** @type {Item} */ item, /** @type {boolean} */ selected) => this.#style(item, selected);
@@ -143,20 +142,20 @@ export class Stage {
       }
     }
     context.restore();
-    context.setTransform(this.density, 0, 0, this.density, 0, 0);
+    context.setTransform(this.#density, 0, 0, this.#density, 0, 0);
     this.#paintMarks(context, state);
   }
 
   /** What the stage shows, in original pixels; it may reach beyond the image. */
   #region() {
-    const { view, canvas, density } = this;
-    return { x: -view.x / view.scale, y: -view.y / view.scale, scale: view.scale * density, width: canvas.width, height: canvas.height };
+    const { view, canvas } = this;
+    return { x: -view.x / view.scale, y: -view.y / view.scale, scale: view.scale * this.#density, width: canvas.width, height: canvas.height };
   }
 
   /** @param {Item} item @param {boolean} selected */
   #style(item, selected) {
     const { opacity, outline } = this.look;
-    return { color: this.colorOf(item), tint: outline ? 0 : selected ? opacity : opacity * 0.7, line: (selected ? 2.5 : 1.5) * this.density };
+    return { color: this.colorOf(item), tint: outline ? 0 : selected ? opacity : opacity * 0.7, line: (selected ? 2.5 : 1.5) * this.#density };
   }
 
   /** @param {CanvasRenderingContext2D} context @param {State} state */
