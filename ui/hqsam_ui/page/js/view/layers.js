@@ -30,22 +30,18 @@ export class Layers {
   }
 
   /**
-   * Paint the masks; tells whether all are drawn for this view.
+   * Draw the masks that changed; tells whether all are drawn for this view.
    *
-   * @param {CanvasRenderingContext2D} context
    * @param {readonly Item[]} items @param {number} selected
    * @param {{width: number, height: number}} size of the image
    * @param {Region} region shown
    * @param {(item: Item, selected: boolean) => Style} style
    * @param {boolean} moving whether older drawings serve, for the view changes
    */
-  paint(context, items, selected, size, region, style, moving) {
+  draw(items, selected, size, region, style, moving) {
     const start = performance.now();
     // While the view moves, the last drawing moves with it.
-    if (moving && items === this.#items && selected === this.#selected) {
-      this.#place(context, region);
-      return false;
-    }
+    if (moving && items === this.#items && selected === this.#selected) return false;
     this.#items = items;
     this.#selected = selected;
     let complete = !moving;
@@ -69,7 +65,6 @@ export class Layers {
       this.#drawn.set(item.id, { key, layer: draw(item, size, region, { color, tint, line }) });
     }
     this.#compose(region);
-    this.#place(context, region);
     return complete;
   }
 
@@ -86,8 +81,8 @@ export class Layers {
     for (const layer of others) place(rest, layer, region);
   }
 
-  /** @param {CanvasRenderingContext2D} context @param {Region} region */
-  #place(context, region) {
+  /** Put what is drawn on a canvas. @param {CanvasRenderingContext2D} context @param {Region} region shown */
+  place(context, region) {
     if (this.#restRegion && this.#restLayers.length) place(context, { canvas: this.#rest, region: this.#restRegion }, region);
     const own = this.#drawn.get(this.#selected);
     if (own) place(context, own.layer, region);

@@ -74,6 +74,8 @@ export class Stage {
   /** @param {State | null} state */
   show(state) {
     this.#state = state;
+    // Here and not in the frame, which then is ready sooner.
+    this.#drawLayers(this.#region());
     this.redraw();
   }
 
@@ -133,8 +135,8 @@ export class Stage {
     context.rect(x * this.#density, y * this.#density, this.size.width * scale * this.#density, this.size.height * scale * this.#density);
     context.clip();
     if (this.look.masks) {
-      const style = (/** @type {Item} */ item, /** @type {boolean} */ selected) => this.#style(item, selected);
-      const complete = this.#layers.paint(context, state.items, state.selected, this.size, region, style, this.#moving);
+      const complete = this.#drawLayers(region);
+      this.#layers.place(context, region);
       if (!complete && !this.#moving) this.redraw();
       if (this.#preview) {
         const { logits, item } = this.#preview;
@@ -144,6 +146,13 @@ export class Stage {
     context.restore();
     context.setTransform(this.#density, 0, 0, this.#density, 0, 0);
     this.#paintMarks(context, state);
+  }
+
+  /** Draw the masks that changed; tells whether all are drawn. @param {import("../mask/draw.js").Region} region */
+  #drawLayers(region) {
+    if (!this.#state || !this.look.masks) return true;
+    const { items, selected } = this.#state;
+    return this.#layers.draw(items, selected, this.size, region, (item, own) => this.#style(item, own), this.#moving);
   }
 
   /** What the stage shows, in original pixels; it may reach beyond the image. */
