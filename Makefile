@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-cluster test-integrations environments check docs figures bench bench-graphs bench-client bench-cluster bench-compare bench-gpu bench-attack fuzz soak clean
+.PHONY: help demo test test-all test-cluster test-integrations environments check docs figures bench bench-graphs bench-client bench-cluster bench-compare bench-gpu bench-attack fuzz soak clean bench-page
 
 PYTHON ?= python3
 SOAK_MINUTES ?= 30
@@ -63,6 +63,9 @@ bench-cluster: $(VENV)/.dev ## Measure the gain of several replicas.
 
 bench-client: $(VENV)/.dev ## Measure the client's own share of a click.
 	$(BIN)/python -m benchmarks.client
+
+bench-page: $(VENV)/.dev ## Measure clicks and frames of the page in a browser.
+	$(BIN)/python -m benchmarks.page
 
 bench-compare: $(VENV)/.dev ## Measure this checkout against the one in the folder BEFORE, with clients.
 	$(BIN)/python -m benchmarks.compare --before $(BEFORE) --after .

@@ -246,7 +246,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--seconds", type=float, default=15.0, help="of each attack")
-    parser.add_argument("--settle", type=float, default=60.0, help="seconds until memory is read again")
+    parser.add_argument(
+        "--settle", type=float, default=60.0, help="seconds until memory is read again"
+    )
     parser.add_argument("--output", type=Path, default=report.RESULTS, help="folder")
     options = parser.parse_args(arguments)
     results = run(options.attacks, options.modes, options.seconds, options.settle)

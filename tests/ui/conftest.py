@@ -73,7 +73,10 @@ RECORD_PROMPTS = """
     const original = window.fetch;
     window.sentPrompts = [];
     window.fetch = async (path, options) => {
-        if (path.endsWith("/mask")) sentPrompts.push((await options.body.text()).split("\\n")[0]);
+        if (path.endsWith("/mask")) {
+            const text = await new Response(options.body).text();
+            sentPrompts.push(text.split("\\n")[0]);
+        }
         return original(path, options);
     };
 """

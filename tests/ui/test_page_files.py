@@ -146,6 +146,20 @@ def test_coco_comes_in_as_it_went_out(page: Page, visit: Visit) -> None:
             assert agree(found, expected) > (0.999 if name == "coco" else 0.97)
 
 
+def test_a_class_called_object_is_a_class_like_others(visit: Visit) -> None:
+    page = visit()
+    open_image(page, "plain.png", image_file(*SIZE))
+    put(page, coco_of("plain.png", drawn(), ["object"]))
+    assert rows(page) == ["object 1", "object 2"]
+    page.locator("#class").select_option("none")
+    document = json.loads(saved(page, "coco"))
+    named = [each["name"] for each in document["categories"]]
+    assert named == ["object", "object"]
+    assert [each.get("no_class", False) for each in document["categories"]] == [False, True]
+    put(page, document)
+    assert rows(page)[2:] == ["Object 3", "object 4"]
+
+
 @pytest.mark.slow
 def test_all_images_go_into_one_file_and_come_in_by_name(visit: Visit) -> None:
     page = visit()

@@ -75,7 +75,19 @@ async function showPhoto() {
   stage.setSize(project.current?.size ?? { width: photo.naturalWidth, height: photo.naturalHeight });
 }
 
+let updating = false;
+
+/** Show what changed, once for all changes that are made together. */
 function update() {
+  if (updating) return;
+  updating = true;
+  queueMicrotask(() => {
+    updating = false;
+    showAll();
+  });
+}
+
+function showAll() {
   const { current } = project;
   // The size that the server reports replaces the one that the browser measured.
   const { size } = current ?? {};

@@ -27,7 +27,7 @@ export async function writeCoco(collection, asPolygons) {
       });
     }
   }
-  const categories = collection.categories.map(({ name }, i) => ({ id: i + 1, name }));
+  const categories = collection.categories.map(({ name, none }, i) => ({ id: i + 1, name, ...(none && { no_class: none }) }));
   return JSON.stringify({ images, annotations, categories }, null, 1);
 }
 
@@ -45,7 +45,8 @@ const rings = (shape) => polygons(shape).map(({ outline, holes }) => joined(outl
 export async function readCoco(text, project) {
   const data = JSON.parse(text);
   if (!Array.isArray(data?.images) || !Array.isArray(data?.annotations)) throw new SyntaxError("it has no images and annotations");
-  const categories = new Map((data.categories ?? []).map((/** @type {any} */ each) => [each.id, String(each.name)]));
+  const named = (data.categories ?? []).filter((/** @type {any} */ each) => !each.no_class);
+  const categories = new Map(named.map((/** @type {any} */ each) => [each.id, String(each.name)]));
   const report = { objects: 0, images: 0, missing: /** @type {string[]} */ ([]), refused: /** @type {string[]} */ ([]) };
   for (const image of data.images) {
     const found = data.annotations.filter((/** @type {any} */ each) => each.image_id === image.id);
@@ -69,7 +70,7 @@ export async function readCoco(text, project) {
       try {
         const item = itemOf(annotation, size);
         const category = categories.get(annotation.category_id);
-        if (item && category && category !== "object") item.cls = project.classes.add(category);
+        if (item && category) item.cls = project.classes.add(category);
         if (item) items.push(item);
       } catch (error) {
         report.refused.push(`${name}: ${/** @type {Error} */ (error).message}`);

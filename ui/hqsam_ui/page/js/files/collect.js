@@ -6,7 +6,7 @@ import { read } from "../work/document.js";
 /** @typedef {import("../work/project.js").Project} Project @typedef {import("../mask/shape.js").Shape} Shape */
 /** @typedef {{id: number, title: string, category: number, color: import("../model/classes.js").Rgb, iou: number, shape: Shape}} Labelled category counts from 1 */
 /** @typedef {{name: string, sha256: string, size: {width: number, height: number}, objects: Labelled[]}} LabelledImage */
-/** @typedef {{name: string, color: import("../model/classes.js").Rgb}} Category */
+/** @typedef {{name: string, color: import("../model/classes.js").Rgb, none?: true}} Category none: of objects without a class */
 
 const NO_CLASS = "object";
 
@@ -28,7 +28,7 @@ export class Collection {
   get categories() {
     const { classes } = this.project;
     const named = classes.list.map(({ id, name }) => ({ name, color: classes.colorOf(id) }));
-    return this.#unclassed || !named.length ? [...named, { name: NO_CLASS, color: [190, 190, 190] }] : named;
+    return this.#unclassed || !named.length ? [...named, { name: NO_CLASS, color: [190, 190, 190], none: true }] : named;
   }
 
   /** @returns {AsyncGenerator<LabelledImage>} */

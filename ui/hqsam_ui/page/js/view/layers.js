@@ -15,26 +15,35 @@ export class Layers {
   #drawn = new Map();
   /** All but the selected object, together. */
   #rest = document.createElement("canvas");
-  /** @type {unknown[]} */
-  #restKey = [];
+  /** What it was composed for. @type {Region | null} */
+  #restRegion = null;
+  /** @type {Layer[]} */
+  #restLayers = [];
+  /** The objects that were painted last. @type {readonly Item[] | null} */
+  #items = null;
+  #selected = 0;
 
   clear() {
     this.#drawn.clear();
-    this.#restKey = [];
+    this.#restRegion = null;
+    this.#items = null;
   }
 
   /**
-   * Paint the masks; tells whether all are drawn for this view.
+   * Draw the masks that changed; tells whether all are drawn for this view.
    *
-   * @param {CanvasRenderingContext2D} context
    * @param {readonly Item[]} items @param {number} selected
    * @param {{width: number, height: number}} size of the image
    * @param {Region} region shown
    * @param {(item: Item, selected: boolean) => Style} style
    * @param {boolean} moving whether older drawings serve, for the view changes
    */
-  paint(context, items, selected, size, region, style, moving) {
+  draw(items, selected, size, region, style, moving) {
     const start = performance.now();
+    // While the view moves, the last drawing moves with it.
+    if (moving && items === this.#items && selected === this.#selected) return false;
+    this.#items = items;
+    this.#selected = selected;
     let complete = !moving;
     const ids = new Set(items.map((item) => item.id));
     for (const id of this.#drawn.keys()) if (!ids.has(id)) this.#drawn.delete(id);
@@ -55,23 +64,27 @@ export class Layers {
       }
       this.#drawn.set(item.id, { key, layer: draw(item, size, region, { color, tint, line }) });
     }
-    this.#compose(context, selected, region);
+    this.#compose(region);
     return complete;
   }
 
-  /** @param {CanvasRenderingContext2D} context @param {number} selected @param {Region} region */
-  #compose(context, selected, region) {
-    const others = [...this.#drawn].filter(([id]) => id !== selected).sort(([a], [b]) => a - b).map(([, { layer }]) => layer);
-    const key = [...others, region.x, region.y, region.scale, region.width, region.height];
-    if (key.length !== this.#restKey.length || key.some((part, i) => part !== this.#restKey[i])) {
-      this.#restKey = key;
-      this.#rest.width = region.width;
-      this.#rest.height = region.height;
-      const rest = /** @type {CanvasRenderingContext2D} */ (this.#rest.getContext("2d"));
-      for (const layer of others) place(rest, layer, region);
-    }
-    if (others.length) context.drawImage(this.#rest, 0, 0);
-    const own = this.#drawn.get(selected);
+  /** Put all but the selected object together, if one of them or the view changed. @param {Region} region */
+  #compose(region) {
+    const others = [...this.#drawn].filter(([id]) => id !== this.#selected).sort(([a], [b]) => a - b).map(([, { layer }]) => layer);
+    const same = others.length === this.#restLayers.length && others.every((layer, i) => layer === this.#restLayers[i]);
+    if (same && this.#restRegion && sameRegion(region, this.#restRegion)) return;
+    this.#restLayers = others;
+    this.#restRegion = region;
+    this.#rest.width = region.width;
+    this.#rest.height = region.height;
+    const rest = /** @type {CanvasRenderingContext2D} */ (this.#rest.getContext("2d"));
+    for (const layer of others) place(rest, layer, region);
+  }
+
+  /** Put what is drawn on a canvas. @param {CanvasRenderingContext2D} context @param {Region} region shown */
+  place(context, region) {
+    if (this.#restRegion && this.#restLayers.length) place(context, { canvas: this.#rest, region: this.#restRegion }, region);
+    const own = this.#drawn.get(this.#selected);
     if (own) place(context, own.layer, region);
   }
 }
@@ -84,6 +97,9 @@ export function place(context, { canvas, region: drawn }, region) {
     canvas, (drawn.x - region.x) * region.scale, (drawn.y - region.y) * region.scale, canvas.width * grow, canvas.height * grow,
   );
 }
+
+/** @param {Region} a @param {Region} b */
+const sameRegion = (a, b) => a.x === b.x && a.y === b.y && a.scale === b.scale && a.width === b.width && a.height === b.height;
 
 /** What an object's drawing depends on; always as many values. @param {Item} item */
 function content({ mask, given, added, removed }) {

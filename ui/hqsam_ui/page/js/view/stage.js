@@ -33,6 +33,8 @@ export class Stage {
   /** @type {{logits: Float32Array, item: Item} | null} */
   #preview = null;
   #layers = new Layers();
+  /** Pixels drawn for a CSS pixel. */
+  #density = 1;
   #planned = false;
   #moving = false;
   #settle = 0;
@@ -58,10 +60,6 @@ export class Stage {
     return this.view.size;
   }
 
-  get density() {
-    return this.canvas.width / Math.max(1, this.canvas.clientWidth);
-  }
-
   /** @param {{width: number, height: number}} size */
   setSize(size) {
     this.stage.style.setProperty("--stage-height", `min(60dvh, calc((100vw - 1.5rem) * ${size.height / size.width}))`);
@@ -76,6 +74,8 @@ export class Stage {
   /** @param {State | null} state */
   show(state) {
     this.#state = state;
+    // Here and not in the frame, which then is ready sooner.
+    this.#drawLayers(this.#region());
     this.redraw();
   }
 
@@ -91,6 +91,7 @@ export class Stage {
     const density = Math.min(window.devicePixelRatio || 1, 3);
     const width = Math.round(clientWidth * density);
     const height = Math.round(clientHeight * density);
+    this.#density = width / Math.max(1, clientWidth);
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
     this.view.resize({ width: clientWidth, height: clientHeight });
     this.redraw();
@@ -131,11 +132,11 @@ export class Stage {
     const { x, y, scale } = this.view;
     context.beginPath();
     // Masks end where the image ends.
-    context.rect(x * this.density, y * this.density, this.size.width * scale * this.density, this.size.height * scale * this.density);
+    context.rect(x * this.#density, y * this.#density, this.size.width * scale * this.#density, this.size.height * scale * this.#density);
     context.clip();
     if (this.look.masks) {
-      const style = (/** @type {Item} */ item, /** @type {boolean} */ selected) => this.#style(item, selected);
-      const complete = this.#layers.paint(context, state.items, state.selected, this.size, region, style, this.#moving);
+      const complete = this.#drawLayers(region);
+      this.#layers.place(context, region);
       if (!complete && !this.#moving) this.redraw();
       if (this.#preview) {
         const { logits, item } = this.#preview;
@@ -143,20 +144,27 @@ export class Stage {
       }
     }
     context.restore();
-    context.setTransform(this.density, 0, 0, this.density, 0, 0);
+    context.setTransform(this.#density, 0, 0, this.#density, 0, 0);
     this.#paintMarks(context, state);
+  }
+
+  /** Draw the masks that changed; tells whether all are drawn. @param {import("../mask/draw.js").Region} region */
+  #drawLayers(region) {
+    if (!this.#state || !this.look.masks) return true;
+    const { items, selected } = this.#state;
+    return this.#layers.draw(items, selected, this.size, region, (item, own) => this.#style(item, own), this.#moving);
   }
 
   /** What the stage shows, in original pixels; it may reach beyond the image. */
   #region() {
-    const { view, canvas, density } = this;
-    return { x: -view.x / view.scale, y: -view.y / view.scale, scale: view.scale * density, width: canvas.width, height: canvas.height };
+    const { view, canvas } = this;
+    return { x: -view.x / view.scale, y: -view.y / view.scale, scale: view.scale * this.#density, width: canvas.width, height: canvas.height };
   }
 
   /** @param {Item} item @param {boolean} selected */
   #style(item, selected) {
     const { opacity, outline } = this.look;
-    return { color: this.colorOf(item), tint: outline ? 0 : selected ? opacity : opacity * 0.7, line: (selected ? 2.5 : 1.5) * this.density };
+    return { color: this.colorOf(item), tint: outline ? 0 : selected ? opacity : opacity * 0.7, line: (selected ? 2.5 : 1.5) * this.#density };
   }
 
   /** @param {CanvasRenderingContext2D} context @param {State} state */

@@ -60,8 +60,8 @@ export class Work extends EventTarget {
     this.project = project;
     this.history.addEventListener("edit", () => this.#changedWork());
     this.history.addEventListener("change", () => {
-      this.#changed();
       this.#ask();
+      this.#changed();
     });
   }
 
