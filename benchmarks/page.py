@@ -16,6 +16,7 @@ import os
 import signal
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from hqsam_testing.command import Command, hqsam
 from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import FilePayload, Page, expect, sync_playwright
 from pycocotools import mask as coco
 
 from benchmarks import report
@@ -124,9 +125,13 @@ def open_photograph(page: Page) -> None:
         enlarged = photograph.convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     enlarged.save(buffer, "JPEG", quality=90)
-    file = {"name": "coins.jpg", "mimeType": "image/jpeg", "buffer": buffer.getvalue()}
+    file: FilePayload = {
+        "name": "coins.jpg",
+        "mimeType": "image/jpeg",
+        "buffer": buffer.getvalue(),
+    }
     page.locator("#hover").uncheck()
-    page.locator("#file").set_input_files([file])
+    page.locator("#file").set_input_files(file)
     expect(page.locator("#time-encode")).to_contain_text("encoded")
     expect(page.locator("#frame")).to_be_visible()
 
@@ -164,8 +169,12 @@ def click_rows(found: list[dict[str, float]]) -> list[dict[str, str]]:
 def frame_rows(page: Page) -> list[dict[str, str]]:
     """Put 200 objects on the image, and return the rows of the report for frames."""
     content = json.dumps(discs()).encode()
-    file = {"name": "coco.json", "mimeType": "application/json", "buffer": content}
-    page.locator("#import-file").set_input_files([file])
+    file: FilePayload = {
+        "name": "coco.json",
+        "mimeType": "application/json",
+        "buffer": content,
+    }
+    page.locator("#import-file").set_input_files(file)
     expect(page.locator("#state")).to_contain_text("Imported 200")
     expect(page.locator("#saved")).to_have_text("saved in this browser")
     zooms: list[float] = []
@@ -178,13 +187,17 @@ def frame_rows(page: Page) -> list[dict[str, str]]:
         page.wait_for_timeout(500)
         page.mouse.down(button="middle")
         x, y = centre(page)
-        pans += moving(page, lambda step, x=x, y=y: page.mouse.move(x + step % 30 * 8, y + step))
+        pans += moving(page, partial(_drag, page, x, y))
         page.mouse.up(button="middle")
     aim = "aim: 17 to 20 ms at the median, none over 100 ms"
     return [
         row("frame while the wheel zooms over 200 objects", zooms, aim),
         row("frame while the view moves over 200 objects, enlarged", pans, aim),
     ]
+
+
+def _drag(page: Page, x: float, y: float, step: int) -> None:
+    page.mouse.move(x + step % 30 * 8, y + step)
 
 
 def centre(page: Page) -> tuple[float, float]:
