@@ -146,6 +146,7 @@ def test_coco_comes_in_as_it_went_out(page: Page, visit: Visit) -> None:
             assert agree(found, expected) > (0.999 if name == "coco" else 0.97)
 
 
+@pytest.mark.slow
 def test_a_class_called_object_is_a_class_like_others(visit: Visit) -> None:
     page = visit()
     open_image(page, "plain.png", image_file(*SIZE))
