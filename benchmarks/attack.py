@@ -143,7 +143,9 @@ class Server:
 
 
 def _loopback(url: str) -> str:
-    return url.removesuffix("/metrics").replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+    """Return ``host:port`` of what `hqsam serve` says, which is a URL for the metrics."""
+    place = url.removeprefix("http://").removesuffix("/metrics")
+    return place.replace("0.0.0.0", "127.0.0.1")  # noqa: S104
 
 
 @contextmanager
@@ -235,7 +237,7 @@ def _row(mode: str, name: str, result: dict[str, Any]) -> dict[str, str]:
         "what": f"{ATTACKS[name].what}; {mode}",
         "figure": f"click {result['click_ratio']:.1f}, embed {result['embed_ratio']:.1f} times",
         "detail": f"clicks, median and p99, idle / attacked: {clicks}; embeds: {embeds}; memory "
-        f"{before} MiB, {after} right after, {settled} settled "
+        f"{before} MiB, {after} right after, {settled} when settled "
         f"({(settled - before) / before:+.0%}); harm: {harm or 'none'}; attacker got {answers}",
     }
 
@@ -255,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     report.write(
         "attack",
         "What another user notices of an attack",
-        "make bench-attack",
+        f"python -m benchmarks.attack --seconds {options.seconds:g} --settle {options.settle:g}",
         [_row(*it) for it in results],
         options.output,
     )
