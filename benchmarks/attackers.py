@@ -135,7 +135,7 @@ def _http(target: Target) -> Callable[[], str]:
 
     def step() -> str:
         request, url = next(turns)
-        with contextlib.suppress(ConnectionError, TimeoutError):
+        with contextlib.suppress(OSError):
             return str(http_attacks.answer(url, request) or "closed")
         return "closed"
 
