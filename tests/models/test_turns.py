@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from hqsam_server.models.turns import Turns
+from hqsam_server.models.turns import EncodeTurns
 
 
-def taken(turns: Turns[str]) -> list[str]:
+def taken(turns: EncodeTurns[str]) -> list[str]:
     """Return the jobs that may begin now."""
     jobs = []
     while (job := turns.take()) is not None:
@@ -12,7 +12,7 @@ def taken(turns: Turns[str]) -> list[str]:
 
 
 def test_callers_take_turns_however_many_jobs_each_has() -> None:
-    turns: Turns[str] = Turns(workers=1)
+    turns: EncodeTurns[str] = EncodeTurns(workers=1)
     for caller, count in (("a", 4), ("b", 2), ("c", 1)):
         for number in range(count):
             turns.add(caller, f"{caller}{number}")
@@ -26,7 +26,7 @@ def test_callers_take_turns_however_many_jobs_each_has() -> None:
 
 
 def test_a_caller_who_comes_later_is_next() -> None:
-    turns: Turns[str] = Turns(workers=1)
+    turns: EncodeTurns[str] = EncodeTurns(workers=1)
     for number in range(5):
         turns.add("a", f"a{number}")
     turns.done(taken(turns)[0])
@@ -40,7 +40,7 @@ def test_a_caller_who_comes_later_is_next() -> None:
 
 
 def test_a_caller_gets_half_of_the_workers_and_the_next_one_finds_one_free() -> None:
-    turns: Turns[str] = Turns(workers=3)
+    turns: EncodeTurns[str] = EncodeTurns(workers=3)
     for number in range(5):
         turns.add("a", f"a{number}")
     assert taken(turns) == ["a0", "a1"]
@@ -54,14 +54,14 @@ def test_a_caller_gets_half_of_the_workers_and_the_next_one_finds_one_free() -> 
 
 
 def test_a_caller_whose_name_is_not_known_gets_all_workers() -> None:
-    turns: Turns[str] = Turns(workers=3)
+    turns: EncodeTurns[str] = EncodeTurns(workers=3)
     for number in range(5):
         turns.add("", f"{number}")
     assert taken(turns) == ["0", "1", "2"]
 
 
 def test_a_job_of_two_callers_is_taken_once_at_the_first_of_their_turns() -> None:
-    turns: Turns[str] = Turns(workers=1)
+    turns: EncodeTurns[str] = EncodeTurns(workers=1)
     for job in ("a0", "a1", "both"):
         turns.add("a", job)
     turns.add("b", "both")
@@ -78,7 +78,7 @@ def test_a_job_of_two_callers_is_taken_once_at_the_first_of_their_turns() -> Non
 
 
 def test_a_job_that_was_removed_is_not_taken() -> None:
-    turns: Turns[str] = Turns(workers=1)
+    turns: EncodeTurns[str] = EncodeTurns(workers=1)
     turns.add("a", "a0")
     turns.add("a", "a1")
     turns.remove("a0")

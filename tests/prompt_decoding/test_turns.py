@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hqsam_server.prompt_decoding.turns import Turns
+from hqsam_server.prompt_decoding.turns import PromptTurns
 
 
 @dataclass(eq=False)
@@ -11,7 +11,7 @@ class Request:
     left: int
 
 
-def order(turns: Turns[Request]) -> str:
+def order(turns: PromptTurns[Request]) -> str:
     """Take all prompts, and return the names of their requests in that order."""
     taken = ""
     while turns:
@@ -24,7 +24,7 @@ def order(turns: Turns[Request]) -> str:
 
 
 def test_callers_take_turns_whatever_the_size_of_their_requests() -> None:
-    turns: Turns[Request] = Turns()
+    turns: PromptTurns[Request] = PromptTurns()
     turns.add("third", Request("c", 6))
     turns.add("second", Request("b", 2))
     turns.add("first", Request("a", 1))
@@ -33,7 +33,7 @@ def test_callers_take_turns_whatever_the_size_of_their_requests() -> None:
 
 
 def test_a_new_caller_is_the_next() -> None:
-    turns: Turns[Request] = Turns()
+    turns: PromptTurns[Request] = PromptTurns()
     turns.add("many", Request("a", 3))
     turns.next().left -= 1
     turns.add("one", Request("z", 1))
@@ -41,7 +41,7 @@ def test_a_new_caller_is_the_next() -> None:
 
 
 def test_a_caller_gains_nothing_by_sending_more_requests() -> None:
-    turns: Turns[Request] = Turns()
+    turns: PromptTurns[Request] = PromptTurns()
     for name in "abc":
         turns.add("many", Request(name, 2))
     turns.add("one", Request("z", 3))
@@ -49,7 +49,7 @@ def test_a_caller_gains_nothing_by_sending_more_requests() -> None:
 
 
 def test_within_a_caller_a_click_overtakes_and_the_first_request_goes_on() -> None:
-    turns: Turns[Request] = Turns()
+    turns: PromptTurns[Request] = PromptTurns()
     turns.add("", Request("A", 4))
     turns.add("", Request("B", 4))
     turns.add("", Request("c", 1))
@@ -58,7 +58,7 @@ def test_within_a_caller_a_click_overtakes_and_the_first_request_goes_on() -> No
 
 
 def test_a_stream_of_clicks_does_not_keep_their_callers_large_request_waiting() -> None:
-    turns: Turns[Request] = Turns()
+    turns: PromptTurns[Request] = PromptTurns()
     turns.add("", Request("A", 3))
     taken = ""
     for _ in range(6):
@@ -72,7 +72,7 @@ def test_a_stream_of_clicks_does_not_keep_their_callers_large_request_waiting() 
 
 
 def test_a_request_that_is_removed_gets_no_turn() -> None:
-    turns: Turns[Request] = Turns()
+    turns: PromptTurns[Request] = PromptTurns()
     gone = Request("a", 3)
     turns.add("first", gone)
     turns.add("second", Request("b", 1))

@@ -29,7 +29,7 @@ from hqsam_server.errors import (
 )
 from hqsam_server.models.metrics import EmbedMetrics, Metrics
 from hqsam_server.models.preprocess import Preprocessor
-from hqsam_server.models.turns import Turns
+from hqsam_server.models.turns import EncodeTurns
 from hqsam_server.store.embedding_store import EmbeddingStore, checked_image_id
 from hqsam_server.store.entry import Embedding
 
@@ -127,7 +127,7 @@ class Embedder:
         self._pool = ThreadPoolExecutor(bounds.workers, thread_name_prefix="encode")
         self._lock = Lock()
         self._jobs: dict[str, _Job] = {}
-        self._turns: Turns[_Job] = Turns(bounds.workers)
+        self._turns: EncodeTurns[_Job] = EncodeTurns(bounds.workers)
         self._mean_s = 0.0
         self._is_closed = False
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T", bound=Hashable)
 
 
-class Turns(Generic[T]):
+class EncodeTurns(Generic[T]):
     """Jobs that wait, in a line for each caller.
 
     A job may stand in the lines of several callers; it is taken once. Not safe for threads.

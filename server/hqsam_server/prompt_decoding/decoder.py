@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from hqsam_client.contract import MASK_SIZE
 from numpy.typing import NDArray
 
-from hqsam_server.runtime.config import Arrays
+from hqsam_server.runtime.config import Arrays, ModelFile
 from hqsam_server.store.entry import Embedding
+
+NO_MASK = np.zeros((1, 1, MASK_SIZE, MASK_SIZE), np.float32)
+"""What a graph gets as `mask_input` of a prompt that refines no mask."""
+
+_THREADS_OF_A_CALL = 8
+"""More threads make one decode hardly any faster."""
 
 
 class Lanes(NamedTuple):
@@ -26,6 +34,16 @@ class Lanes(NamedTuple):
     wide: int
     narrow: int
     together: int
+
+
+def threads_of(file: ModelFile) -> int:
+    """Return the threads of a decoder on the CPU: those of the config, or all processors."""
+    return file.intra_op_threads or len(os.sched_getaffinity(0))
+
+
+def wide_lanes(threads: int) -> int:
+    """Return how many calls share the threads while few wait."""
+    return max(1, threads // _THREADS_OF_A_CALL)
 
 
 class PlacedImage(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,15 +9,11 @@ from typing import cast
 
 import numpy as np
 import onnxruntime
-from hqsam_client.contract import MASK_SIZE
 
-from hqsam_server.prompt_decoding.decoder import Job, Lanes
+from hqsam_server.prompt_decoding.decoder import NO_MASK, Job, Lanes, threads_of, wide_lanes
 from hqsam_server.runtime.config import Arrays, ModelFile
 from hqsam_server.runtime.onnx_runtime import open_session, run_session
 from hqsam_server.store.entry import Embedding
-
-_THREADS_FOR_ONE = 8
-"""Threads for a call that has all of them: one click is hardly faster with more."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +48,8 @@ class OnnxRuntimeDecoder:
         Raises:
             StartError: the file cannot be loaded, or contradicts its config.
         """
-        threads = file.intra_op_threads or len(os.sched_getaffinity(0))
-        wide = max(1, threads // _THREADS_FOR_ONE)
+        threads = threads_of(file)
+        wide = wide_lanes(threads)
         self.lanes = Lanes(wide=wide, narrow=threads, together=1)
         # A session has one pool of threads, so each lane has a session.
         self._wide: queue.SimpleQueue[onnxruntime.InferenceSession] = queue.SimpleQueue()
@@ -83,15 +78,12 @@ class OnnxRuntimeDecoder:
             self._wide.put(session)
 
 
-_NO_MASK = np.zeros((1, 1, MASK_SIZE, MASK_SIZE), np.float32)
-
-
 def _inputs(job: Job) -> Arrays:
     mask = job.mask_input
     return {
         **cast(_Placed, job.image).arrays,
         "point_coords": job.point_coords,
         "point_labels": job.point_labels,
-        "mask_input": _NO_MASK if mask is None else mask,
+        "mask_input": NO_MASK if mask is None else mask,
         "has_mask_input": np.array([mask is not None], np.float32),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import openvino
-from hqsam_client.contract import MASK_SIZE
 from openvino import opset13
 from openvino.preprocess import PrePostProcessor
 
-from hqsam_server.prompt_decoding.decoder import Job, Lanes, PlacedImage
+from hqsam_server.prompt_decoding.decoder import (
+    NO_MASK,
+    Job,
+    Lanes,
+    PlacedImage,
+    threads_of,
+    wide_lanes,
+)
 from hqsam_server.prompt_decoding.lru import Lru
 from hqsam_server.runtime.config import Arrays, ModelFile, check
 from hqsam_server.runtime.openvino import Compiler, described, named_ports
@@ -26,9 +31,6 @@ _IMAGE = ("image_embeddings", "hq_features")
 _MASK = ("mask_input", "has_mask_input")
 _SAM = "sam_masks"
 _MOST_UNUSUAL = 3
-_THREADS_OF_A_CALL = 8
-"""More threads make one decode hardly any faster."""
-
 _MOST_NARROW = 4
 """Each lane has graphs of its own, at 65 MB for a number of points."""
 
@@ -80,8 +82,8 @@ class OpenVinoDecoder:
             StartError: it is missing, cannot be compiled, or contradicts the config.
         """
         self._file = file
-        self._threads = file.intra_op_threads or len(os.sched_getaffinity(0))
-        wide = max(1, self._threads // _THREADS_OF_A_CALL)
+        self._threads = threads_of(file)
+        wide = wide_lanes(self._threads)
         narrow = min(self._threads, _MOST_NARROW)
         self.lanes = Lanes(wide, narrow if narrow > wide else 0, together=1)
         self._compiler = Compiler(file, parameters)
@@ -116,7 +118,7 @@ class OpenVinoDecoder:
         if full:
             mask = job.mask_input
             feeds["has_mask_input"] = np.full(1, mask is not None, np.float32)
-            feeds["mask_input"] = _NO_MASK if mask is None else mask
+            feeds["mask_input"] = NO_MASK if mask is None else mask
         with pool.graph() as graph:
             outputs = graph.run(feeds)
             # Copies: the next run writes into the same memory.
@@ -196,9 +198,6 @@ class _Graph:
         """Run it; return its outputs by name, which are valid until it runs again."""
         self._request.infer({self._inputs[name]: feeds[name] for name in feeds}, share_inputs=True)
         return {name: self._request.get_tensor(port) for name, port in self._outputs.items()}
-
-
-_NO_MASK = np.zeros((1, 1, MASK_SIZE, MASK_SIZE), np.float32)
 
 
 def _shape(file: ModelFile, name: str, points: int) -> list[int]:

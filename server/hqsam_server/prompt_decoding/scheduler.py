@@ -22,7 +22,7 @@ from hqsam_client.contract import PROMPT_DECODER
 from hqsam_server.errors import OverloadedError, RequestCancelledError, ServingError
 from hqsam_server.models.prompt_checks import Prompts
 from hqsam_server.prompt_decoding.decoder import Decoder, Job, PlacedImage
-from hqsam_server.prompt_decoding.turns import Turns
+from hqsam_server.prompt_decoding.turns import PromptTurns
 from hqsam_server.runtime.config import Arrays
 
 _MANY = 16
@@ -107,7 +107,7 @@ class Scheduler:
         self._max_waiting = max_waiting
         self._max_bytes = max_bytes
         self._changed = threading.Condition()
-        self._turns: Turns[Request] = Turns()
+        self._turns: PromptTurns[Request] = PromptTurns()
         self._open: list[Request] = []
         self._running = {True: 0, False: 0}  # calls of the decoder by whether they are narrow
         self._is_closed = False

@@ -34,7 +34,7 @@ class _Caller(Generic[W]):
         return self.requests[0] if takes_first else min(self.requests, key=lambda it: it.left)
 
 
-class Turns(Generic[W]):
+class PromptTurns(Generic[W]):
     """Requests whose prompts wait. The caller of its methods sees to it that they take turns."""
 
     def __init__(self) -> None:
