@@ -17,7 +17,8 @@ from hqsam_server.errors import (
     RequestCancelledError,
     StoreError,
 )
-from hqsam_server.models.embed import Bounds, Caller, Embedded, Embedder
+from hqsam_server.models.caller import Caller
+from hqsam_server.models.embed import Bounds, Embedded, Embedder
 from hqsam_server.models.preprocess import Limits, Preprocessor
 from hqsam_server.store.embedding_store import EmbeddingStore
 from hqsam_server.store.entry import Embedding

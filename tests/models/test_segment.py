@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hqsam_client import contract
 from hqsam_server.errors import BadRequestError, RequestCancelledError, UnknownImageError
+from hqsam_server.models.caller import Caller
 from hqsam_server.models.prompt_checks import PromptLimits
-from hqsam_server.models.segment import Caller, Limits, Segmenter
+from hqsam_server.models.segment import Limits, Segmenter
 from hqsam_server.prompt_decoding.decoder import Job, Lanes
 from hqsam_server.runtime.config import Arrays
 from hqsam_server.store.embedding_store import EmbeddingStore
@@ -78,7 +79,7 @@ class Bench:
         is_cancelled: bool = False,
     ) -> Arrays:
         answer: Future[Arrays | Exception] = Future()
-        caller = Caller("", answer.set_result, lambda: is_cancelled)
+        caller: Caller[Arrays] = Caller(answer.set_result, lambda: is_cancelled)
         self.segmenter.segment(image_id, {**prompts(1), **(inputs or {})}, requested, caller)
         result = answer.result(TIMEOUT_S)
         if isinstance(result, Exception):

@@ -4,7 +4,8 @@ import time
 
 import numpy as np
 from hqsam_server.models import adapter, settings
-from hqsam_server.models.embed import Caller, Embedder
+from hqsam_server.models.caller import Caller
+from hqsam_server.models.embed import Embedder
 from hqsam_server.models.preprocess import Preprocessor
 
 
@@ -46,22 +47,20 @@ class TritonPythonModel:
         send, is_cancelled = adapter.send_later(request)
 
         def reply(answer):
-            send(_response(answer))
+            send(adapter.answered(_outputs(answer)))
             self._seconds.observe(time.monotonic() - start)
 
         return Caller(reply, is_cancelled, adapter.caller(request))
 
 
-def _response(answer):
+def _outputs(answer):
     if isinstance(answer, Exception):
-        return adapter.error_response(answer)
-    return adapter.response(
-        {
-            "image_id": np.array([answer.image_id], np.object_),
-            "original_size": np.array(answer.original_size, np.int32),
-            "already_stored": np.array([answer.already_stored]),
-        }
-    )
+        return answer
+    return {
+        "image_id": np.array([answer.image_id], np.object_),
+        "original_size": np.array(answer.original_size, np.int32),
+        "already_stored": np.array([answer.already_stored]),
+    }
 
 
 def _encode(image):

@@ -1,7 +1,8 @@
 """An image_id and prompts in, masks out: adapts `hqsam_server.models.segment`."""
 
 from hqsam_server.models import adapter, settings
-from hqsam_server.models.segment import Caller, Segmenter
+from hqsam_server.models.caller import Caller
+from hqsam_server.models.segment import Segmenter
 from hqsam_server.prompt_decoding import open_decoder
 
 _PROMPTS = ("point_coords", "point_labels", "mask_input", "has_mask_input")
@@ -23,9 +24,9 @@ class TritonPythonModel:
         for request in requests:
             send, is_cancelled = adapter.send_later(request)
             caller = Caller(
-                adapter.caller(request),
                 lambda answer, send=send: send(adapter.answered(answer)),
                 is_cancelled,
+                adapter.caller(request),
             )
             try:
                 self._segmenter.segment(

@@ -19,9 +19,7 @@ from tritonclient.grpc import service_pb2
 
 from hqsam_server.front.errors import RefusedError, invalid
 from hqsam_server.front.settings import STRUCTURE_BYTES
-
-CALLER_PARAMETER = "hqsam_caller"
-"""The request parameter that tells models who calls, so that callers take turns."""
+from hqsam_server.models.caller import CALLER_PARAMETER
 
 MAX_TENSORS = 16
 """Inputs, and outputs, of a request."""

@@ -32,6 +32,7 @@ from hqsam_server.errors import (
     ServingError,
     UnknownImageError,
 )
+from hqsam_server.models.caller import CALLER_PARAMETER
 from hqsam_server.models.metrics import (
     EMBED_SECONDS_BUCKETS,
     EmbedMetrics,
@@ -55,10 +56,6 @@ _CODES: dict[type[Exception], str] = {
     RequestCancelledError: "CANCELLED",
 }
 _INTERNAL = "INTERNAL"
-
-# The request parameter that names who sends a request. The process in front of Triton sets it, and
-# removes what a client wrote there.
-_CALLER = "hqsam_caller"
 
 # An inner model's error, behind what ensembles put in front of it.
 _CODED = re.compile(r"(?:in ensemble '[^']*', )*\[([A-Z_]+)\] (.*)", re.DOTALL)
@@ -217,7 +214,7 @@ def error_response(error: Exception, *, inner: bool = False) -> Any:
 
 def caller(request: Any) -> str:
     """Return who sends a request, as the front process names it; "" without one."""
-    return str(json.loads(request.parameters() or "{}").get(_CALLER, ""))
+    return str(json.loads(request.parameters() or "{}").get(CALLER_PARAMETER, ""))
 
 
 def read(request: Any, name: str) -> NDArray[Any] | None:

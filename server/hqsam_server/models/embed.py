@@ -27,6 +27,7 @@ from hqsam_server.errors import (
     RequestCancelledError,
     ServingError,
 )
+from hqsam_server.models.caller import Caller
 from hqsam_server.models.metrics import EmbedMetrics, Metrics
 from hqsam_server.models.preprocess import Preprocessor
 from hqsam_server.models.turns import EncodeTurns
@@ -53,21 +54,6 @@ class Embedded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Caller:
-    """The sender of a request.
-
-    Attributes:
-        reply: takes the answer or the error, once, from any thread.
-        is_cancelled: whether the request was cancelled or its deadline has passed.
-        name: whose turn it is; "" if nobody says.
-    """
-
-    reply: Callable[[Embedded | Exception], None]
-    is_cancelled: Callable[[], bool]
-    name: str = ""
-
-
-@dataclass(frozen=True)
 class Bounds:
     """How much may wait.
 
@@ -91,7 +77,7 @@ class _Job:
 
     image_id: str
     encoded: bytes
-    callers: list[Caller] = field(default_factory=list)
+    callers: list[Caller[Embedded]] = field(default_factory=list)
 
     def is_cancelled(self) -> bool:
         """Tell whether nobody waits for it any more; others may join at any time."""
@@ -141,7 +127,7 @@ class Embedder:
         self._preprocess.close()
 
     def embed(
-        self, encoded: bytes | memoryview | None, image_id: str | None, caller: Caller
+        self, encoded: bytes | memoryview | None, image_id: str | None, caller: Caller[Embedded]
     ) -> None:
         """Answer a request, at once or later.
 
@@ -173,7 +159,9 @@ class Embedder:
         else:
             self._enqueue(image_id, encoded, caller)
 
-    def _enqueue(self, image_id: str, encoded: bytes | memoryview, caller: Caller) -> None:
+    def _enqueue(
+        self, image_id: str, encoded: bytes | memoryview, caller: Caller[Embedded]
+    ) -> None:
         with self._lock:
             if self._refusal(caller.name, len(encoded)) is not None:
                 self._drop_cancelled()
@@ -253,7 +241,7 @@ class Embedder:
         # The traceback of an error refers to this frame: together they would keep the image.
         del answer
 
-    def _wait_again(self, job: _Job) -> list[Caller]:
+    def _wait_again(self, job: _Job) -> list[Caller[Embedded]]:
         """Have those wait again who asked for the image while it was given up; return the others.
 
         The caller holds the lock.

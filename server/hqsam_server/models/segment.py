@@ -6,7 +6,7 @@ those of others. The images of the last clicks stay where they are decoded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from hqsam_client.contract import PROMPT_DECODER
 from numpy.typing import NDArray
 
 from hqsam_server.errors import BadRequestError, UnknownImageError
+from hqsam_server.models.caller import Caller
 from hqsam_server.models.metrics import Metrics
 from hqsam_server.models.prompt_checks import PromptLimits, Prompts
 from hqsam_server.prompt_decoding.decoder import Decoder, PlacedImage
@@ -39,21 +40,6 @@ class Limits:
     open_requests: int
     open_bytes: int
     resident_bytes: int
-
-
-@dataclass(frozen=True)
-class Caller:
-    """The sender of a request.
-
-    Attributes:
-        name: senders take turns by name.
-        reply: takes the outputs or the error, once, from any thread.
-        is_cancelled: whether the request was cancelled or its deadline has passed.
-    """
-
-    name: str
-    reply: Callable[[Arrays | Exception], None]
-    is_cancelled: Callable[[], bool]
 
 
 class Segmenter:
@@ -90,7 +76,7 @@ class Segmenter:
         image_id: str | None,
         inputs: Mapping[str, NDArray[Any] | None],
         requested: Collection[str],
-        caller: Caller,
+        caller: Caller[Arrays],
     ) -> None:
         """Answer a request, at once or later.
 
