@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import psutil
 from hqsam_client import HQSam
+from hqsam_server.launcher.process import family
 from hqsam_testing import processes
 from hqsam_testing.command import Command, hqsam
 from hqsam_testing.image_files import png
@@ -135,7 +136,7 @@ class Server:
     def processes(self) -> set[tuple[int, float]]:
         """Return its processes, but for those that decode image files, which come and go."""
         found = set()
-        for it in processes.family(self.command.process.pid):
+        for it in family(self.command.process.pid):
             with contextlib.suppress(psutil.NoSuchProcess):
                 if _DECODER not in it.cmdline():
                     found.add((it.pid, it.create_time()))

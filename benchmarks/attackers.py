@@ -22,9 +22,8 @@ import grpc
 import numpy as np
 from hqsam_testing import http_attacks, slow_files
 from hqsam_testing.image_files import png
-from hqsam_testing.raw import Raw, floats, text, valid
+from hqsam_testing.raw import Raw, floats, request, text, valid
 from hqsam_testing.waiting import TIMEOUT_S
-from tritonclient.grpc import service_pb2
 
 _MIB = 2**20
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -98,15 +97,10 @@ class _Channel:
 def _message(
     model: str, inputs: dict[str, Raw], outputs: tuple[str, ...] = (), parameter: str = ""
 ) -> bytes:
-    request = service_pb2.ModelInferRequest(model_name=model)
-    for name, raw in inputs.items():
-        request.inputs.add(name=name, datatype=raw.dtype, shape=raw.shape)
-        request.raw_input_contents.append(raw.content)
-    for name in outputs:
-        request.outputs.add(name=name)
+    made = request(model, inputs, outputs)
     if parameter:
-        request.outputs.add(name="sam_masks").parameters[parameter].int64_param = 2**31 - 1
-    message: bytes = request.SerializeToString()
+        made.outputs.add(name="sam_masks").parameters[parameter].int64_param = 2**31 - 1
+    message: bytes = made.SerializeToString()
     return message
 
 
@@ -134,9 +128,9 @@ def _http(target: Target) -> Callable[[], str]:
     turns = itertools.cycle(itertools.product(requests, ports))
 
     def step() -> str:
-        request, url = next(turns)
+        attack, url = next(turns)
         with contextlib.suppress(OSError):
-            return str(http_attacks.answer(url, request) or "closed")
+            return str(http_attacks.answer(url, attack) or "closed")
         return "closed"
 
     return step

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from hqsam_server.launcher.process import family
 from hqsam_testing.command import Command
-from hqsam_testing.processes import family, shared_memory
+from hqsam_testing.processes import shared_memory
 
 from benchmarks import driver
 from benchmarks.contestants import CLICK, IMAGE

@@ -13,7 +13,6 @@ import io
 import itertools
 import json
 import os
-import signal
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -21,13 +20,11 @@ from typing import Any
 
 import numpy as np
 from hqsam_server import TritonServer
-from hqsam_testing import browser
+from hqsam_testing.browser import hqsam_ui, launched
 from hqsam_testing.coins import COINS
-from hqsam_testing.command import Command, hqsam
-from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import FilePayload, Page, expect, sync_playwright
+from playwright.sync_api import FilePayload, Page, expect
 from pycocotools import mask as coco
 
 from benchmarks import report
@@ -89,26 +86,16 @@ RECORD = """
 
 def main() -> None:
     """Run the benchmark."""
-    executable = browser.find()
-    if executable is None:
-        raise SystemExit(browser.MISSING)
-    expect.set_options(timeout=1e3 * TIMEOUT_S)
     with (
         TritonServer() as server,
-        Command(hqsam("ui", "--port=0", "--url", server.grpc_url)) as command,
-        sync_playwright() as playwright,
+        hqsam_ui("--url", server.grpc_url) as (address, _),
+        launched() as running,
     ):
-        address = command.line("HQ-SAM page on http://").split()[3]
-        running = playwright.chromium.launch(
-            executable_path=executable, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
         page = running.new_page(viewport={"width": 1280, "height": 800})
         page.add_init_script(RECORD)
         page.goto(address)
         open_photograph(page)
         rows = [*click_rows(clicks(page)), *frame_rows(page)]
-        running.close()
-        command.stop(signal.SIGTERM)
     rows.append(
         {
             "what": "load of the machine while measuring",

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
+from hqsam_server.launcher.process import family
 
-from hqsam_testing.processes import family, is_janitor
+from hqsam_testing.processes import is_janitor
 from hqsam_testing.waiting import TIMEOUT_S
 
 Arguments = Sequence[str | Path]

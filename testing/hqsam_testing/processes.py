@@ -7,15 +7,7 @@ from pathlib import Path
 
 import psutil
 from hqsam_server.launcher import cleanup
-
-
-def family(pid: int) -> list[psutil.Process]:
-    """Return a process and all that it has started; none if it has ended."""
-    try:
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+from hqsam_server.launcher.process import family
 
 
 def is_janitor(process: psutil.Process) -> bool:

@@ -52,6 +52,17 @@ def valid(model: str, image: bytes | None = None) -> dict[str, Raw]:
     }[model]
 
 
+def request(model: str, inputs: Mapping[str, Raw], outputs: Sequence[str] = ()) -> Any:
+    """Return a `ModelInferRequest`, whether or not it makes sense."""
+    made = service_pb2.ModelInferRequest(model_name=model)
+    for name, raw in inputs.items():
+        made.inputs.add(name=name, datatype=raw.dtype, shape=raw.shape)
+        made.raw_input_contents.append(raw.content)
+    for name in outputs:
+        made.outputs.add(name=name)
+    return made
+
+
 class Wire:
     """Sends requests to a server."""
 
@@ -62,13 +73,7 @@ class Wire:
         self, model: str, inputs: Mapping[str, Raw], outputs: Sequence[str] = ()
     ) -> tuple[str, str, Any]:
         """Return the code's name, the message, and the response or None."""
-        request = service_pb2.ModelInferRequest(model_name=model)
-        for name, raw in inputs.items():
-            request.inputs.add(name=name, datatype=raw.dtype, shape=raw.shape)
-            request.raw_input_contents.append(raw.content)
-        for name in outputs:
-            request.outputs.add(name=name)
-        return self.send(request)
+        return self.send(request(model, inputs, outputs))
 
     def send(self, request: Any) -> tuple[str, str, Any]:
         """Return the code's name, the message, and the response or None."""

@@ -13,10 +13,10 @@ import numpy as np
 import psutil
 from hqsam_client import RemoteImage
 from hqsam_client.server_status import read_metrics
+from hqsam_server.launcher.process import family
 from numpy.typing import NDArray
 
 from hqsam_testing.ports import free_port
-from hqsam_testing.processes import family
 from hqsam_testing.serve_process import Serve
 from hqsam_testing.waiting import TIMEOUT_S, wait_until
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer, supervise
+from hqsam_server.launcher.process import family
 from hqsam_server.store.embedding_store import entries
 from hqsam_testing.api import new_png
-from hqsam_testing.processes import family
 from hqsam_testing.serve_process import Serve
 from hqsam_testing.waiting import TIMEOUT_S, wait_until
 

@@ -46,7 +46,7 @@ class Decoder:
     is_over: bool = False
 
     def place(self, embedding: Embedding) -> PlacedImage:
-        raise NotImplementedError
+        return Image()
 
     def run(self, jobs: Sequence[Job], requested: Collection[str], *, narrow: bool) -> list[Arrays]:
         numbers = [float(job.point_coords[0, 0, 0]) for job in jobs]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
 from hqsam_testing import browser as browsers
-from hqsam_testing.command import Command, hqsam
 from hqsam_testing.waiting import TIMEOUT_S
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.ui.driving import DESK, Visit, image_file
 
@@ -37,15 +34,6 @@ def unused_address() -> str:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-@contextmanager
-def hqsam_ui(*arguments: str) -> Iterator[tuple[str, Command]]:
-    """Run `hqsam ui` on a free port; yields its address and the command."""
-    with Command(hqsam("ui", "--port=0", *arguments)) as command:
-        yield command.line("HQ-SAM page on http://").split()[3], command
-        status = command.stop(signal.SIGTERM)
-        assert status == 0, command.output()
-
-
 @pytest.fixture
 def photo() -> bytes:
     """A new image of 300 x 200 pixels as a PNG file."""
@@ -55,17 +43,10 @@ def photo() -> bytes:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A Chromium that is installed on this machine."""
-    executable = browsers.find()
-    if executable is None:
+    if browsers.find() is None:
         pytest.skip(browsers.MISSING)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=executable,
-            # Chromium's sandbox does not start for root, as in containers.
-            args=["--no-sandbox", "--disable-dev-shm-usage"],
-        )
+    with browsers.launched() as running:
         yield running
-        running.close()
 
 
 # Playwright does not see the bodies of requests that are blobs.
@@ -85,7 +66,7 @@ RECORD_PROMPTS = """
 @pytest.fixture(scope="session")
 def home(small_server: TritonServer) -> Iterator[str]:
     """The page on the server with the small model."""
-    with hqsam_ui("--url", small_server.grpc_url) as (address, _):
+    with browsers.hqsam_ui("--url", small_server.grpc_url) as (address, _):
         yield address
 
 

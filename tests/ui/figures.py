@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 
 from hqsam_server import TritonServer
-from hqsam_testing import browser
-from hqsam_testing.waiting import TIMEOUT_S
+from hqsam_testing.browser import hqsam_ui, launched
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from demo.figures import FOLDER, palette
-from tests.ui.conftest import hqsam_ui
 from tests.ui.driving import COIN, DESK, PHONE, answered, click, drag, kept, open_coins, place
 
 SECOND_COIN = (277, 53)
@@ -23,18 +21,11 @@ BOX = ((243, 92), (298, 145))
 
 def main() -> None:
     """Serve the small model, click on coins and write the images."""
-    executable = browser.find()
-    if executable is None:
-        raise SystemExit(browser.MISSING)
-    expect.set_options(timeout=1e3 * TIMEOUT_S)
     with (
         TritonServer() as server,
         hqsam_ui("--url", server.grpc_url) as (address, _),
-        sync_playwright() as playwright,
+        launched() as running,
     ):
-        running = playwright.chromium.launch(
-            executable_path=executable, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
         desk = running.new_page(viewport=DESK)
         start(desk, address)
         desk.locator("#hover").uncheck()
@@ -59,7 +50,6 @@ def main() -> None:
             phone.touchscreen.tap(*place(phone, COIN))
         phone.evaluate("scrollTo(0, 0)")
         save(phone, "ui-phone")
-        running.close()
 
 
 def start(page: Page, address: str) -> None:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 from hqsam_client import AsyncHQSam, OptionError
+from hqsam_testing.browser import hqsam_ui
 from hqsam_testing.waiting import TIMEOUT_S
 from hqsam_ui.errors import PageStartError
 from hqsam_ui.serving import PageServer
-
-from tests.ui.conftest import hqsam_ui
 
 
 def run(*arguments: str, missing: str = "") -> subprocess.CompletedProcess[str]:

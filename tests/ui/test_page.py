@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from hqsam_server import Endpoint, TritonServer
+from hqsam_testing.browser import hqsam_ui
 from hqsam_testing.coins import COINS
 from PIL import Image
 from playwright.sync_api import Page, expect
 from pycocotools import mask as coco
 
-from tests.ui.conftest import hqsam_ui
 from tests.ui.driving import (
     BESIDE,
     COIN,

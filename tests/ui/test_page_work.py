@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hqsam_server import TritonServer
+from hqsam_testing.browser import hqsam_ui
 from hqsam_testing.coins import COINS
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
-from tests.ui.conftest import hqsam_ui
 from tests.ui.driving import (
     COIN,
     OTHER,

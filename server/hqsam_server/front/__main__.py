@@ -11,14 +11,12 @@ import sys
 from pathlib import Path
 
 from hqsam_server.errors import StartError
-from hqsam_server.front.connections import raise_file_limit
 from hqsam_server.front.settings import SETTINGS_FILE, Settings
 
 
 def main(which: str) -> int:
     """Run until SIGTERM; return the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher
-    raise_file_limit()
     settings = Settings.read(Path(SETTINGS_FILE))
     try:
         if which == "grpc":

@@ -1,4 +1,8 @@
-"""Closes what one address has too many of: gRPC bounds the connections of all together only."""
+"""Connections of the front: to what stands behind it, and those that callers have open.
+
+Of callers, gRPC bounds the connections of all together only; here the surplus ones of one address
+are closed.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,29 @@ import resource
 import socket
 from collections import Counter
 
+import grpc
+
 from hqsam_server.front.settings import Bounds
 
 _INTERVAL_S = 0.5
 
 
-def raise_file_limit() -> None:
-    """Let this process open as many files as its user may."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def open_channel(address: str) -> grpc.aio.Channel:
+    """Return a channel to a process of this server, which checks its messages before it sends them.
+
+    Args:
+        address: a ``unix:`` socket.
+    """
+    return grpc.aio.insecure_channel(
+        address,
+        options=[
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.enable_retries", 0),
+        ],
+    )
 
 
 def most_connections(bounds: Bounds) -> int:

@@ -17,7 +17,7 @@ from hqsam_server.errors import StartError
 from hqsam_server.front import infer_request
 from hqsam_server.front.admission import RETRY_AFTER_S, Admission, Ticket
 from hqsam_server.front.callers import PEER_KEY, Callers, Keys
-from hqsam_server.front.connections import most_connections, watch_connections
+from hqsam_server.front.connections import most_connections, open_channel, watch_connections
 from hqsam_server.front.errors import RefusedError, invalid
 from hqsam_server.front.limit import TimeLimit
 from hqsam_server.front.settings import FRONT_GRPC, TRITON_GRPC, TRITON_PORT, Settings
@@ -95,16 +95,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._callers = Callers(Keys(settings.front.keys_file), settings.front.proxies)
         self._admission = Admission(settings.front.bounds)
         self._under_way = UnderWay()
-        self._channel = grpc.aio.insecure_channel(
-            f"{TRITON_GRPC}:{TRITON_PORT}",
-            options=[
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-                ("grpc.enable_retries", 0),
-            ],
-        )
+        self._channel = open_channel(f"{TRITON_GRPC}:{TRITON_PORT}")
         handlers: dict[str, Handler] = {
             _HEALTH: self._health(_HEALTH),
             _READY: self._health(_READY),

@@ -23,6 +23,7 @@ from tritonclient.grpc import service_pb2
 from hqsam_server.front import http_messages
 from hqsam_server.front.admission import Admission
 from hqsam_server.front.callers import PEER_KEY, Callers, Keys
+from hqsam_server.front.connections import open_channel
 from hqsam_server.front.errors import RefusedError, invalid
 from hqsam_server.front.http_connections import Listener
 from hqsam_server.front.limit import TimeLimit
@@ -139,16 +140,7 @@ class HttpFront:
         self._settings = settings
         self._callers = Callers(Keys(settings.front.keys_file), settings.front.proxies)
         self._admission = Admission(settings.front.bounds)
-        self._channel = grpc.aio.insecure_channel(
-            FRONT_GRPC,
-            options=[
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-                ("grpc.enable_retries", 0),
-            ],
-        )
+        self._channel = open_channel(FRONT_GRPC)
 
     async def close(self) -> None:
         """Close the connection to the gRPC front."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hqsam_server.launcher.log import Log
+from hqsam_server.launcher.process import spawn
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
@@ -71,17 +72,8 @@ class FrontProcess:
             self._threads[-1].start()
 
     def _spawn(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "hqsam_server.front", self.kind],
-            env=self._environment,
-            cwd=self._folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        command = [sys.executable, "-m", "hqsam_server.front", self.kind]
+        return spawn(command, self._environment, self._folder)
 
     def _read(self) -> None:
         """Show what it says; start it again when it ends."""

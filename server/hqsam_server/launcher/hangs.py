@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from hqsam_server.launcher.process import instances
+from hqsam_server.launcher.process import family, instances
 from hqsam_server.launcher.triton_server import TritonServer
 
 INTERVAL_S = 0.5
@@ -109,20 +109,20 @@ class Hangs:
         if now - self._looked_for_stopped < INTERVAL_S:
             return
         self._looked_for_stopped = now
-        family = {process.pid: process for process in _family(self._server.pid)}
-        stopped = [pid for pid in family if _state(Path(f"/proc/{pid}")) == _STOPPED]
+        members = {process.pid: process for process in family(self._server.pid)}
+        stopped = [pid for pid in members if _state(Path(f"/proc/{pid}")) == _STOPPED]
         self._stopped = Counter({pid: self._stopped[pid] + 1 for pid in stopped})
         for pid, looks in self._stopped.items():
             if looks >= LOOKS_STOPPED:
-                self._say(f"{self._name(family[pid])} is stopped and answers nothing: killing it")
+                self._say(f"{self._name(members[pid])} is stopped and answers nothing: killing it")
                 _kill(pid)
 
     def _look_for_idle(self) -> None:
         """Kill the server if nothing has computed since a call was made, for long enough."""
-        now, family = time.monotonic(), _family(self._server.pid)
-        used_s = sum(map(_processor_s, family))
+        now, members = time.monotonic(), family(self._server.pid)
+        used_s = sum(map(_processor_s, members))
         limit_s = _IDLE_SHARE * (now - self._looked_for_idle)
-        computes = abs(used_s - self._used_s) > limit_s or any(map(_is_busy, family))
+        computes = abs(used_s - self._used_s) > limit_s or any(map(_is_busy, members))
         self._idle = 0 if computes else self._idle + 1
         self._used_s, self._looked_for_idle = used_s, now
         if self._idle >= LOOKS_IDLE:
@@ -219,11 +219,3 @@ def _processor_s(process: psutil.Process) -> float:
     except psutil.Error:
         return 0.0
     return float(times.user + times.system)
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    try:
-        server = psutil.Process(pid)
-        return [server, *server.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []

@@ -50,18 +50,7 @@ class Process:
         self.log = log
         self._foreign = _packed_environments()
         self._is_environment_known = False
-        with many_files():
-            self._process = subprocess.Popen(  # noqa: S603
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                cwd=folder,
-                start_new_session=True,
-            )
+        self._process = spawn(command, environment, folder)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -133,6 +122,37 @@ class Process:
         self._reader.join(_KILL_TIMEOUT_S)  # the pipe closes with its last writer
 
 
+_LIMIT = threading.Lock()
+"""Held while this process has another limit of open files: threads start processes, too."""
+
+
+def spawn(
+    command: Sequence[str | Path], environment: Mapping[str, str], folder: Path
+) -> subprocess.Popen[str]:
+    """Start a process in a group of its own, whose output is text to read, with many files."""
+    with many_files():
+        return subprocess.Popen(  # noqa: S603
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            cwd=folder,
+            start_new_session=True,
+        )
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Return a process and all that it has started; none if it has ended."""
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
 @contextlib.contextmanager
 def many_files() -> Iterator[None]:
     """Let processes that are started in the block open as many files as the hard limit allows.
@@ -140,16 +160,17 @@ def many_files() -> Iterator[None]:
     A thousand connections that do nothing would use up the usual soft limit, and then nobody could
     connect. This process keeps its own limit.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        yield
-        return
-    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with _LIMIT:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            yield
+            return
+        most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def instances(server_pid: int) -> dict[int, str]:

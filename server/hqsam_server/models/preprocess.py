@@ -36,7 +36,7 @@ from hqsam_server.errors import BadRequestError, ModelUnavailableError, RequestC
 # may have allowed. `Limits.max_pixels` replaces it, and is checked before a pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
-# As the encoder has: an encode must not slow down clicks.
+# An encode must not slow down clicks. It is added to the process's own `nice`.
 _NICE = 10
 
 # Pillow tells formats apart by as many bytes.
