@@ -143,6 +143,8 @@ export class Project extends EventTarget {
     work.history.load([], 1);
     this.#works.set(entry.key, work);
     for (const name of ["change", "masked"]) work.addEventListener(name, () => work === this.current && this.#emit(name));
+    // It may have become ready only now, or the server may be back.
+    work.addEventListener("change", () => work === this.current && this.#aheadWhenQuiet());
     work.addEventListener("failed", (event) => this.#workFailed(work, /** @type {CustomEvent} */ (event).detail));
     work.addEventListener("saved", () => this.#saved(work));
     return work;
@@ -233,8 +235,13 @@ export class Project extends EventTarget {
   /** A click, or another image: what is encoded ahead waits. */
   wasUsed() {
     this.#usedAt = performance.now();
+    this.#aheadWhenQuiet();
+  }
+
+  #aheadWhenQuiet() {
     clearTimeout(this.#aheadTimer);
-    this.#aheadTimer = setTimeout(() => this.#encodeAhead(), QUIET_MS);
+    const left = this.#usedAt + QUIET_MS - performance.now();
+    this.#aheadTimer = setTimeout(() => this.#encodeAhead(), Math.max(0, left));
   }
 
   async #encodeAhead() {
@@ -242,7 +249,7 @@ export class Project extends EventTarget {
     if (!this.ahead || !current || current.phase !== "ready" || current.isBusy || !this.server?.ready || this.#waiting) return;
     const next = this.entries.slice(this.index + 1, this.index + 1 + AHEAD).map((entry) => this.work(entry));
     const work = next.find(({ phase }) => phase === "new");
-    if (!work) return;
+    if (!work || next.some(({ phase }) => phase === "loading" || phase === "encoding")) return;
     await work.open();
     this.#forget();
     if (work.phase === "ready" && performance.now() - this.#usedAt >= QUIET_MS) this.#encodeAhead();
