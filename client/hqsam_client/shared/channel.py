@@ -21,8 +21,9 @@ from hqsam_client.errors import OptionError
 MAX_MESSAGE_BYTES = 512 * 2**20
 """Limit of a request and of a response; 256 masks in mode "best" take 320 MiB."""
 
-REPEATED_CODES = ("UNAVAILABLE", "INTERNAL")
-"""What a call is repeated after: no server took it, or a process of the server died on it. INTERNAL
+REPEATED_CODES = ("UNAVAILABLE", "INTERNAL", "CANCELLED")
+"""What a call is repeated after: no server took it, a process of the server died on it, or the
+server ended before it began with it (CANCELLED, unless the caller has cancelled it). INTERNAL
 may also be a lasting failure; the number of attempts is small. Every call is safe to repeat."""
 
 REPEATED_BYTES = 4 * 1024

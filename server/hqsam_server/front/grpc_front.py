@@ -39,8 +39,10 @@ _READ_S = 120.0
 _WRITE_S = 120.0
 _QUESTION_S = 10.0
 _QUESTION_BYTES = 4096
-_LISTEN_S = 5.0
-_POLL_S = 0.1
+_LAST_ANSWERS_S = 1.0
+# How often to look whether Triton is there, and after how many looks without it, it is gone.
+_LOOK_S = 0.1
+_MISSES = 3
 
 # Calls that tell about the server, or about a model; the first need no key.
 _LIVE, _READY = f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady"
@@ -95,6 +97,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._callers = Callers(Keys(settings.front.keys_file), settings.front.proxies)
         self._admission = Admission(settings.front.bounds)
         self._under_way = UnderWay()
+        self.is_listening = False
         self._channel = open_channel(f"{TRITON_GRPC}:{TRITON_PORT}")
         handlers: dict[str, Handler] = {
             _HEALTH: self._health(_HEALTH),
@@ -119,6 +122,41 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         """Give up, for ever, calls whose process died."""
         await self._under_way.watch(self._settings.models)
 
+    async def listen(self) -> None:
+        """Listen for callers while Triton is there, for ever.
+
+        Where nobody listens, a client with several replicas turns to another one at once.
+
+        Raises:
+            StartError: the address is in use, or a file cannot be read.
+        """
+        grace_s = float(self._settings.exit_timeout_s)
+        while True:
+            await self._triton_comes()
+            server = _public_server(self, self._settings)
+            await server.start()
+            self.is_listening = True
+            try:
+                await self._triton_goes()
+                grace_s = _LAST_ANSWERS_S
+            finally:
+                self.is_listening = False
+                await server.stop(grace_s)
+
+    async def _triton_comes(self) -> None:
+        while not self._is_connected():
+            await asyncio.sleep(_LOOK_S)
+
+    async def _triton_goes(self) -> None:
+        misses = 0
+        while misses < _MISSES:
+            await asyncio.sleep(_LOOK_S)
+            misses = 0 if self._is_connected() else misses + 1
+
+    def _is_connected(self) -> bool:
+        state = self._channel.get_state(try_to_connect=True)
+        return bool(state is grpc.ChannelConnectivity.READY)
+
     async def close(self) -> None:
         """Close the connection to Triton."""
         await self._channel.close()
@@ -139,10 +177,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         return handle
 
     def _of_triton(self, error: grpc.aio.AioRpcError) -> RefusedError:
-        if (
-            error.code() == grpc.StatusCode.UNAVAILABLE
-            and self._channel.get_state() != grpc.ChannelConnectivity.READY
-        ):
+        if error.code() == grpc.StatusCode.UNAVAILABLE and not self._is_connected():
             return RefusedError(
                 error.code(), "Triton is starting, or ended: try again in a moment", RETRY_AFTER_S
             )
@@ -157,6 +192,8 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _health(self, method: str) -> Handler:
         async def answer(_: Any, context: Any) -> None:
+            if not self.is_listening:
+                raise RefusedError(grpc.StatusCode.UNAVAILABLE, "nobody can call yet")
             with TimeLimit(_QUESTION_S, _too_slow):
                 await _read(context, _QUESTION_BYTES)
                 # Whatever it asks: about the whole server.
@@ -287,6 +324,19 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([pair], clients, require_client_auth=clients is not None)
 
 
+def _public_server(front: GrpcFront, settings: Settings) -> grpc.aio.Server:
+    server = grpc.aio.server(handlers=[front], options=server_options(settings))
+    address = listen_address(settings.grpc)
+    try:
+        if settings.tls is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, _credentials(settings.tls))
+    except (RuntimeError, OSError) as error:
+        raise StartError(f"cannot listen on {address}: {error}") from error
+    return server
+
+
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM; calls under way are answered within the exit timeout.
 
@@ -295,25 +345,26 @@ async def serve(settings: Settings) -> None:
     """
     Path(FRONT_GRPC.removeprefix("unix:")).unlink(missing_ok=True)
     front = GrpcFront(settings)
-    server = grpc.aio.server(handlers=[front], options=server_options(settings))
-    address = listen_address(settings.grpc)
-    try:
-        server.add_insecure_port(FRONT_GRPC)
-        if settings.tls is None:
-            server.add_insecure_port(address)
-        else:
-            server.add_secure_port(address, _credentials(settings.tls))
-    except (RuntimeError, OSError) as error:
-        raise StartError(f"cannot listen on {address}: {error}") from error
-    await server.start()
+    # The launcher and the HTTP front call it whether or not Triton is there.
+    inside = grpc.aio.server(handlers=[front], options=server_options(settings))
+    inside.add_insecure_port(FRONT_GRPC)
+    await inside.start()
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    watching = [
-        asyncio.create_task(watch_connections(settings.grpc.port, settings.front.bounds)),
-        asyncio.create_task(front.watch()),
+    tasks = [
+        asyncio.create_task(it)
+        for it in (
+            stopped.wait(),
+            front.listen(),
+            front.watch(),
+            watch_connections(settings.grpc.port, settings.front.bounds),
+        )
     ]
-    await stopped.wait()
-    for task in watching:
+    done, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in running:
         task.cancel()
-    await server.stop(settings.exit_timeout_s)
+    await asyncio.wait(running)
+    await inside.stop(settings.exit_timeout_s)
     await front.close()
+    for task in done:
+        task.result()  # raises the error that ended it
