@@ -24,6 +24,8 @@ def server() -> Iterator[TritonServer]:
         environment={
             "HQSAM_MAX_PIXELS": str(MAX_PIXELS),
             "HQSAM_DECODE_SECONDS": str(DECODE_SECONDS),
+            # Images that are kept on purpose would look like a leak.
+            "HQSAM_RESIDENT_BYTES": str(4 * 12_600_000),
         },
         front=Front(open_models=OPEN, http=True),
     ) as running:

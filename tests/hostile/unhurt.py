@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,10 +47,19 @@ def _warm(api: Api) -> None:
     }
     api.infer("hq_sam", inputs)
     click(api)
-    # `segment` keeps the graphs of the last three kinds of unusual requests.
     image_id, _, _ = api.embed(_IMAGE)
+
+    def click_with(points: int) -> None:
+        """Click with this many points, and as much padding."""
+        inputs = {name: np.repeat(it, points, axis=1) for name, it in point().items()}
+        api.segment(image_id, inputs, outputs=["low_res_masks"])
+
+    # `segment` has graphs for the usual numbers of points, also for many clicks at once, and keeps
+    # those of the last three kinds of other requests.
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(click_with, [1, 2, 4] * 8))
     for points in (9, 17, 33):
-        api.segment(image_id, {name: np.repeat(it, points, axis=1) for name, it in point().items()})
+        click_with(points)
     click(api)
 
 
