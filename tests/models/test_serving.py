@@ -291,8 +291,6 @@ def test_a_full_queue_is_unavailable_at_once_and_the_others_are_served(
 
 
 def test_an_encode_that_was_cancelled_in_the_queue_does_not_run(api: Api, store: Path) -> None:
-    # After a lock that was held for too long, the store waits for none until it had one again.
-    api.embed(new_png())
     before = api.metric("encodes_total")
     with ThreadPoolExecutor(2) as pool:
         with writes_held_up(store):
