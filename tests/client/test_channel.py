@@ -70,7 +70,7 @@ def test_certificates_are_checked_against_the_first_name_of_a_list() -> None:
 def test_the_service_config_retries_only_what_may_be_retried() -> None:
     config = json.loads(str(dict(options("localhost:8001", None))["grpc.service_config"]))
     (method,) = config["methodConfig"]
-    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "INTERNAL"]
+    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "INTERNAL", "CANCELLED"]
     assert config["loadBalancingConfig"] == [
         {"ring_hash_experimental": {"requestHashHeader": "x-image-id"}}
     ]

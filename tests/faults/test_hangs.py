@@ -55,10 +55,17 @@ def events(server: Serve) -> int:
 def test_a_stopped_process_of_a_model_is_replaced(world: World, instance: str) -> None:
     healed = events(world.server)
     with world.clicks() as clicks:
-        os.kill(world.server.instances()[instance], signal.SIGSTOP)
+        stopped = world.server.instances()[instance]
+        os.kill(stopped, signal.SIGSTOP)
         # Mostly the model alone is loaded again. On a busy machine Triton may give the process up
         # first, and end when it dies.
-        wait_until(lambda: events(world.server) > healed, f"{instance} to be replaced")
+        wait_until(
+            lambda: (
+                events(world.server) > healed
+                and world.server.instances().get(instance, stopped) != stopped
+            ),
+            f"{instance} to be replaced",
+        )
     assert not set(clicks.errors) - LOST
     with HQSam(world.server.grpc_url, embed_timeout_s=TIMEOUT_S) as sam:
         sam.open(new_png())

@@ -93,6 +93,10 @@ class Hangs:
         """End that."""
         self._calls.stop()
 
+    def forget(self) -> None:
+        """Forget what was said of processes that have been replaced since."""
+        self._calls.forget()
+
     def look(self) -> None:
         """Look once, and kill what hangs."""
         self.look_for_stopped()
@@ -156,6 +160,7 @@ class _Calls:
         self._over = threading.Event()
         self._since: float | None = None
         self._given_up: deque[str] = deque()
+        self._forgotten = 0
         self.model = ""
 
     def start(self) -> None:
@@ -174,6 +179,11 @@ class _Calls:
         while self._given_up:
             yield self._given_up.popleft()
 
+    def forget(self) -> None:
+        """Forget what Triton said, and will say in answer to the call that waits."""
+        self._forgotten += 1
+        self._given_up.clear()
+
     def _run(self) -> None:
         while not self._over.wait(CALL_INTERVAL_S):
             for model in self._models:
@@ -185,8 +195,10 @@ class _Calls:
 
     def _is_answered(self) -> bool:
         """Call once; a full queue and a lost connection are no answer of the model."""
+        forgotten = self._forgotten
         status, text = self._server.call(self.model, _CALLS[self.model], _CALL_TIMEOUT_S)
-        self._given_up.extend(_GIVEN_UP.findall(text))
+        if forgotten == self._forgotten:
+            self._given_up.extend(_GIVEN_UP.findall(text))
         return status not in (0, HTTPStatus.SERVICE_UNAVAILABLE)
 
 

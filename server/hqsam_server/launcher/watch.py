@@ -54,11 +54,14 @@ def supervise(server: TritonServer, report: Callable[[str], None] | None = None)
                 alive = instances(server.pid).values()
                 dead = sorted({_model(name) for name in server.expected.difference(alive)})
                 if all(loads[it].spend() and _reload(server, it, hangs, say) for it in dead):
+                    if dead:
+                        hangs.forget()
                     hangs.look()  # what it kills is seen dead the next time
                     continue
             else:
                 say(f"tritonserver ended with status {status}")
             _restart(server, pauses, hangs, say)
+            hangs.forget()
             loads.clear()
 
 
