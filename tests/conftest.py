@@ -1,18 +1,19 @@
-"""What all tests share: the order of the packages, repositories, and running servers."""
+"""What all tests share: the order of the packages, and repositories."""
 
 from __future__ import annotations
 
+import multiprocessing
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from hqsam_export import checkpoint, exporter
-from hqsam_server import TritonServer
+from hqsam_export.modeling import Architecture
 from hqsam_testing import browser, rebuilt
 from hqsam_testing import cheap_repository as cheap
-from hqsam_testing.api import serve
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -98,15 +99,24 @@ def _made_once(folder: Path, make: Callable[[Path], object]) -> Path:
     return folder
 
 
+def _export(folder: Path, architecture: Architecture | None) -> None:
+    exporter.export(checkpoint.build_model(rebuilt.state_dict(architecture)), folder)
+
+
+def _exported_once(folder: Path, architecture: Architecture | None) -> Path:
+    """Export rebuilt weights in a process of its own: PyTorch keeps gigabytes afterwards."""
+
+    def make(unfinished: Path) -> None:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            process.submit(_export, unfinished, architecture).result()
+
+    return _made_once(folder, make)
+
+
 @pytest.fixture(scope="session")
 def tiny_repository(run_folder: Path) -> Path:
     """A whole model repository with a tiny random model under the contract's shapes."""
-    return _made_once(
-        run_folder / "tiny",
-        lambda folder: exporter.export(
-            checkpoint.build_model(rebuilt.state_dict(rebuilt.TINY)), folder
-        ),
-    )
+    return _exported_once(run_folder / "tiny", rebuilt.TINY)
 
 
 @pytest.fixture(scope="session")
@@ -118,45 +128,7 @@ def cheap_repository(run_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def vit_b_repository(run_folder: Path) -> Path:
     """The model repository of a full-size ViT-B with the oracle's weights: takes a minute."""
-    return _made_once(
-        run_folder / "vit_b",
-        lambda folder: exporter.export(checkpoint.build_model(rebuilt.state_dict()), folder),
-    )
-
-
-@pytest.fixture(scope="session")
-def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the store of `tiny_server`."""
-    return tmp_path_factory.mktemp("tiny-store")
-
-
-@pytest.fixture(scope="session")
-def tiny_server(tiny_repository: Path, tiny_store: Path) -> Iterator[TritonServer]:
-    """A running server with the tiny model in fp32. Tests leave it as they find it."""
-    with serve(tiny_repository, tiny_store) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """A running server with the small model in fp32. Tests leave it as they find it."""
-    with serve(None, tmp_path_factory.mktemp("small-store")) as server:
-        yield server
-
-
-@pytest.fixture
-def forget(tiny_store: Path) -> Callable[[str], None]:
-    """Removes an image from the store of `tiny_server`, as an eviction does."""
-
-    def remove(image_id: str) -> None:
-        entries = [
-            path for path in tiny_store.rglob("*") if image_id in path.name and path.is_file()
-        ]
-        assert entries, f"{image_id} is not in the store"
-        for entry in entries:
-            entry.unlink()
-
-    return remove
+    return _exported_once(run_folder / "vit_b", None)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from hqsam_testing.waiting import TIMEOUT_S
 
 ALL_MODELS = tuple(model.name for model in contract.MODELS)
 
+_RESIDENT_BYTES = 8 * 12_600_000
 _MARKS = itertools.count()
 
 
@@ -28,6 +29,8 @@ def serve(
     repository: Path | None, store: Path, options: Mapping[str, str] | None = None
 ) -> TritonServer:
     """Return a server in fp32, not yet started; all its models are open, also over HTTP.
+
+    It keeps few images resident, as several servers may run side by side.
 
     Args:
         repository: its model repository; None for the small model.
@@ -38,7 +41,11 @@ def serve(
         repository,
         front=Front(open_models=ALL_MODELS, http=True),
         tuning=Tuning(precision="fp32"),
-        environment={"HQSAM_STORE_FOLDER": str(store), **(options or {})},
+        environment={
+            "HQSAM_STORE_FOLDER": str(store),
+            "HQSAM_RESIDENT_BYTES": str(_RESIDENT_BYTES),
+            **(options or {}),
+        },
         start_timeout_s=TIMEOUT_S,
     )
 

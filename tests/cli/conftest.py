@@ -14,10 +14,14 @@ from hqsam_testing.oracle import images
 from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
 
+from tests.servers import forget, tiny_server, tiny_store
+
+__all__ = ["forget", "tiny_server", "tiny_store"]
+
 _SERIAL = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tiny_server: TritonServer) -> TritonServer:
     return tiny_server
 

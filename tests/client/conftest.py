@@ -20,16 +20,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from tests.servers import forget, tiny_server, tiny_store
+
+__all__ = ["forget", "tiny_server", "tiny_store"]
+
 _SERIAL = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def store(tiny_store: Path) -> Path:
     """The folder of the server's embedding store."""
     return tiny_store
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tiny_server: TritonServer) -> TritonServer:
     return tiny_server
 

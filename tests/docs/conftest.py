@@ -22,11 +22,14 @@ from PIL import Image
 
 from tests.docs import standins
 from tests.docs.pages import ROOT
+from tests.servers import small_server
+
+__all__ = ["small_server"]
 
 SIZE = (640, 480)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(small_server: TritonServer) -> TritonServer:
     return small_server
 

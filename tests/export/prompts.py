@@ -54,8 +54,10 @@ def image(width: int = 768) -> Arrays:
 
 @cache
 def session(path: Path) -> onnxruntime.InferenceSession:
-    """Load a file; sessions are kept, so this is for small models."""
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    """Load a file; sessions are kept, so this is for small models, and they keep no memory."""
+    options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = False
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def run(repository: Path, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:

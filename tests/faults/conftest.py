@@ -113,28 +113,38 @@ def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="package")
-def start(
-    small_repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., World]]:
-    """Starts `hqsam serve` with a new store, or the given one."""
+@contextmanager
+def servers(repository: Path, make_folder: Callable[[str], Path]) -> Iterator[Callable[..., World]]:
+    """Yield what starts servers, which end with the block."""
     started: list[Serve] = []
 
     def start(store: Path | None = None, **options: str) -> World:
-        folder = tmp_path_factory.mktemp("faults")
+        folder = make_folder("faults")
         (folder / "temporary").mkdir()
         store = store or folder / "store"
         environment = {"HQSAM_STORE_FOLDER": str(store), **options}
-        server = Serve(small_repository, folder / "temporary", options=environment)
+        server = Serve(repository, folder / "temporary", options=environment)
         started.append(server)
         return World(server, store)
 
-    yield start
-    for server in started:
-        server.kill()
+    try:
+        yield start
+    finally:
+        for server in started:
+            server.kill()
+
+
+@pytest.fixture
+def start(
+    small_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., World]]:
+    """Starts `hqsam serve` with a new store, or the given one, until the test ends."""
+    with servers(small_repository, tmp_path_factory.mktemp) as start:
+        yield start
 
 
 @pytest.fixture(scope="package")
-def world(start: Callable[..., World]) -> World:
+def world(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A server that tests share; each one has to leave it as it was."""
-    return start()
+    with servers(small_repository, tmp_path_factory.mktemp) as start:
+        yield start()

@@ -14,8 +14,12 @@ from hqsam_server import TritonServer
 from hqsam_testing.command import Command
 from hqsam_testing.waiting import TIMEOUT_S
 
+from tests.servers import small_server
 
-@pytest.fixture(scope="session")
+__all__ = ["small_server"]
+
+
+@pytest.fixture(scope="package")
 def server(small_server: TritonServer) -> TritonServer:
     return small_server
 

@@ -62,13 +62,12 @@ def hq_sam_inputs(encoded: bytes) -> dict[str, NDArray[Any]]:
     }
 
 
-def test_encodes_give_way_to_clicks(tiny_server: TritonServer) -> None:
-    with Api(tiny_server) as api:
-        api.embed(new_png())
-    own = psutil.Process(tiny_server.pid).nice()
+def test_encodes_give_way_to_clicks(server: TritonServer, api: Api) -> None:
+    api.embed(new_png())
+    own = psutil.Process(server.pid).nice()
     computed_at = {
         name.rsplit("_", 2)[0]: _niceness_of_the_work(pid)
-        for pid, name in instances(tiny_server.pid).items()
+        for pid, name in instances(server.pid).items()
     }
     for model in ("preprocess", "encoder", "features"):
         assert computed_at[model] == 19

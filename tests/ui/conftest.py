@@ -1,4 +1,4 @@
-"""The page on a running server with a tiny random model, and a browser."""
+"""The page on a running server with the small model, and a browser."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from hqsam_testing import browser as browsers
 from hqsam_testing.waiting import TIMEOUT_S
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.servers import small_server
 from tests.ui.driving import DESK, Visit, image_file
 
+__all__ = ["small_server"]
 
-@pytest.fixture(scope="session")
-def server(tiny_server: TritonServer) -> TritonServer:
-    return tiny_server
+
+@pytest.fixture(scope="package")
+def server(small_server: TritonServer) -> TritonServer:
+    return small_server
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ RECORD_PROMPTS = """
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def home(small_server: TritonServer) -> Iterator[str]:
     """The page on the server with the small model."""
     with browsers.hqsam_ui("--url", small_server.grpc_url) as (address, _):

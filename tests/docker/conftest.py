@@ -1,0 +1,7 @@
+"""A running server with a tiny model."""
+
+from __future__ import annotations
+
+from tests.servers import tiny_server, tiny_store
+
+__all__ = ["tiny_server", "tiny_store"]
