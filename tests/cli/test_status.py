@@ -67,6 +67,7 @@ def test_one_timeout_bounds_every_answer_of_a_probe() -> None:
     assert (chosen["timeout_s"], chosen["embed_timeout_s"]) == (7, 7)
 
 
+@pytest.mark.slow
 def test_a_server_whose_embed_has_died_is_not_ready_without_a_probe_either(
     cheap_repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

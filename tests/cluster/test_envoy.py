@@ -75,6 +75,7 @@ def test_an_image_is_encoded_once_for_all_clients(envoy: Envoy, replicas: list[R
     assert sum(encodes(replicas)) == before + IMAGES
 
 
+@pytest.mark.slow
 def test_no_call_is_lost_with_a_killed_replica_and_it_gets_its_share_back(
     envoy: Envoy, replicas: list[Replica]
 ) -> None:
@@ -104,6 +105,7 @@ def test_no_call_is_lost_with_a_killed_replica_and_it_gets_its_share_back(
     assert encodes(kept) == moved
 
 
+@pytest.mark.slow
 def test_a_replica_that_is_told_to_end_loses_no_call(
     envoy: Envoy, replicas: list[Replica], opened: list[RemoteImage]
 ) -> None:
@@ -114,6 +116,7 @@ def test_a_replica_that_is_told_to_end_loses_no_call(
     assert load.errors == []
 
 
+@pytest.mark.slow
 def test_a_hung_replica_gets_no_calls_until_it_responds_again(
     envoy: Envoy, replicas: list[Replica], opened: list[RemoteImage]
 ) -> None:
@@ -188,6 +191,7 @@ def test_envoy_repeats_a_call_that_a_dying_process_lost(tmp_path: Path) -> None:
             server.stop(None).wait()
 
 
+@pytest.mark.slow
 def test_a_rolling_restart_fails_no_call(
     envoy: Envoy, replicas: list[Replica], opened: list[RemoteImage]
 ) -> None:
@@ -210,6 +214,7 @@ def test_the_variants_with_and_without_tls_differ_in_tls_only() -> None:
     assert tls == plain
 
 
+@pytest.mark.slow
 def test_with_tls_only_clients_with_a_valid_certificate_are_accepted(
     replicas: list[Replica], tmp_path: Path
 ) -> None:

@@ -60,7 +60,17 @@ def run(block: Block, folder: Path, environment: dict[str, str], code: str) -> N
     assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("page", [it for it in PAGES if blocks(it) and it != PROTOCOL])
+LONG = ("docs/evaluating.md", "docs/exporting.md", "docs/serving.md", "docs/small-model.md")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(it, marks=pytest.mark.slow if it in LONG else ())
+        for it in PAGES
+        if blocks(it) and it != PROTOCOL
+    ],
+)
 def test_every_block_of_a_page_runs(
     page: str, folder: Path, environment: dict[str, str], addressed: Callable[[str], str]
 ) -> None:

@@ -152,6 +152,7 @@ def test_another_file_under_the_published_name_is_refused_with_both_digests(
     assert CONTENT in files(cache).values()  # the cache is the user's
 
 
+@pytest.mark.slow
 def test_without_hub_and_cache_the_message_says_what_to_do(cache: Path) -> None:
     with serving() as server:
         endpoint = server.url
@@ -160,7 +161,7 @@ def test_without_hub_and_cache_the_message_says_what_to_do(cache: Path) -> None:
     assert "give its path" in message
 
 
-@pytest.mark.parametrize("status", [401, 404, 500])
+@pytest.mark.parametrize("status", [401, 404, pytest.param(500, marks=pytest.mark.slow)])
 def test_a_hub_that_refuses_is_an_error_of_one_line(
     server: Files, cache: Path, status: int
 ) -> None:

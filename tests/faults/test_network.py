@@ -69,6 +69,7 @@ def test_connections_are_half_open(world: World) -> None:
     assert not clicks.errors
 
 
+@pytest.mark.slow
 def test_a_client_does_not_read_its_answer(world: World) -> None:
     boxes = [(10, 10, 50, 30)] * 64
     with (

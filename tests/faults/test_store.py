@@ -35,6 +35,7 @@ def test_the_folder_is_deleted(world: World) -> None:
     assert world.entry(0).exists()
 
 
+@pytest.mark.slow
 def test_the_folder_becomes_a_file(world: World) -> None:
     with world.clicks() as clicks:
         aside = world.store.rename(world.store.with_name("aside"))
@@ -65,6 +66,7 @@ def test_the_folder_is_read_only(world: World) -> None:
     assert not clicks.errors
 
 
+@pytest.mark.slow
 def test_the_disk_is_filled(start: Callable[..., World], tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -133,6 +135,7 @@ def test_an_entry_is_damaged_in_place(world: World, damage: Callable[[Path], Non
     assert world.server.instances() == before
 
 
+@pytest.mark.slow
 def test_the_clock_is_set_back(start: Callable[..., World]) -> None:
     # Entries from before the clock was set back: room for three, all of them from tomorrow.
     world = start(HQSAM_STORE_BYTES=str(3 * 12_600_000))
@@ -155,6 +158,7 @@ def digest(file: bytes) -> str:
     return hashlib.sha256(file).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_while_it_writes_is_started_again(
     start: Callable[..., World], tmp_path: Path
 ) -> None:

@@ -109,6 +109,7 @@ def test_requests_under_way_are_answered_before_it_ends(serve: Start, tmp_path: 
     assert server.left_behind() == []
 
 
+@pytest.mark.slow
 def test_requests_that_take_longer_than_the_exit_timeout_end_with_an_error(
     serve: Start, tmp_path: Path
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_second_start_finds_the_compiled_models(repository: Path, tmp_path: Pa
     assert found[0] == found[1] != {}
 
 
+@pytest.mark.slow
 def test_the_small_model_is_compiled_once(tmp_path: Path) -> None:
     found = []
     for _ in range(2):
@@ -231,6 +233,7 @@ def test_only_the_process_that_started_it_may_administer_it(
         stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=TIMEOUT_S)
 
 
+@pytest.mark.slow
 def test_the_next_server_cleans_up_after_one_that_was_killed_with_its_janitor(
     serve: Start,
 ) -> None:

@@ -69,6 +69,7 @@ def test_one_of_two_instances_that_died_is_replaced(serve: Start) -> None:
         works(server.grpc_url, "caller")
 
 
+@pytest.mark.slow
 def test_several_models_that_died_at_once_are_loaded_again(serve: Start) -> None:
     server = serve()
     found = server.instances()
@@ -96,6 +97,7 @@ def test_a_request_whose_process_died_ends_with_an_error(serve: Start, tmp_path:
         assert bytes(answer.result()["said"]) == b"again"
 
 
+@pytest.mark.slow
 def test_a_triton_that_died_is_started_again_on_the_same_ports(serve: Start) -> None:
     server = serve()
     server.triton.kill()
@@ -107,6 +109,7 @@ def test_a_triton_that_died_is_started_again_on_the_same_ports(serve: Start) -> 
     assert server.left_behind() == []
 
 
+@pytest.mark.slow
 def test_the_server_is_restarted_if_a_model_cannot_be_loaded_again(
     serve: Start, repository: Path
 ) -> None:

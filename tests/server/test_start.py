@@ -82,6 +82,7 @@ def test_a_signal_before_triton_runs_leaves_nothing_behind(
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_start_that_takes_too_long_ends_and_says_what_it_waits_for(hanging: Path) -> None:
     log = io.StringIO()
     server = TritonServer(hanging, start_timeout_s=12, log=log)

@@ -28,7 +28,13 @@ def restarted(whole_repository: Path, tmp_path_factory: pytest.TempPathFactory) 
     server.kill()
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model",
+    [
+        "segment",
+        *(pytest.param(it, marks=pytest.mark.slow) for it in MODELS if it != "segment"),
+    ],
+)
 def test_images_are_segmented_after_each_process_died(restarted: Serve, model: str) -> None:
     psutil.Process(restarted.instances()[f"{model}_0_0"]).kill()
     restarted.line(f"{model} is back after")
@@ -36,6 +42,7 @@ def test_images_are_segmented_after_each_process_died(restarted: Serve, model: s
         assert sam.open(new_png()).segment(points=[(20, 20)]).array.shape[1] == 60
 
 
+@pytest.mark.slow
 def test_the_probe_notices_a_dead_process_without_supervision(whole_repository: Path) -> None:
     with TritonServer(whole_repository) as server:
 

@@ -297,6 +297,7 @@ def test_a_broken_file_is_reported_below_the_image(visit: Visit) -> None:
     click(page, COIN)
 
 
+@pytest.mark.slow
 def test_the_page_waits_for_a_stopped_server_and_continues(visit: Visit) -> None:
     here = Endpoint().with_port()
     with hqsam_ui("--url", here.url) as (address, _):
