@@ -22,7 +22,7 @@ _NO_IMAGE_ID = "status"
 
 _MAX_METRICS_BYTES = 2**20
 
-_METRIC = re.compile(r"^hqsam_(?P<name>\w+?)(_total)?(\{[^}]*\})? (?P<value>\S+)$", re.MULTILINE)
+_METRIC = re.compile(r"^hqsam_(?P<name>\w+?)(_total)? (?P<value>\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

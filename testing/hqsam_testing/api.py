@@ -14,6 +14,7 @@ import tritonclient.grpc as triton
 from hqsam_client import contract
 from hqsam_server import Front, TritonServer, Tuning
 from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import np_to_triton_dtype
 
 from hqsam_testing import image_files
@@ -121,11 +122,21 @@ class Api:
             outputs,
         )
 
-    def metric(self, name: str) -> float:
-        """Return one of the project's own metrics, by its name without `hqsam_`."""
+    def metric(self, name: str, **labels: str) -> float:
+        """Return one of the project's own metrics, by its name without `hqsam_`.
+
+        With labels, it is 0 until something has been counted under them.
+        """
         with urllib.request.urlopen(self._metrics_url, timeout=TIMEOUT_S) as page:  # noqa: S310 - http, as made above
-            lines = page.read().decode().splitlines()
-        return float(next(line for line in lines if line.startswith(f"hqsam_{name} ")).split()[1])
+            families = list(text_string_to_metric_families(page.read().decode()))
+        samples = [
+            it.value
+            for family in families
+            for it in family.samples
+            if it.name == f"hqsam_{name}" and labels.items() <= it.labels.items()
+        ]
+        assert samples or labels, f"there is no metric hqsam_{name}"
+        return sum(samples)
 
 
 def point(x: float = 512, y: float = 300) -> dict[str, NDArray[Any]]:

@@ -29,7 +29,7 @@ class Metrics:
     def __init__(self) -> None:
         self._numbers: dict[str, Number] = {}
         self.metrics = metrics.build(self._make, self._make)
-        self.own = metrics.build_embed(self._make, self._make)
+        self.own = metrics.build_embed(self._make)
 
     def _make(self, name: str, description: str) -> Number:
         assert description

@@ -1,7 +1,5 @@
 """An image's bytes in, its image_id out: adapts `hqsam_server.models.embed`."""
 
-import time
-
 import numpy as np
 from hqsam_server.models import adapter, settings
 from hqsam_server.models.caller import Caller
@@ -14,15 +12,13 @@ class TritonPythonModel:
         parameters = adapter.parameters(args)
         metrics = adapter.metrics()
         bounds = settings.bounds(parameters)
-        own_metrics = adapter.embed_metrics()
-        self._seconds = own_metrics.embed_seconds
         preprocess = Preprocessor(settings.limits(parameters), bounds.workers)
         preprocess.warm_up()
         self._embedder = Embedder(
             settings.open_store(parameters, adapter.repository(args), metrics),
             preprocess,
             _encode,
-            (metrics, own_metrics),
+            (metrics, adapter.embed_metrics()),
             bounds,
         )
 
@@ -43,14 +39,12 @@ class TritonPythonModel:
         self._embedder.close()
 
     def _caller(self, request):
-        start = time.monotonic()
         send, is_cancelled = adapter.send_later(request)
-
-        def reply(answer):
-            send(adapter.answered(_outputs(answer)))
-            self._seconds.observe(time.monotonic() - start)
-
-        return Caller(reply, is_cancelled, adapter.caller(request))
+        return Caller(
+            lambda answer: send(adapter.answered(_outputs(answer))),
+            is_cancelled,
+            adapter.caller(request),
+        )
 
 
 def _outputs(answer):

@@ -16,11 +16,19 @@ from tritonclient.grpc import service_pb2
 from hqsam_server.errors import StartError
 from hqsam_server.front import infer_request
 from hqsam_server.front.admission import RETRY_AFTER_S, Admission, Ticket
+from hqsam_server.front.call_metrics import CallMetrics
 from hqsam_server.front.callers import PEER_KEY, Callers, Keys
 from hqsam_server.front.connections import most_connections, open_channel, watch_connections
 from hqsam_server.front.errors import RefusedError, invalid
+from hqsam_server.front.infer_request import Checked
 from hqsam_server.front.limit import TimeLimit
-from hqsam_server.front.settings import FRONT_GRPC, TRITON_GRPC, TRITON_PORT, Settings
+from hqsam_server.front.settings import (
+    FRONT_GRPC,
+    METRICS_METHOD,
+    TRITON_GRPC,
+    TRITON_PORT,
+    Settings,
+)
 from hqsam_server.front.under_way import UnderWay, lost
 from hqsam_server.launcher.options import ANY, Endpoint, Tls
 
@@ -97,6 +105,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._callers = Callers(Keys(settings.front.keys_file), settings.front.proxies)
         self._admission = Admission(settings.front.bounds)
         self._under_way = UnderWay()
+        self.metrics = CallMetrics()
         self.is_listening = False
         self._channel = open_channel(f"{TRITON_GRPC}:{TRITON_PORT}")
         handlers: dict[str, Handler] = {
@@ -220,26 +229,35 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         return answer
 
     async def _infer(self, _: Any, context: Any) -> None:
-        caller = self._caller(context)
-        with self._admission.admit(caller) as ticket:
-            data = await self._receive(context, ticket)
-            checked = infer_request.check(
-                data, self._settings.models, caller, self._settings.prompts
-            )
-            ticket.hold(len(data) + checked.response_bytes)
-            del data
-            call = self._to_triton[f"/{SERVICE}/ModelInfer"](
-                checked.message,
-                timeout=context.time_remaining(),
-                metadata=[
-                    pair
-                    for pair in context.invocation_metadata() or ()
-                    if pair[0] not in _OWN_METADATA and not pair[0].startswith(":")
-                ],
-            )
+        with self.metrics.measure() as measured:
+            caller = self._caller(context)
+            with self._admission.admit(caller) as ticket:
+                data = await self._receive(context, ticket)
+                checked = infer_request.check(
+                    data, self._settings.models, caller, self._settings.prompts
+                )
+                measured.is_for(checked.model)
+                ticket.hold(len(data) + checked.response_bytes)
+                del data
+                await self._pass_on(checked, context)
+
+    async def _pass_on(self, checked: Checked, context: Any) -> None:
+        """Have Triton answer a request, and send its answer."""
+        call = self._to_triton[f"/{SERVICE}/ModelInfer"](
+            checked.message,
+            timeout=context.time_remaining(),
+            metadata=[
+                pair
+                for pair in context.invocation_metadata() or ()
+                if pair[0] not in _OWN_METADATA and not pair[0].startswith(":")
+            ],
+        )
+        try:
             response = await self._under_way.answer(checked.model, call)
-            with TimeLimit(_WRITE_S, _too_slow):
-                await context.write(response)
+        except grpc.aio.AioRpcError as error:
+            raise self._of_triton(error) from error
+        with TimeLimit(_WRITE_S, _too_slow):
+            await context.write(response)
 
     async def _receive(self, context: Any, ticket: Ticket) -> bytes:
         """Read a request; one that takes time holds as many bytes as it may have."""
@@ -268,6 +286,20 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
             timer.cancel()
         ticket.hold(len(data))
         return data
+
+
+class _Inside(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Handles what only the server's own processes call."""
+
+    def __init__(self, metrics: CallMetrics) -> None:
+        async def answer(_request: bytes, _context: Any) -> bytes:
+            return metrics.page()
+
+        self._handler = grpc.unary_unary_rpc_method_handler(answer)
+
+    def service(self, details: Any) -> Any:
+        """Return what handles a method, or None if another handler does."""
+        return self._handler if details.method == METRICS_METHOD else None
 
 
 async def _read(context: Any, most: int) -> bytes:
@@ -346,7 +378,7 @@ async def serve(settings: Settings) -> None:
     Path(FRONT_GRPC.removeprefix("unix:")).unlink(missing_ok=True)
     front = GrpcFront(settings)
     # The launcher and the HTTP front call it whether or not Triton is there.
-    inside = grpc.aio.server(handlers=[front], options=server_options(settings))
+    inside = grpc.aio.server(handlers=[_Inside(front.metrics), front], options=server_options(settings))
     inside.add_insecure_port(FRONT_GRPC)
     await inside.start()
     stopped = asyncio.Event()

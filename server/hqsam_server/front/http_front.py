@@ -27,7 +27,7 @@ from hqsam_server.front.connections import open_channel
 from hqsam_server.front.errors import RefusedError, invalid
 from hqsam_server.front.http_connections import Listener
 from hqsam_server.front.limit import TimeLimit
-from hqsam_server.front.settings import FRONT_GRPC, TRITON_METRICS, Settings
+from hqsam_server.front.settings import FRONT_GRPC, METRICS_METHOD, TRITON_METRICS, Settings
 from hqsam_server.launcher.options import Tls
 
 _SERVICE = "/inference.GRPCInferenceService"
@@ -179,7 +179,10 @@ class HttpFront:
     async def _operators(self, request: Request) -> Answer:
         if request.path == "/metrics":
             _check_method(request, "GET")
-            return Answer(await _metrics(), "text/plain; version=0.0.4; charset=utf-8")
+            own = await self._channel.unary_unary(METRICS_METHOD)(b"", timeout=_METRICS_S)
+            return Answer(
+                await _triton_metrics() + own, "text/plain; version=0.0.4; charset=utf-8"
+            )
         return await self._health(request)
 
     async def _health(self, request: Request) -> Answer:
@@ -294,7 +297,7 @@ def _check_origin(request: Request) -> None:
         raise StatusError(415, f"the body is {kind}, expected application/json")
 
 
-async def _metrics() -> bytes:
+async def _triton_metrics() -> bytes:
     """Return Triton's metrics.
 
     Raises:

@@ -34,7 +34,6 @@ from hqsam_server.errors import (
 )
 from hqsam_server.models.caller import CALLER_PARAMETER
 from hqsam_server.models.metrics import (
-    EMBED_SECONDS_BUCKETS,
     EmbedMetrics,
     Metrics,
     build,
@@ -87,12 +86,7 @@ def metrics() -> Metrics:
 
 def embed_metrics() -> EmbedMetrics:
     """Make the metrics of `embed` alone."""
-    return build_embed(
-        lambda name, text: _metric(name, text, pb_utils.MetricFamily.GAUGE),
-        lambda name, text: _metric(
-            name, text, pb_utils.MetricFamily.HISTOGRAM, buckets=list(EMBED_SECONDS_BUCKETS)
-        ),
-    )
+    return build_embed(lambda name, text: _metric(name, text, pb_utils.MetricFamily.GAUGE))
 
 
 def report_restarts() -> None:
@@ -127,15 +121,11 @@ class _Metric:
         with _METRICS:
             self._metric.set(value)
 
-    def observe(self, value: float, /) -> None:
-        with _METRICS:
-            self._metric.observe(value)
 
-
-def _metric(name: str, description: str, kind: Any, **options: Any) -> _Metric:
+def _metric(name: str, description: str, kind: Any) -> _Metric:
     family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
     _families.append(family)
-    return _Metric(family.Metric(labels={}, **options))
+    return _Metric(family.Metric(labels={}))
 
 
 def answer(

@@ -25,13 +25,6 @@ class Gauge(Protocol):
         """Set it."""
 
 
-class Histogram(Protocol):
-    """Counts values by their size."""
-
-    def observe(self, value: float, /) -> None:
-        """Count a value."""
-
-
 @dataclass(frozen=True)
 class Metrics:
     """The metrics of `embed` and `segment`; `DESCRIPTIONS` has their names and meaning."""
@@ -95,35 +88,17 @@ class EmbedMetrics:
 
     encodes_waiting: Gauge
     encodes_running: Gauge
-    embed_seconds: Histogram
 
 
-EMBED_DESCRIPTIONS: dict[str, tuple[Literal["gauge", "histogram"], str, str]] = {
-    "encodes_waiting": ("gauge", "hqsam_encodes_waiting", "Images that wait for an encode"),
+EMBED_DESCRIPTIONS: dict[str, tuple[str, str]] = {
+    "encodes_waiting": ("hqsam_encodes_waiting", "Images that wait for an encode"),
     "encodes_running": (
-        "gauge",
         "hqsam_encodes_running",
         "Images that are being decoded or encoded",
     ),
-    "embed_seconds": (
-        "histogram",
-        "hqsam_embed_seconds",
-        "Time from a request to embed until its answer, lookups and errors included",
-    ),
 }
-"""Kind, Prometheus name and description of each of `EmbedMetrics`."""
+"""Prometheus name and description of each of `EmbedMetrics`."""
 
-EMBED_SECONDS_BUCKETS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-"""Upper bounds of the histogram's buckets."""
-
-
-def build_embed(
-    make_gauge: Callable[[str, str], Gauge], make_histogram: Callable[[str, str], Histogram]
-) -> EmbedMetrics:
+def build_embed(make_gauge: Callable[[str, str], Gauge]) -> EmbedMetrics:
     """Make every metric of `embed`, given how to make one of a name and a description."""
-    makers = {"gauge": make_gauge, "histogram": make_histogram}
-    made = {
-        field: makers[kind](name, description)
-        for field, (kind, name, description) in EMBED_DESCRIPTIONS.items()
-    }
-    return EmbedMetrics(**made)  # type: ignore[arg-type]
+    return EmbedMetrics(**{it: make_gauge(*about) for it, about in EMBED_DESCRIPTIONS.items()})
