@@ -11,10 +11,9 @@ import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
 from hqsam_testing.oracle import images
+from hqsam_testing.servers import forget, tiny_server, tiny_store
 from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
-
-from tests.servers import forget, tiny_server, tiny_store
 
 __all__ = ["forget", "tiny_server", "tiny_store"]
 

@@ -15,12 +15,11 @@ import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
 from hqsam_testing.oracle import images
+from hqsam_testing.servers import forget, tiny_server, tiny_store
 from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-
-from tests.servers import forget, tiny_server, tiny_store
 
 __all__ = ["forget", "tiny_server", "tiny_store"]
 

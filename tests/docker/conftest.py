@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.servers import tiny_server, tiny_store
+from hqsam_testing.servers import tiny_server, tiny_store
 
 __all__ = ["tiny_server", "tiny_store"]

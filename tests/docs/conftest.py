@@ -18,11 +18,11 @@ from hqsam_server import TritonServer
 from hqsam_testing import rebuilt
 from hqsam_testing.coins import COINS, LABELS
 from hqsam_testing.command import Command
+from hqsam_testing.servers import small_server
 from PIL import Image
 
 from tests.docs import standins
 from tests.docs.pages import ROOT
-from tests.servers import small_server
 
 __all__ = ["small_server"]
 

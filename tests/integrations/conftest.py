@@ -12,9 +12,8 @@ import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
 from hqsam_testing.command import Command
+from hqsam_testing.servers import small_server
 from hqsam_testing.waiting import TIMEOUT_S
-
-from tests.servers import small_server
 
 __all__ = ["small_server"]
 

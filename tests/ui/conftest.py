@@ -10,10 +10,10 @@ import pytest
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
 from hqsam_testing import browser as browsers
+from hqsam_testing.servers import small_server
 from hqsam_testing.waiting import TIMEOUT_S
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.servers import small_server
 from tests.ui.driving import DESK, Visit, image_file
 
 __all__ = ["small_server"]

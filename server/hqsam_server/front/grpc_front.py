@@ -378,7 +378,9 @@ async def serve(settings: Settings) -> None:
     Path(FRONT_GRPC.removeprefix("unix:")).unlink(missing_ok=True)
     front = GrpcFront(settings)
     # The launcher and the HTTP front call it whether or not Triton is there.
-    inside = grpc.aio.server(handlers=[_Inside(front.metrics), front], options=server_options(settings))
+    inside = grpc.aio.server(
+        handlers=[_Inside(front.metrics), front], options=server_options(settings)
+    )
     inside.add_insecure_port(FRONT_GRPC)
     await inside.start()
     stopped = asyncio.Event()

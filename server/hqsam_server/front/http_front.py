@@ -180,9 +180,7 @@ class HttpFront:
         if request.path == "/metrics":
             _check_method(request, "GET")
             own = await self._channel.unary_unary(METRICS_METHOD)(b"", timeout=_METRICS_S)
-            return Answer(
-                await _triton_metrics() + own, "text/plain; version=0.0.4; charset=utf-8"
-            )
+            return Answer(await _triton_metrics() + own, "text/plain; version=0.0.4; charset=utf-8")
         return await self._health(request)
 
     async def _health(self, request: Request) -> Answer:

@@ -99,6 +99,7 @@ EMBED_DESCRIPTIONS: dict[str, tuple[str, str]] = {
 }
 """Prometheus name and description of each of `EmbedMetrics`."""
 
+
 def build_embed(make_gauge: Callable[[str, str], Gauge]) -> EmbedMetrics:
     """Make every metric of `embed`, given how to make one of a name and a description."""
     return EmbedMetrics(**{it: make_gauge(*about) for it, about in EMBED_DESCRIPTIONS.items()})

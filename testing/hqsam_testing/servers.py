@@ -1,4 +1,4 @@
-"""Servers for a package of tests. Its conftest imports them, and they end with its last test.
+"""Fixtures: servers for a package of tests. Its conftest imports them; they end with its last test.
 
 A server takes two gigabytes: those of the whole run would not fit side by side.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hqsam_server import TritonServer
+
 from hqsam_testing.api import serve
 
 
