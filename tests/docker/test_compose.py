@@ -20,6 +20,7 @@ from hqsam_cli.commands import serve
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+REPLICAS = ("cpu", "gpu-0", "gpu-1")
 COMPOSE = sorted(DOCKER.glob("compose*.yaml"))
 
 
@@ -67,8 +68,14 @@ def test_nothing_is_published_beyond_loopback(path: Path) -> None:
             assert port.startswith("127.0.0.1:")
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu"])
-@pytest.mark.parametrize("file", ["compose.yaml", "compose.cluster.yaml"])
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("compose.yaml", "cpu"),
+        ("compose.yaml", "gpu"),
+        *(("compose.cluster.yaml", name) for name in REPLICAS),
+    ],
+)
 def test_the_server_runs_without_privileges(file: str, name: str) -> None:
     service = services(DOCKER / file)[name]
     assert service["read_only"] is True
@@ -77,9 +84,26 @@ def test_the_server_runs_without_privileges(file: str, name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
+def test_each_gpu_has_a_replica_of_its_own() -> None:
+    cluster = services(DOCKER / "compose.cluster.yaml")
+    gpus = [it for name, it in cluster.items() if name.startswith("gpu-")]
+    ids = [it["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] for it in gpus]
+    assert ids == [["0"], ["1"]]
+    assert not any("replicas" in it["deploy"] for it in gpus)
+
+
+@pytest.mark.parametrize(
+    ("models", "served"),
+    [("compose.models.yaml", "compose.yaml"), ("compose.cluster.models.yaml", "compose.cluster.yaml")],
+)
+def test_own_models_are_mounted_for_every_server(models: str, served: str) -> None:
+    with_models = yaml.safe_load((DOCKER / models).read_text(encoding="utf-8"))["services"]
+    assert set(with_models) == {name for name, it in services(DOCKER / served).items() if "user" in it and "init" in it}
+
+
 def test_envoy_and_prometheus_look_up_the_name_of_the_replicas() -> None:
     cluster = services(DOCKER / "compose.cluster.yaml")
-    for name in ("cpu", "gpu"):
+    for name in REPLICAS:
         assert cluster[name]["networks"]["default"]["aliases"] == ["hqsam-replicas"]
     assert "address: hqsam-replicas, port_value: 8001" in (DOCKER / "envoy/envoy.yaml").read_text()
     prometheus = yaml.safe_load((DOCKER / "prometheus/prometheus.yaml").read_text())

@@ -87,6 +87,33 @@ def test_overlays_put_the_components_into_the_namespace(path: Path) -> None:
     (kustomization,) = documents(path / "kustomization.yaml")
     (base,) = documents(KUBERNETES / "base" / "kustomization.yaml")
     assert kustomization["namespace"] == base["namespace"]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_an_overlay_needs_no_operator_unless_it_is_the_monitored_one(kind: str) -> None:
+    (plain,) = documents(KUBERNETES / "overlays" / kind / "kustomization.yaml")
+    assert "components" not in plain
+    assert plain["resources"] == ["../../base"]
+    (monitored,) = documents(KUBERNETES / "overlays" / f"{kind}-monitored" / "kustomization.yaml")
+    assert monitored["resources"] == [f"../{kind}"]
+    assert monitored["components"] == ["../../components/monitoring", "../../components/autoscaling"]
+    (components,) = documents(KUBERNETES / "components/monitoring/kustomization.yaml")
+    kinds = {
+        it["kind"]
+        for file in components["resources"]
+        for it in documents(KUBERNETES / "components/monitoring" / file)
+    }
+    assert kinds == {"ServiceMonitor", "PrometheusRule"}
+
+
+def test_a_rollout_needs_no_spare_gpu() -> None:
+    (gpu,) = documents(KUBERNETES / "overlays/gpu/resources.yaml")
+    assert gpu["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+
+
+@pytest.mark.parametrize("path", [KUBERNETES / "overlays/cpu", KUBERNETES / "overlays/gpu"], ids=name)
+def test_overlays_tag_the_images(path: Path) -> None:
+    (kustomization,) = documents(path / "kustomization.yaml")
     # The export image has a separate name; otherwise it would get the server's tag.
     tags = {it["name"]: it.get("newTag") for it in kustomization["images"]}
     assert tags["hqsam-triton"] == path.name
