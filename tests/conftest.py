@@ -81,10 +81,14 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache_home(run_folder: Path) -> Iterator[None]:
-    """Keep compiled models for the whole run, out of the user's folder."""
+def _environment(run_folder: Path) -> Iterator[None]:
+    """Keep compiled models for the whole run, out of the user's folder; encodes give way to nobody.
+
+    Otherwise an encode would wait for the tests of the other process, for minutes.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(run_folder / "cache"))
+        patch.setenv("HQSAM_NICE", "0")
         yield
 
 

@@ -65,6 +65,7 @@ def test_300_images_spread_evenly_and_each_stays_on_one_replica(envoy: Envoy) ->
     assert max(shares) <= 1.25 * 300 / len(ports)
 
 
+@pytest.mark.slow
 def test_an_image_is_encoded_once_for_all_clients(envoy: Envoy, replicas: list[Replica]) -> None:
     before = sum(encodes(replicas))
     photos = [new_png() for _ in range(IMAGES)]

@@ -94,11 +94,16 @@ def test_each_gpu_has_a_replica_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("models", "served"),
-    [("compose.models.yaml", "compose.yaml"), ("compose.cluster.models.yaml", "compose.cluster.yaml")],
+    [
+        ("compose.models.yaml", "compose.yaml"),
+        ("compose.cluster.models.yaml", "compose.cluster.yaml"),
+    ],
 )
 def test_own_models_are_mounted_for_every_server(models: str, served: str) -> None:
     with_models = yaml.safe_load((DOCKER / models).read_text(encoding="utf-8"))["services"]
-    assert set(with_models) == {name for name, it in services(DOCKER / served).items() if "user" in it and "init" in it}
+    assert set(with_models) == {
+        name for name, it in services(DOCKER / served).items() if "user" in it and "init" in it
+    }
 
 
 def test_envoy_and_prometheus_look_up_the_name_of_the_replicas() -> None:

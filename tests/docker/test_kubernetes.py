@@ -96,7 +96,10 @@ def test_an_overlay_needs_no_operator_unless_it_is_the_monitored_one(kind: str) 
     assert plain["resources"] == ["../../base"]
     (monitored,) = documents(KUBERNETES / "overlays" / f"{kind}-monitored" / "kustomization.yaml")
     assert monitored["resources"] == [f"../{kind}"]
-    assert monitored["components"] == ["../../components/monitoring", "../../components/autoscaling"]
+    assert monitored["components"] == [
+        "../../components/monitoring",
+        "../../components/autoscaling",
+    ]
     (components,) = documents(KUBERNETES / "components/monitoring/kustomization.yaml")
     kinds = {
         it["kind"]
@@ -111,7 +114,9 @@ def test_a_rollout_needs_no_spare_gpu() -> None:
     assert gpu["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
 
 
-@pytest.mark.parametrize("path", [KUBERNETES / "overlays/cpu", KUBERNETES / "overlays/gpu"], ids=name)
+@pytest.mark.parametrize(
+    "path", [KUBERNETES / "overlays/cpu", KUBERNETES / "overlays/gpu"], ids=name
+)
 def test_overlays_tag_the_images(path: Path) -> None:
     (kustomization,) = documents(path / "kustomization.yaml")
     # The export image has a separate name; otherwise it would get the server's tag.

@@ -60,7 +60,13 @@ def run(block: Block, folder: Path, environment: dict[str, str], code: str) -> N
     assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"
 
 
-LONG = ("docs/evaluating.md", "docs/exporting.md", "docs/serving.md", "docs/small-model.md")
+LONG = (
+    "README.md",
+    "docs/evaluating.md",
+    "docs/exporting.md",
+    "docs/serving.md",
+    "docs/small-model.md",
+)
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,7 @@ def supervised(repository: Path, until: str) -> Iterator[list[str]]:
             supervise(server, report)
 
 
+@pytest.mark.slow
 def test_a_model_that_waits_for_ever_is_found_by_a_call(tmp_path: Path) -> None:
     repository = write(tmp_path / "repository")
     (repository / "waits").touch()

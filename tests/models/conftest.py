@@ -24,6 +24,7 @@ def server(tiny_repository: Path, store: Path) -> Iterator[TritonServer]:
     """A server that the tests of the models share."""
     options = {
         "HQSAM_MAX_BYTES": "1000000",
+        "HQSAM_NICE": "19",
         "HQSAM_ENCODE_WORKERS": "3",  # of which one caller gets two
         "HQSAM_MAX_WAITING": str(MAX_WAITING),
         "HQSAM_STORE_BYTES": str(STORE_ENTRIES * 12_600_000),

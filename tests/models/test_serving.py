@@ -434,6 +434,7 @@ def test_a_decoder_that_always_fails_is_internal_and_not_retryable(tmp_path: Pat
     assert "the prompt decoder failed" in message
 
 
+@pytest.mark.slow
 def test_a_store_outlives_its_server(tiny_repository: Path, tmp_path: Path) -> None:
     encoded = new_png()
     with serve(tiny_repository, tmp_path, {}) as server, Api(server) as api:

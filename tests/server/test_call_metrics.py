@@ -15,7 +15,7 @@ from hqsam_testing.api import Api, new_png, point
 from hqsam_testing.waiting import wait_until
 from tritonclient.utils import InferenceServerException
 
-IMAGES = 16
+IMAGES = 10
 
 
 @pytest.fixture(scope="module")

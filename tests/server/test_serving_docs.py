@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 from hqsam_cli.commands import serve
+from hqsam_server.front.call_metrics import CallMetrics
 from hqsam_server.launcher.options import LOOPBACK
 from hqsam_server.models.metrics import DESCRIPTIONS, EMBED_DESCRIPTIONS
 from tritonclient.grpc import model_config_pb2
@@ -62,6 +63,10 @@ def test_no_option_of_serve_and_no_metric_is_left_out() -> None:
     serve.add_arguments(parser)
     options = re.findall(r"(?m)^ +(--[a-z-]+)", parser.format_help())
     assert len(options) > 10
-    metrics = [name for _, name, _ in [*DESCRIPTIONS.values(), *EMBED_DESCRIPTIONS.values()]]
+    metrics = [
+        *(name for _, name, _ in DESCRIPTIONS.values()),
+        *(name for name, _ in EMBED_DESCRIPTIONS.values()),
+        *re.findall(r"^# TYPE (\S+)", CallMetrics().page().decode(), re.MULTILINE),
+    ]
     named = " ".join(row[0] for row in ROWS)
     assert [name for name in options + metrics if f"`{name}`" not in named] == []
