@@ -19,7 +19,7 @@ from hqsam_cli import options
 _EPILOG = """\
 A replica is ready if Triton says so, and embed and segment answer: Triton alone says so even
 if a model's process has died. --probe also runs the encoder and the decoder; use
-`hqsam status --probe --timeout 10` as a liveness probe. The exit status is 0 if every replica
+`hqsam status --probe --local` as a liveness probe. The exit status is 0 if every replica
 is ready and, with --probe, segmented the image; else 1.
 """
 
@@ -33,7 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also segment an image of one pixel, which the server encodes the first time",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object for each replica")
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--local",
+        action="store_true",
+        help="of the servers that this user runs here, whatever their ports, keys and TLS, "
+        "instead of --url",
+    )
+    which.add_argument(
         "--metrics-port",
         type=options.port,
         metavar="PORT",
@@ -46,7 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the state of each replica; the status is 1 unless all are well."""
-    replicas = channel.replicas(args.url)
+    replicas = _local() if args.local else channel.replicas(args.url)
+    if not replicas:
+        print("no server of this user runs here: start one with `hqsam serve`")
+        return 1
     on_host = Counter(map(_host, replicas))
     well = True
     for replica in replicas:
@@ -63,6 +73,12 @@ def run(args: argparse.Namespace) -> int:
             status = dataclasses.replace(status, metrics=metrics)
         _print(replica.address, status, args)
     return 0 if well else 1
+
+
+def _local() -> list[Replica]:
+    from hqsam_server.launcher.workspace import local_servers
+
+    return [Replica(address, None) for address in local_servers()]
 
 
 def _read(replica: Replica, args: argparse.Namespace) -> ServerStatus:

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from hqsam_server import file_lock
+from hqsam_server.front.settings import FRONT_GRPC
 from hqsam_server.launcher import cleanup
 from hqsam_server.own_files import open_own
 
@@ -91,6 +92,16 @@ class Workspace:
             # The store is a folder, and stays.
             if not path.is_dir() and path.name not in kept:
                 cleanup.remove(path)
+
+
+def local_servers() -> list[str]:
+    """Return gRPC's names of this user's servers on this machine.
+
+    Their processes call each other there, without a key, without TLS, and whatever their ports.
+    """
+    socket = FRONT_GRPC.removeprefix("unix:")
+    found = Path(tempfile.gettempdir()).absolute().glob(f"{_PREFIX}{'[0-9a-f]' * 16}/{socket}")
+    return sorted(f"unix:{path}" for path in found if path.stat().st_uid == os.getuid())
 
 
 def _claim(shared_memory_prefix: str) -> int:
