@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-cluster test-integrations environments check docs figures bench bench-graphs bench-client bench-cluster bench-compare bench-gpu bench-attack fuzz soak clean bench-page
+.PHONY: help demo test test-all test-cluster test-containers test-integrations environments check docs figures bench bench-graphs bench-client bench-cluster bench-compare bench-gpu bench-attack fuzz soak clean bench-page
 
 PYTHON ?= python3
 SOAK_MINUTES ?= 30
@@ -23,6 +23,9 @@ test-all: $(VENV)/.dev ## Run all tests, with the slow ones: full-size ViT-B, tr
 
 test-cluster: $(VENV)/.dev ## Test two and three replicas, behind a real Envoy and without a proxy.
 	$(BIN)/python -m pytest tests/cluster
+
+test-containers: $(VENV)/.dev ## Build the image on stand-ins for its bases, and run it as compose and Kubernetes do.
+	$(BIN)/python -m pytest -rs tests/containers
 
 # Folders of integrations/ whose tests run with the real packages.
 INTEGRATIONS ?= cvat label_studio napari supervision x_anylabeling

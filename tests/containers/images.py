@@ -1,0 +1,116 @@
+"""Images and containers for tests, in a storage of their own.
+
+No registry is needed. The bases of docker/Dockerfile are stand-ins: Debian 12 with its Python, and
+on it the Triton of the package nvidia-pytriton, laid out as in NVIDIA's image. Packages are
+downloaded once, before anything is built.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = ROOT / "docker" / "Dockerfile"
+TOOLS = ("podman", "buildah", "runc", "mmdebstrap")
+CPU = "localhost/hqsam-triton:cpu"
+
+_PYTHON = "docker.io/library/python:3.12-slim"
+_TRITON = "nvcr.io/nvidia/tritonserver:25.10-py3"
+_DEBIAN_PACKAGES = "ca-certificates,libexpat1,libpython3.11,python-is-python3,python3,python3-pip"
+_SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
+# The folder of downloaded packages, in containers that are built.
+_WHEELS = "/wheelhouse"
+_VARIABLES = ("PIP_BREAK_SYSTEM_PACKAGES=1", "PIP_NO_INDEX=1", f"PIP_FIND_LINKS={_WHEELS}")
+_MOST_PROCESSES = 16384
+
+_TRITON_FILE = f"""\
+FROM {_PYTHON}
+RUN pip install --no-cache-dir nvidia-pytriton && \\
+    packages=/usr/local/lib/python3.11/dist-packages && \\
+    triton="$packages/pytriton/tritonserver" home=/opt/tritonserver && \\
+    mkdir --parents "$home/bin" "$home/backends" && \\
+    ln --symbolic "$triton/bin/tritonserver" "$home/bin/tritonserver" && \\
+    ln --symbolic "$packages/nvidia_pytriton.libs" "$home/lib" && \\
+    cp --recursive "$triton/backends/python" "$home/backends/python" && \\
+    cp "$triton/python_backend_stubs/3.11/triton_python_backend_stub" "$home/backends/python/" && \\
+    useradd --uid 1000 triton-server
+ENTRYPOINT ["/bin/false"]
+"""
+
+
+def missing() -> str | None:
+    """Return why containers cannot be built and run here, or None if they can."""
+    absent = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if absent:
+        return f"{', '.join(absent)} not installed: apt-get install {' '.join(TOOLS)} catatonit"
+    if os.geteuid() != 0:
+        return "only root can run containers with runc here"
+    if sys.version_info[:2] != (3, 11):
+        return "packages are downloaded for this Python, and Debian 12 has 3.11"
+    return None
+
+
+class Storage:
+    """Images and containers in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Prepare an empty storage."""
+        self._folder = folder
+        self._wheels = folder / "wheels"
+        self._flags = [f"--root={folder}/images", f"--runroot={folder}/run"]
+        self._flags.append("--storage-driver=overlay")
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        configuration = folder / "containers.conf"
+        configuration.write_text(
+            f'[containers]\ndefault_ulimits = ["nofile={files}:{files}", '
+            f'"nproc={_MOST_PROCESSES}:{_MOST_PROCESSES}"]\n'
+            '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+        )
+        self._environment = {**os.environ, "CONTAINERS_CONF": str(configuration)}
+
+    def podman(self, *arguments: str | Path) -> str:
+        """Run podman, and return what it prints."""
+        return self._run("podman", *self._flags, *arguments)
+
+    def build(self) -> None:
+        """Build the image of docker/Dockerfile for processors, and what it is based on."""
+        self._download()
+        base = self._folder / "base.tar"
+        own = [_SOURCES] if _SOURCES.exists() and "bookworm" in _SOURCES.read_text() else []
+        self._run(
+            "mmdebstrap", "--variant=apt", f"--include={_DEBIAN_PACKAGES}", "bookworm", base, *own
+        )
+        changes = [f"--change=ENV {variable}" for variable in _VARIABLES]
+        self.podman("import", *changes, base, _PYTHON)
+        base.unlink()
+        triton = self._folder / "Containerfile"
+        triton.write_text(_TRITON_FILE)
+        self._build(_TRITON, triton, self._folder)
+        self._build(CPU, DOCKERFILE, ROOT, "--target=cpu", "--pull-never")
+
+    def _download(self) -> None:
+        for packages in (
+            ["hatchling", "editables", "pip", "nvidia-pytriton>=0.7,<0.8"],
+            [f"{ROOT}[triton,cpu]"],
+        ):
+            pip = [sys.executable, "-m", "pip", "download", "--quiet"]
+            self._run(*pip, f"--dest={self._wheels}", *packages)
+
+    def _build(self, tag: str, file: Path, context: Path, *options: str) -> None:
+        self._run(
+            "buildah", *self._flags, "build", "--isolation=chroot", "--network=host",
+            "--format=docker", f"--volume={self._wheels}:{_WHEELS}:ro", f"--tag={tag}",
+            f"--file={file}", *options, context,
+        )  # fmt: skip
+
+    def _run(self, *command: str | Path) -> str:
+        result = subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
