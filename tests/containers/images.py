@@ -59,11 +59,12 @@ class Storage:
     """Images and containers in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Prepare an empty storage."""
+        """Prepare an empty storage; podman wants its path to be short."""
         self._folder = folder
         self._wheels = folder / "wheels"
-        self._flags = [f"--root={folder}/images", f"--runroot={folder}/run"]
-        self._flags.append("--storage-driver=overlay")
+        self._flags = [
+            f"--root={folder}/images", f"--runroot={folder}/run", "--storage-driver=overlay"
+        ]  # fmt: skip
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         configuration = folder / "containers.conf"
         configuration.write_text(

@@ -27,7 +27,8 @@ def server() -> Iterator[TritonServer]:
             # Images that are kept on purpose would look like a leak.
             "HQSAM_RESIDENT_BYTES": str(4 * 12_600_000),
         },
-        front=Front(open_models=OPEN, http=True),
+        # Two callers are told apart by what a proxy says of them.
+        front=Front(open_models=OPEN, http=True, proxies=("127.0.0.1",)),
     ) as running:
         yield running
 

@@ -28,11 +28,11 @@ def client(server: TritonServer) -> Iterator[triton.InferenceServerClient]:
 
 
 def embed(client: triton.InferenceServerClient, encoded: bytes, caller: str) -> list[int]:
-    """Embed an image as the process in front of Triton does for a caller; return its size."""
+    """Embed an image for a caller, an address; return its size."""
     tensor = triton.InferInput("encoded_image", [len(encoded)], "UINT8")
     tensor.set_data_from_numpy(np.frombuffer(encoded, np.uint8))
     result = client.infer(
-        "embed", [tensor], client_timeout=TIMEOUT_S, parameters={"hqsam_caller": caller}
+        "embed", [tensor], client_timeout=TIMEOUT_S, headers={"x-forwarded-for": caller}
     )
     size: list[int] = result.as_numpy("original_size").tolist()
     return size
@@ -64,11 +64,11 @@ def test_slow_files_of_one_user_do_not_hold_up_another(
                 "embed",
                 [tensor],
                 lambda result, error: answered.append(error),
-                parameters={"hqsam_caller": "somebody"},
+                headers={"x-forwarded-for": "10.0.0.1"},
             )
         )
     wait_until(lambda: api.metric("encodes_waiting") > 0, "slow files to wait")
-    assert embed(client, new_png(), "another")[1] == 60
+    assert embed(client, new_png(), "10.0.0.2")[1] == 60
     assert len(answered) < len(calls)
     # Nobody waits for the others any more: they are given up.
     for call in calls:

@@ -47,7 +47,8 @@ def test_a_number_that_is_none_is_refused_by_name(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["-1", "20", "low", ""])
-def test_a_niceness_that_is_none_is_refused(value: str) -> None:
+def test_a_niceness_that_is_none_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HQSAM_NICE")  # which would override it
     with pytest.raises(ServingError, match=r"nice is .* expected a whole number from 0 to 19"):
         settings.niceness({"nice": value})
 

@@ -15,7 +15,7 @@ from hqsam_testing.api import Api, new_png, point
 from hqsam_testing.waiting import wait_until
 from tritonclient.utils import InferenceServerException
 
-IMAGES = 10
+IMAGES = 8
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_errors_are_counted_by_their_code(
 def test_a_line_of_images_shows_while_it_waits(api: Api) -> None:
     # What the autoscaler and the alerts read. Each image takes a moment to decode; a PNG file may
     # have something behind it.
-    file = image_files.png(4000, 2000)
+    file = image_files.png(6000, 4000)
     images = [file + bytes([number]) for number in range(IMAGES)]
     answered = api.metric("calls_total", model="embed", code="OK")
     with ThreadPoolExecutor(IMAGES) as pool:

@@ -76,7 +76,8 @@ class Preprocessor:
         self._decoders = Decoders(f"{__name__}:{decode.__name__}", processes, budget)
 
     def warm_up(self) -> None:
-        """Start a process, so that the first image need not wait for it."""
+        """Start a process, and load Pillow's formats, so that the first image waits for neither."""
+        _formats()
         self._decoders.warm_up()
 
     def check(self, encoded: bytes | memoryview) -> None:
