@@ -157,6 +157,12 @@ def _add_front(parser: argparse.ArgumentParser) -> None:
         help="address or network of a proxy: the x-forwarded-for that it sends names the caller; "
         "may be repeated",
     )
+    group.add_argument(
+        "--call-log",
+        type=Path,
+        metavar="FILE",
+        help="write a line of JSON for each call: who, what, how it ended, how long it took",
+    )
     for name, kind, text in (
         ("caller-requests", int, "requests of one caller at a time"),
         ("caller-bytes", int, "bytes of one caller's requests and responses at a time"),
@@ -198,7 +204,11 @@ def _front(args: argparse.Namespace) -> Front:
                 raise OptionError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
             bounds = dataclasses.replace(bounds, **{name: value})
     front = Front(
-        http=args.http, keys_file=args.keys_file, proxies=tuple(args.proxy), bounds=bounds
+        http=args.http,
+        keys_file=args.keys_file,
+        proxies=tuple(args.proxy),
+        bounds=bounds,
+        call_log=args.call_log,
     )
     if args.open_model is not None:
         front = dataclasses.replace(front, open_models=tuple(args.open_model))

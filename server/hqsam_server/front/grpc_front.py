@@ -16,7 +16,8 @@ from tritonclient.grpc import service_pb2
 from hqsam_server.errors import StartError
 from hqsam_server.front import infer_request
 from hqsam_server.front.admission import RETRY_AFTER_S, Admission, Ticket
-from hqsam_server.front.call_metrics import CallMetrics
+from hqsam_server.front.call_log import CallLog
+from hqsam_server.front.call_metrics import CallMetrics, MeasuredCall
 from hqsam_server.front.callers import PEER_KEY, Callers, Keys
 from hqsam_server.front.connections import most_connections, open_channel, watch_connections
 from hqsam_server.front.errors import RefusedError, invalid
@@ -99,13 +100,13 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         """Prepare; it needs a running event loop.
 
         Raises:
-            StartError: the keys cannot be read.
+            StartError: the keys cannot be read, or the log cannot be written.
         """
         self._settings = settings
         self._callers = Callers(Keys(settings.front.keys_file), settings.front.proxies)
         self._admission = Admission(settings.front.bounds)
         self._under_way = UnderWay()
-        self.metrics = CallMetrics()
+        self.metrics = CallMetrics(CallLog(settings.front.call_log))
         self.is_listening = False
         self._channel = open_channel(f"{TRITON_GRPC}:{TRITON_PORT}")
         handlers: dict[str, Handler] = {
@@ -229,19 +230,21 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         return answer
 
     async def _infer(self, _: Any, context: Any) -> None:
-        with self.metrics.measure() as measured:
-            caller = self._caller(context)
+        metadata = dict(context.invocation_metadata() or ())
+        with self.metrics.measure(metadata) as measured:
+            caller = measured.caller = self._caller(context)
             with self._admission.admit(caller) as ticket:
                 data = await self._receive(context, ticket)
+                measured.request_bytes = len(data)
                 checked = infer_request.check(
                     data, self._settings.models, caller, self._settings.prompts
                 )
                 measured.is_for(checked.model)
                 ticket.hold(len(data) + checked.response_bytes)
                 del data
-                await self._pass_on(checked, context)
+                await self._pass_on(checked, context, measured)
 
-    async def _pass_on(self, checked: Checked, context: Any) -> None:
+    async def _pass_on(self, checked: Checked, context: Any, measured: MeasuredCall) -> None:
         """Have Triton answer a request, and send its answer."""
         call = self._to_triton[f"/{SERVICE}/ModelInfer"](
             checked.message,
@@ -256,6 +259,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
             response = await self._under_way.answer(checked.model, call)
         except grpc.aio.AioRpcError as error:
             raise self._of_triton(error) from error
+        measured.is_answered(len(response))
         with TimeLimit(_WRITE_S, _too_slow):
             await context.write(response)
 

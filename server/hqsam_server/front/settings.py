@@ -93,6 +93,7 @@ class Front:
             variable ``HQSAM_KEYS``, or, without it, to admit callers without a key.
         proxies: addresses or networks whose ``x-forwarded-for`` names the caller.
         bounds: how much is let in.
+        call_log: file that gets a line of JSON for each call; None for none.
     """
 
     open_models: Sequence[str] = field(default_factory=models_of_environment)
@@ -100,11 +101,14 @@ class Front:
     keys_file: Path | None = None
     proxies: Sequence[str] = ()
     bounds: Bounds = Bounds()
+    call_log: Path | None = None
 
     def __post_init__(self) -> None:
-        """Make the path absolute."""
-        if self.keys_file is not None:
-            object.__setattr__(self, "keys_file", absolute(self.keys_file))
+        """Make paths absolute."""
+        for name in ("keys_file", "call_log"):
+            path = getattr(self, name)
+            if path is not None:
+                object.__setattr__(self, name, absolute(path))
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ class Settings:
                 None if front["keys_file"] is None else Path(front["keys_file"]),
                 front["proxies"],
                 Bounds(**front["bounds"]),
+                None if front["call_log"] is None else Path(front["call_log"]),
             ),
             grpc=Endpoint(**fields.pop("grpc")),
             http=Endpoint(**fields.pop("http")),

@@ -15,6 +15,7 @@ from hqsam_client import contract
 
 from hqsam_server import small_model
 from hqsam_server.errors import StartError
+from hqsam_server.front.call_log import CallLog
 from hqsam_server.front.callers import Callers, Keys
 from hqsam_server.front.settings import KEYS_VARIABLE, SETTINGS_FILE, Front, Settings, limits
 from hqsam_server.launcher import distribution, repository_view
@@ -30,6 +31,13 @@ _PORT_ATTEMPTS = 3
 _LAST_ANSWERS_S = 2.0
 _POLL_S = 0.1
 _FIRST_NEWS_S = 10.0
+
+# The tensors of an encode take 75 MB. Triton's pool of 64 MB on the GPU is too small for one; beyond
+# its pools, it allocates and frees memory in each request.
+_GPU_POOLS = (
+    f"--cuda-memory-pool-byte-size=0:{512 * 2**20}",
+    f"--pinned-memory-pool-byte-size={512 * 2**20}",
+)
 
 _STORE = "HQSAM_STORE_FOLDER"
 _AUTO = "auto"
@@ -176,7 +184,9 @@ class TritonServer:
     def _prepare(self) -> None:
         self._distribution = distribution.find()
         self._tls = self._tls.checked() if self._tls else None
-        Callers(Keys(self._front.keys_file), self._front.proxies)  # raises if it cannot be used
+        # Both raise if a file cannot be used.
+        Callers(Keys(self._front.keys_file), self._front.proxies)
+        CallLog(self._front.call_log).close()
         self._workspace.open()
         folder = self._workspace.folder
         if self._tuning.backend_directory is None:
@@ -288,6 +298,7 @@ class TritonServer:
             # Quantiles as well as sums: an average hides slow requests.
             "--metrics-config=summary_latencies=true",
             f"--allow-gpu-metrics={str(not own_backends).lower()}",
+            *(() if own_backends else _GPU_POOLS),
             "--disable-auto-complete-config",
             # Otherwise it keeps the memory of the eight largest messages for later ones.
             "--grpc-infer-allocation-pool-size=0",
