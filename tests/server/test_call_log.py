@@ -110,5 +110,5 @@ def test_a_log_that_cannot_be_written_ends_the_start(
     whole_repository: Path, tmp_path: Path
 ) -> None:
     server = TritonServer(whole_repository, front=Front(call_log=tmp_path / "none" / "log"))
-    with pytest.raises(StartError, match="the log of calls cannot be written.*check --call-log"):
+    with pytest.raises(StartError, match=r"the log of calls cannot be written.*check --call-log"):
         server.start()

@@ -1,4 +1,4 @@
-"""A line of JSON for each call to a model: who called what, how it ended, and where the time went."""
+"""A line of JSON for each call to a model: who called what, how it ended, where the time went."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ _LAST_ANSWERS_S = 2.0
 _POLL_S = 0.1
 _FIRST_NEWS_S = 10.0
 
-# The tensors of an encode take 75 MB. Triton's pool of 64 MB on the GPU is too small for one; beyond
-# its pools, it allocates and frees memory in each request.
+# The tensors of an encode take 75 MB. Triton's pool of 64 MB on the GPU is too small for one;
+# beyond its pools, it allocates and frees memory in each request.
 _GPU_POOLS = (
     f"--cuda-memory-pool-byte-size=0:{512 * 2**20}",
     f"--pinned-memory-pool-byte-size={512 * 2**20}",
