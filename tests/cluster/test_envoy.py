@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -62,7 +63,9 @@ def test_300_images_spread_evenly_and_each_stays_on_one_replica(envoy: Envoy) ->
     ports = envoy.requests()
     shares = [sum(str(port) in host for (host,) in places.values()) for port in ports]
     assert sum(shares) == 300
-    assert max(shares) <= 1.25 * 300 / len(ports)
+    # Five standard deviations of a spread by chance: the ports, and so the places, are new ones.
+    part = 1 / len(ports)
+    assert max(shares) <= 300 * part + 5 * math.sqrt(300 * part * (1 - part))
 
 
 @pytest.mark.slow
