@@ -17,10 +17,10 @@ from hqsam_testing.api import Api, point
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-MEMORY_GROWTH_BYTES = 300 * 2**20
+MEMORY_GROWTH_BYTES = 400 * 2**20
 """How much more memory the processes may hold than before. Allocators keep what one image of
-the largest size needed, in each process that decodes. A leak exceeds it after hundreds of
-requests."""
+the largest size needed, in each process that decodes: there is one for each worker. A leak exceeds
+it after hundreds of requests."""
 
 _IMAGE = image_files.png(300, 200)
 
