@@ -28,29 +28,25 @@ _LONGEST = 128
 class CallLog:
     """Writes lines to a file, which other programs may move away, such as logrotate."""
 
-    def __init__(self, file: Path | None) -> None:
-        """Open the file, which only this user can read if it is new; None writes nothing.
+    def __init__(self, file: Path) -> None:
+        """Open the file, which only this user can read if it is new.
 
         Raises:
             StartError: it cannot be written.
         """
-        self._logger: logging.Logger | None = None
-        if file is None:
-            return
         try:
             os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-            handler = WatchedFileHandler(file, encoding="utf-8")
+            self._handler = WatchedFileHandler(file, encoding="utf-8")
         except OSError as error:
             raise StartError(
                 f"the log of calls cannot be written: {error}; check --call-log"
             ) from error
         self._logger = logging.Logger("calls")  # no other handlers, unlike `getLogger`
-        self._logger.addHandler(handler)
+        self._logger.addHandler(self._handler)
 
     def close(self) -> None:
         """Close the file."""
-        for handler in self._logger.handlers if self._logger is not None else ():
-            handler.close()
+        self._handler.close()
 
     def write(self, metadata: Mapping[str, str], fields: Mapping[str, Any]) -> None:
         """Write a line.
@@ -59,8 +55,6 @@ class CallLog:
             metadata: of the call.
             fields: what the front knows of it; None is left out.
         """
-        if self._logger is None:
-            return
         said = {
             field: str(metadata[name])[:_LONGEST]
             for name, field in _HEADERS.items()

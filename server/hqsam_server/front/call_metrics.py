@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from prometheus_client import (
     CollectorRegistry,
@@ -35,7 +35,7 @@ class CallMetrics:
 
     def __init__(self, log: CallLog | None = None) -> None:
         """Begin with nothing counted; each call is a line of the log, too."""
-        self.log = log or CallLog(None)
+        self._log = log
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self.calls = Counter(
@@ -58,9 +58,43 @@ class CallMetrics:
             registry=self._registry,
         )
 
-    def measure(self, metadata: Mapping[str, str]) -> MeasuredCall:
-        """Return what measures one call within its block."""
-        return MeasuredCall(self, metadata)
+    @contextmanager
+    def measure(self, metadata: Mapping[str, str]) -> Iterator[MeasuredCall]:
+        """Measure the call that is answered within the block."""
+        call = MeasuredCall(self.under_way)
+        error: BaseException | None = None
+        try:
+            yield call
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self._count(call, error, metadata)
+
+    def _count(
+        self, call: MeasuredCall, error: BaseException | None, metadata: Mapping[str, str]
+    ) -> None:
+        end, code = time.monotonic(), _code(error)
+        if call.model != UNKNOWN_MODEL:
+            self.under_way.labels(call.model).dec()
+        self.seconds.labels(call.model).observe(end - call.start)
+        self.calls.labels(call.model, code).inc()
+        if self._log is not None:
+            self._log.write(
+                metadata,
+                {
+                    "caller": call.caller,
+                    "model": call.model,
+                    "code": code,
+                    "message": error.message if isinstance(error, RefusedError) else None,
+                    "seconds": round(end - call.start, 6),
+                    "seconds_reading": _between(call.start, call.read),
+                    "seconds_in_triton": _between(call.read, call.answered or end),
+                    "seconds_sending": _between(call.answered, end),
+                    "request_bytes": call.request_bytes,
+                    "response_bytes": call.response_bytes,
+                },
+            )
 
     def page(self) -> bytes:
         """Return all of it in Prometheus's text format."""
@@ -68,68 +102,36 @@ class CallMetrics:
 
 
 class MeasuredCall:
-    """One call, from its first byte to its answer.
+    """One call, from its first byte to its answer; times are those of `time.monotonic`.
 
     Attributes:
         caller: who calls, as soon as that is known.
+        model: what is called, as soon as that is known.
+        start, read, answered: when it began, was read, and was answered by Triton.
         request_bytes, response_bytes: what was read and what is sent.
     """
 
-    def __init__(self, metrics: CallMetrics, metadata: Mapping[str, str]) -> None:
-        """Prepare; the call counts within the block."""
+    def __init__(self, under_way: Gauge) -> None:
+        """Begin now."""
+        self._under_way = under_way
         self.caller: str | None = None
+        self.model = UNKNOWN_MODEL
+        self.start = time.monotonic()
+        self.read: float | None = None
+        self.answered: float | None = None
         self.request_bytes: int | None = None
         self.response_bytes: int | None = None
-        self._metrics = metrics
-        self._metadata = metadata
-        self._model = UNKNOWN_MODEL
-        self._start = 0.0
-        self._read: float | None = None
-        self._answered: float | None = None
 
     def is_for(self, model: str) -> None:
         """Tell which model it calls; it has to be one of few, as each has series of its own."""
-        self._model = model
-        self._read = time.monotonic()
-        self._metrics.under_way.labels(model).inc()
+        self.model = model
+        self.read = time.monotonic()
+        self._under_way.labels(model).inc()
 
     def is_answered(self, response_bytes: int) -> None:
         """Tell that Triton has answered."""
-        self._answered = time.monotonic()
+        self.answered = time.monotonic()
         self.response_bytes = response_bytes
-
-    def __enter__(self) -> MeasuredCall:
-        """Begin to measure."""
-        self._start = time.monotonic()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Count the call."""
-        end = time.monotonic()
-        if self._model != UNKNOWN_MODEL:
-            self._metrics.under_way.labels(self._model).dec()
-        self._metrics.seconds.labels(self._model).observe(end - self._start)
-        self._metrics.calls.labels(self._model, _code(exc)).inc()
-        self._metrics.log.write(
-            self._metadata,
-            {
-                "caller": self.caller,
-                "model": self._model,
-                "code": _code(exc),
-                "message": exc.message if isinstance(exc, RefusedError) else None,
-                "seconds": round(end - self._start, 6),
-                "seconds_reading": _between(self._start, self._read),
-                "seconds_in_triton": _between(self._read, self._answered or end),
-                "seconds_sending": _between(self._answered, end),
-                "request_bytes": self.request_bytes,
-                "response_bytes": self.response_bytes,
-            },
-        )
 
 
 def _between(start: float | None, end: float | None) -> float | None:

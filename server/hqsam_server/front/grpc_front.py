@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,8 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._callers = Callers(Keys(settings.front.keys_file), settings.front.proxies)
         self._admission = Admission(settings.front.bounds)
         self._under_way = UnderWay()
-        self.metrics = CallMetrics(CallLog(settings.front.call_log))
+        log = settings.front.call_log
+        self.metrics = CallMetrics(None if log is None else CallLog(log))
         self.is_listening = False
         self._channel = open_channel(f"{TRITON_GRPC}:{TRITON_PORT}")
         handlers: dict[str, Handler] = {
@@ -196,8 +197,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
             return lost("the server ended before it answered")
         return RefusedError(error.code(), error.details() or "")
 
-    def _caller(self, context: Any) -> str:
-        metadata = dict(context.invocation_metadata() or ())
+    def _caller(self, context: Any, metadata: Mapping[str, str]) -> str:
         return self._callers.identify(context.peer(), context.auth_context(), metadata)
 
     def _health(self, method: str) -> Handler:
@@ -215,7 +215,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         method, message = f"/{SERVICE}/{name}", _QUESTIONS[name]
 
         async def answer(_: Any, context: Any) -> None:
-            caller = self._caller(context)
+            caller = self._caller(context, _metadata(context))
             with self._admission.admit(caller), TimeLimit(_QUESTION_S, _too_slow):
                 data = await _read(context, _QUESTION_BYTES)
                 try:
@@ -230,9 +230,9 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         return answer
 
     async def _infer(self, _: Any, context: Any) -> None:
-        metadata = dict(context.invocation_metadata() or ())
+        metadata = _metadata(context)
         with self.metrics.measure(metadata) as measured:
-            caller = measured.caller = self._caller(context)
+            caller = measured.caller = self._caller(context, metadata)
             with self._admission.admit(caller) as ticket:
                 data = await self._receive(context, ticket)
                 measured.request_bytes = len(data)
@@ -292,18 +292,8 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         return data
 
 
-class _Inside(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Handles what only the server's own processes call."""
-
-    def __init__(self, metrics: CallMetrics) -> None:
-        async def answer(_request: bytes, _context: Any) -> bytes:
-            return metrics.page()
-
-        self._handler = grpc.unary_unary_rpc_method_handler(answer)
-
-    def service(self, details: Any) -> Any:
-        """Return what handles a method, or None if another handler does."""
-        return self._handler if details.method == METRICS_METHOD else None
+def _metadata(context: Any) -> dict[str, str]:
+    return dict(context.invocation_metadata() or ())
 
 
 async def _read(context: Any, most: int) -> bytes:
@@ -360,6 +350,18 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([pair], clients, require_client_auth=clients is not None)
 
 
+def _metrics_handler(metrics: CallMetrics) -> grpc.GenericRpcHandler:
+    """Return what answers `METRICS_METHOD`, and leaves all else to other handlers."""
+
+    async def answer(_request: bytes, _context: Any) -> bytes:
+        return metrics.page()
+
+    _, service, method = METRICS_METHOD.split("/")
+    return grpc.method_handlers_generic_handler(
+        service, {method: grpc.unary_unary_rpc_method_handler(answer)}
+    )
+
+
 def _public_server(front: GrpcFront, settings: Settings) -> grpc.aio.Server:
     server = grpc.aio.server(handlers=[front], options=server_options(settings))
     address = listen_address(settings.grpc)
@@ -383,7 +385,7 @@ async def serve(settings: Settings) -> None:
     front = GrpcFront(settings)
     # The launcher and the HTTP front call it whether or not Triton is there.
     inside = grpc.aio.server(
-        handlers=[_Inside(front.metrics), front], options=server_options(settings)
+        handlers=[_metrics_handler(front.metrics), front], options=server_options(settings)
     )
     inside.add_insecure_port(FRONT_GRPC)
     await inside.start()

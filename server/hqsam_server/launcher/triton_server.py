@@ -186,7 +186,8 @@ class TritonServer:
         self._tls = self._tls.checked() if self._tls else None
         # Both raise if a file cannot be used.
         Callers(Keys(self._front.keys_file), self._front.proxies)
-        CallLog(self._front.call_log).close()
+        if self._front.call_log is not None:
+            CallLog(self._front.call_log).close()
         self._workspace.open()
         folder = self._workspace.folder
         if self._tuning.backend_directory is None:

@@ -54,14 +54,11 @@ def supervise(server: TritonServer, report: Callable[[str], None] | None = None)
                 alive = instances(server.pid).values()
                 dead = sorted({_model(name) for name in server.expected.difference(alive)})
                 if all(loads[it].spend() and _reload(server, it, hangs, say) for it in dead):
-                    if dead:
-                        hangs.forget()
                     hangs.look()  # what it kills is seen dead the next time
                     continue
             else:
                 say(f"tritonserver ended with status {status}")
             _restart(server, pauses, hangs, say)
-            hangs.forget()
             loads.clear()
 
 
@@ -119,6 +116,7 @@ def _reload(server: TritonServer, model: str, hangs: Hangs, say: Callable[[str],
     if failures:
         say(str(failures[0]))
         return False
+    hangs.forget()
     # A model's process names its shared memory in its third argument. The dead one could not
     # remove its own.
     server.remove_shared_memory({arguments[2] for arguments in stubs(server.pid).values()})
@@ -148,6 +146,7 @@ def _restart(
         except (StartError, OSError) as error:
             say(f"tritonserver cannot be restarted: {error}")
         else:
+            hangs.forget()
             say(f"tritonserver was restarted in {time.monotonic() - start:.1f} s")
             return
         finally:
