@@ -80,8 +80,12 @@ class Api:
         inputs: Mapping[str, NDArray[Any]],
         outputs: Sequence[str] = (),
         timeout_s: float = TIMEOUT_S,
+        caller: str | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """Run a model, and return the named outputs, or all."""
+        """Run a model, and return the named outputs, or all.
+
+        The caller is an address that a proxy names; None for this machine's.
+        """
         tensors = []
         for name, array in inputs.items():
             tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
@@ -89,7 +93,11 @@ class Api:
             tensors.append(tensor)
         requested = [triton.InferRequestedOutput(name) for name in outputs]
         result = self.client.infer(
-            model, tensors, outputs=requested or None, client_timeout=timeout_s
+            model,
+            tensors,
+            outputs=requested or None,
+            client_timeout=timeout_s,
+            headers=None if caller is None else {"x-forwarded-for": caller},
         )
         return {it.name: result.as_numpy(it.name) for it in result.get_response().outputs}
 
@@ -98,6 +106,7 @@ class Api:
         encoded: bytes | None = None,
         image_id: str | None = None,
         timeout_s: float = TIMEOUT_S,
+        caller: str | None = None,
     ) -> tuple[str, tuple[int, int], bool]:
         """Return image_id, (height, width) and whether the image was stored."""
         inputs: dict[str, NDArray[Any]] = {}
@@ -105,7 +114,7 @@ class Api:
             inputs["encoded_image"] = np.frombuffer(encoded, np.uint8)
         if image_id is not None:
             inputs["image_id"] = np.array([image_id.encode()], np.object_)
-        outputs = self.infer("embed", inputs, timeout_s=timeout_s)
+        outputs = self.infer("embed", inputs, timeout_s=timeout_s, caller=caller)
         height, width = outputs["original_size"].tolist()
         return outputs["image_id"][0].decode(), (height, width), bool(outputs["already_stored"][0])
 

@@ -14,13 +14,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hqsam_client import HQSam
+from hqsam_testing.api import new_png
+from hqsam_testing.ports import free_port
+from hqsam_testing.waiting import TIMEOUT_S
+
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 TOOLS = ("podman", "buildah", "runc", "mmdebstrap")
 CPU = "localhost/hqsam-triton:cpu"
 
 _PYTHON = "docker.io/library/python:3.12-slim"
-_TRITON = "nvcr.io/nvidia/tritonserver:25.10-py3"
+_TRITON, _TAG = "nvcr.io/nvidia/tritonserver", "stand-in"
 _DEBIAN_PACKAGES = "ca-certificates,libexpat1,libpython3.11,python-is-python3,python3,python3-pip"
 _SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 # The folder of downloaded packages, in containers that are built.
@@ -53,6 +58,20 @@ def missing() -> str | None:
     if sys.version_info[:2] != (3, 11):
         return "packages are downloaded for this Python, and Debian 12 has 3.11"
     return None
+
+
+def on_loopback() -> tuple[str, list[str]]:
+    """Return where a server is to serve gRPC, and the arguments of `hqsam serve` for that."""
+    ports = {name: free_port() for name in ("grpc", "http", "metrics")}
+    flags = [f"--{name}-port={port}" for name, port in ports.items()]
+    return f"127.0.0.1:{ports['grpc']}", [*flags, *(f"--{it}-address=127.0.0.1" for it in ports)]
+
+
+def click(url: str) -> None:
+    """Click on a new image; the client tries again while the server heals."""
+    with HQSam(url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
+        mask = sam.open(new_png()).segment(points=[(20, 20)])
+    assert mask.array.shape[1] == 60
 
 
 class Storage:
@@ -91,8 +110,10 @@ class Storage:
         base.unlink()
         triton = self._folder / "Containerfile"
         triton.write_text(_TRITON_FILE)
-        self._build(_TRITON, triton, self._folder)
-        self._build(CPU, DOCKERFILE, ROOT, "--target=cpu", "--pull-never")
+        self._build(f"{_TRITON}:{_TAG}", triton, self._folder)
+        self._build(
+            CPU, DOCKERFILE, ROOT, "--target=cpu", "--pull-never", f"--build-arg=TRITON_TAG={_TAG}"
+        )
 
     def _download(self) -> None:
         for packages in (

@@ -10,12 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from hqsam_client import HQSam
-from hqsam_testing.api import new_png
-from hqsam_testing.ports import free_port
-from hqsam_testing.waiting import TIMEOUT_S, wait_until
+from hqsam_testing.waiting import wait_until
 
-from tests.containers.images import CPU, ROOT, Storage
+from tests.containers.images import CPU, ROOT, Storage, click, on_loopback
 
 pytestmark = pytest.mark.slow
 
@@ -47,13 +44,10 @@ class Container:
     def __init__(self, storage: Storage) -> None:
         """Run it."""
         self._storage = storage
-        ports = {name: free_port() for name in ("grpc", "http", "metrics")}
-        self.url = f"127.0.0.1:{ports['grpc']}"
+        self.url, arguments = on_loopback()
         storage.podman(
-            "run", "--detach", f"--name={NAME}", "--network=host", *hardening(), CPU,
-            *(f"--{name}-port={port}" for name, port in ports.items()),
-            *(f"--{name}-address=127.0.0.1" for name in ports),
-        )  # fmt: skip
+            "run", "--detach", f"--name={NAME}", "--network=host", *hardening(), CPU, *arguments
+        )
 
     def wait(self, starts: int = 1) -> None:
         """Wait until it has said that it serves, so many times."""
@@ -82,15 +76,8 @@ def container(storage: Storage) -> Iterator[Container]:
     storage.podman("rm", "--force", "--time=0", NAME)
 
 
-def click(container: Container) -> None:
-    """Click on a new image; the client tries again while the server heals."""
-    with HQSam(container.url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
-        mask = sam.open(new_png()).segment(points=[(20, 20)])
-    assert mask.array.shape[1] == 60
-
-
 def test_it_serves_without_any_privilege(container: Container) -> None:
-    click(container)
+    click(container.url)
     server = psutil.Process(int(str(container.state()["Pid"])))
     for process in server.children(recursive=True):
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
@@ -107,7 +94,7 @@ def test_its_health_check_passes_on_any_port(container: Container, storage: Stor
 
 def test_a_dead_process_is_replaced_in_it(container: Container) -> None:
     container.kill_process("segment")
-    click(container)
+    click(container.url)
 
 
 def test_it_is_restarted_and_ends_cleanly(container: Container, storage: Storage) -> None:
@@ -115,6 +102,6 @@ def test_it_is_restarted_and_ends_cleanly(container: Container, storage: Storage
     storage.podman("wait", NAME)
     storage.podman("start", NAME)
     container.wait(starts=2)
-    click(container)
+    click(container.url)
     storage.podman("stop", "--time=45", NAME)
     assert container.state()["ExitCode"] == 0

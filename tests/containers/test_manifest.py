@@ -10,13 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from hqsam_client import HQSam
-from hqsam_testing.api import new_png
 from hqsam_testing.command import hqsam
-from hqsam_testing.ports import free_port
-from hqsam_testing.waiting import TIMEOUT_S, wait_until
+from hqsam_testing.waiting import wait_until
 
-from tests.containers.images import CPU, ROOT, Storage
+from tests.containers.images import CPU, ROOT, Storage, click, on_loopback
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +21,7 @@ MANIFEST = ROOT / "docker" / "kubernetes" / "base" / "replicas.yaml"
 CONTAINER = "replica-triton"
 
 
-def pod(folder: Path, ports: dict[str, int]) -> dict[str, Any]:
+def pod(folder: Path, arguments: list[str]) -> dict[str, Any]:
     """Return the replica's pod, on this machine's network and with volumes in a folder.
 
     Podman knows neither the other two probes nor topology, and does not give a volume to the group
@@ -39,8 +36,7 @@ def pod(folder: Path, ports: dict[str, int]) -> dict[str, Any]:
     for key in ("ports", "startupProbe", "readinessProbe"):
         del container[key]
     container["image"] = CPU
-    container["args"] += [f"--{name}-port={port}" for name, port in ports.items()]
-    container["args"] += [f"--{name}-address=127.0.0.1" for name in ports]
+    container["args"] += arguments
     user = spec["securityContext"]["runAsUser"]
     names = [volume["name"] for volume in spec["volumes"]]
     spec["volumes"] = [{"name": name, "hostPath": {"path": str(folder / name)}} for name in names]
@@ -55,20 +51,19 @@ def url(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """The address of the running replica."""
     folder = tmp_path_factory.mktemp("manifest")
     subprocess.run(hqsam("small", folder / "models"), check=True, capture_output=True)
-    ports = {name: free_port() for name in ("grpc", "http", "metrics")}
+    url, arguments = on_loopback()
     manifest = folder / "pod.yaml"
-    manifest.write_text(yaml.safe_dump(pod(folder, ports)))
+    manifest.write_text(yaml.safe_dump(pod(folder, arguments)))
     storage.podman("kube", "play", manifest)
     wait_until(
         lambda: "serving /models on" in storage.podman("logs", CONTAINER), "the replica to serve"
     )
-    yield f"127.0.0.1:{ports['grpc']}"
+    yield url
     storage.podman("kube", "down", manifest)
 
 
 def test_it_answers_clicks_and_its_liveness_probe_passes(storage: Storage, url: str) -> None:
-    with HQSam(url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
-        assert sam.open(new_png()).segment(points=[(20, 20)]).array.shape[1] == 60
+    click(url)
     storage.podman("healthcheck", "run", CONTAINER)
     # Its store is where the manifest puts it.
     assert ".safetensors" in storage.podman("exec", CONTAINER, "ls", "/dev/shm/hqsam")  # noqa: S108

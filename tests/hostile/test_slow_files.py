@@ -11,7 +11,7 @@ import tritonclient.grpc as triton
 from hqsam_server import TritonServer
 from hqsam_testing.api import Api, new_png
 from hqsam_testing.slow_files import CASES, jpeg_of_three_thousand_empty_scans
-from hqsam_testing.waiting import TIMEOUT_S, wait_until
+from hqsam_testing.waiting import wait_until
 from tritonclient.utils import InferenceServerException
 
 from tests.hostile.conftest import DECODE_SECONDS
@@ -25,17 +25,6 @@ REFUSAL = f"took more than {DECODE_SECONDS} s of processor time to decode"
 def client(server: TritonServer) -> Iterator[triton.InferenceServerClient]:
     with triton.InferenceServerClient(server.grpc_url) as client:
         yield client
-
-
-def embed(client: triton.InferenceServerClient, encoded: bytes, caller: str) -> list[int]:
-    """Embed an image for a caller, an address; return its size."""
-    tensor = triton.InferInput("encoded_image", [len(encoded)], "UINT8")
-    tensor.set_data_from_numpy(np.frombuffer(encoded, np.uint8))
-    result = client.infer(
-        "embed", [tensor], client_timeout=TIMEOUT_S, headers={"x-forwarded-for": caller}
-    )
-    size: list[int] = result.as_numpy("original_size").tolist()
-    return size
 
 
 @pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
@@ -68,7 +57,7 @@ def test_slow_files_of_one_user_do_not_hold_up_another(
             )
         )
     wait_until(lambda: api.metric("encodes_waiting") > 0, "slow files to wait")
-    assert embed(client, new_png(), "10.0.0.2")[1] == 60
+    assert api.embed(new_png(), caller="10.0.0.2")[1][1] == 60
     assert len(answered) < len(calls)
     # Nobody waits for the others any more: they are given up.
     for call in calls:

@@ -12,11 +12,12 @@ import grpc
 import pytest
 from hqsam_server import Front, TritonServer
 from hqsam_server.errors import StartError
-from hqsam_testing.api import new_png
+from hqsam_testing.raw import request, valid
 from hqsam_testing.waiting import TIMEOUT_S, wait_until
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2_grpc
 
 KEY = "0123456789abcdef"
+EMBED = request("embed", valid("embed"))
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -32,14 +33,10 @@ class Logged:
 
     def embed(self, key: str = KEY, **metadata: str) -> str:
         """Embed an image, and return the status."""
-        image = new_png()
-        request = service_pb2.ModelInferRequest(model_name="embed")
-        request.inputs.add(name="encoded_image", datatype="UINT8", shape=[len(image)])
-        request.raw_input_contents.append(image)
         pairs = [("authorization", f"Bearer {key}")]
         pairs += [(name.replace("_", "-"), value) for name, value in metadata.items()]
         try:
-            self._stub.ModelInfer(request, metadata=pairs, timeout=TIMEOUT_S)
+            self._stub.ModelInfer(EMBED, metadata=pairs, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             return str(error.code().name)
         return "OK"
