@@ -94,7 +94,7 @@ def test_a_request_whose_process_died_ends_with_an_error(serve: Start, tmp_path:
         with pipe.open("wb"):  # opens once the model does: the request is under way
             os.kill(server.instances()["gate_0_0"], signal.SIGKILL)
         assert isinstance(answer.exception(), InferenceServerException)
-        server.line("gate is back")
+        server.wait_for_recovery(0)
         answer = pool.submit(infer, server.grpc_url, "gate", "path", path)
         pipe.write_bytes(b"again")
         assert bytes(answer.result()["said"]) == b"again"
