@@ -147,7 +147,7 @@ def references(
             return embeddings, functional.pad(interm, (0, missing[0], *(0,) * 7, missing[1]))
         features = inputs.get("hq_features")
         if features is None:
-            interm = inputs["interm_embeddings"][..., : model.architecture.vit_width]
+            interm = inputs["interm_embeddings"][..., : model.architecture.encoder.interm_width]
             features = model.mask_decoder.hq_features(inputs["image_embeddings"], interm)
         if spec is contract.FEATURES:
             return (features,)

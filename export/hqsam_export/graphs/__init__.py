@@ -21,7 +21,7 @@ class FeaturesGraph(nn.Module):
 
     def __init__(self, model: HQSamModel) -> None:
         super().__init__()
-        self.vit_width = model.architecture.vit_width
+        self.vit_width = model.architecture.encoder.interm_width
         self.from_interm = Upscaling(model.mask_decoder.compress_vit_feat)
         self.from_image = Upscaling(model.mask_decoder.embedding_encoder)
 

@@ -13,10 +13,9 @@ from hqsam_export.modeling.image_encoder import (
     GRID,
     Attention,
     Block,
-    merge_windows,
     relative_table,
-    split_windows,
 )
+from hqsam_export.modeling.windows import merge_windows, split_windows
 
 GLOBAL_BLOCKS = 4
 """Number of intermediate embeddings in the contract; those of a smaller model are zeros."""
@@ -27,7 +26,7 @@ MIN_VIT_WIDTH = 768
 
 def interm_width(model: HQSamModel) -> int:
     """Return the last dimension of `interm_embeddings`."""
-    return max(MIN_VIT_WIDTH, model.architecture.vit_width)
+    return max(MIN_VIT_WIDTH, model.architecture.encoder.interm_width)
 
 
 class EncoderGraph(nn.Module):
@@ -38,8 +37,8 @@ class EncoderGraph(nn.Module):
         encoder = model.image_encoder
         self.encoder = encoder
         self.blocks = nn.ModuleList(_Block(cast(Block, block)) for block in encoder.blocks)
-        blocks = len(model.architecture.global_blocks)
-        width = model.architecture.vit_width
+        blocks = len(model.architecture.encoder.global_blocks)
+        width = model.architecture.encoder.interm_width
         self.padding = (0, interm_width(model) - width, *(0,) * 7, GLOBAL_BLOCKS - blocks)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
