@@ -11,7 +11,9 @@ from hqsam_testing.oracle import weights
 LIGHT = Architecture(TinyViT())
 """Light HQ-SAM, at full size."""
 
-TINY = Architecture(ViT(width=48, depth=2, heads=2, global_blocks=(1,)))
+TINY_VIT = ViT(width=48, depth=2, heads=2, global_blocks=(1,))
+
+TINY = Architecture(TINY_VIT)
 """The smallest model that keeps the contract's shapes: seconds instead of minutes."""
 
 

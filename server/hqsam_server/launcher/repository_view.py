@@ -66,13 +66,26 @@ def computed_by(repository: Path) -> str:
     Args:
         repository: the server's view, as `write_repository` wrote it.
     """
-    runs = []
-    for name in (contract.ENCODER.name, contract.FEATURES.name):
-        file = repository / name / "config.pbtxt"
-        if file.exists():
-            text = file.read_text(encoding="utf-8")
-            runs.append(_run_by(text_format.Parse(text, model_config_pb2.ModelConfig())))
-    return " ".join(runs)
+    names = (contract.ENCODER.name, contract.FEATURES.name)
+    configs = (_config(repository, name) for name in names)
+    return " ".join(_run_by(config) for config in configs if config is not None)
+
+
+def member(repository: Path) -> str | None:
+    """Name the member of the HQ-SAM family in a model repository; see `contract.member`."""
+    config = _config(repository, contract.ENCODER.name)
+    if config is None:
+        return None
+    shapes = {tensor.name: tensor.dims for tensor in config.output}
+    return contract.member(shapes.get("interm_embeddings", ()))
+
+
+def _config(repository: Path, name: str) -> Any:
+    file = repository / name / "config.pbtxt"
+    if not file.exists():
+        return None
+    text = file.read_text(encoding="utf-8")
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
 def _run_by(config: Any) -> str:
