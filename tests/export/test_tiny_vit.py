@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from hqsam_export import checkpoint
+from hqsam_export.errors import CheckpointError
+from hqsam_export.graphs.encoder import encoder_graph
+from hqsam_export.graphs.tiny_vit import folded
 from hqsam_export.modeling import HQSamModel
-from hqsam_export.modeling.tiny_vit import bias_columns
+from hqsam_export.modeling.tiny_vit import ConvNorm, bias_columns
 from hqsam_testing import rebuilt
 from hqsam_testing.oracle import weights
 
@@ -55,6 +58,35 @@ def test_attention_biases_count_only_where_they_are_asked_for() -> None:
             for biases in (False, True)
         ]
     assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_the_exported_graph_computes_what_the_encoder_does(biases: bool) -> None:
+    model = checkpoint.build_model(rebuilt.state_dict(rebuilt.LIGHT), biases)
+    image = torch.randn(1, 3, 144, 144)
+    with torch.no_grad():
+        expected = model.image_encoder(image)
+        found = encoder_graph(model)(image)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_a_batch_norm_folds_into_its_convolution() -> None:
+    layer = ConvNorm(4, 6, kernel=3, stride=2)
+    layer(torch.randn(8, 4, 9, 9))  # statistics that are not zeros and ones
+    layer.eval()
+    x = torch.randn(1, 4, 9, 9)
+    torch.testing.assert_close(folded(layer)(x), layer(x))
+
+
+def test_missing_and_unexpected_tensors_are_named() -> None:
+    tensors = rebuilt.state_dict(rebuilt.LIGHT)
+    tensors["image_encoder.extra"] = torch.zeros(1)
+    del tensors["image_encoder.layers.2.blocks.3.attn.attention_biases"]
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.build_model(tensors)
+    assert "image_encoder.extra is unexpected" in str(caught.value)
+    assert "layers.2.blocks.3.attn.attention_biases is missing" in str(caught.value)
 
 
 def test_the_encoder_trains_in_bfloat16() -> None:
