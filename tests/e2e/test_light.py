@@ -17,9 +17,10 @@ import torch
 from hqsam_client import HQSam, contract, server_status
 from hqsam_client.shared import prompt_encoding
 from hqsam_client.shared.protocol import Mode, choice, combine
-from hqsam_export import checkpoint, onnx_files
+from hqsam_export import checkpoint, onnx_files, repository
 from hqsam_export.modeling import HQSamModel
 from hqsam_server import TritonServer, Tuning
+from hqsam_server.launcher import repository_view
 from hqsam_server.models.preprocess import Limits
 from hqsam_testing import rebuilt
 from hqsam_testing.oracle import golden, images, prompts
@@ -105,6 +106,8 @@ def combined(
 
 def test_server_and_files_say_that_they_are_light(sam: HQSam, light_repository: Path) -> None:
     assert server_status.read(sam, 10.0, probe=False).model == "Light HQ-SAM"
+    assert repository_view.member(light_repository) == "Light HQ-SAM"
+    assert repository.read_manifest(light_repository)["model"] == "Light HQ-SAM"
     _, outputs = onnx_files.shapes(light_repository / "encoder" / "1" / "model.onnx")
     assert outputs[1].shape == (1, 1, 64, 64, 160)
     for name in ("encoder", "decoder", "features"):
