@@ -184,6 +184,12 @@ def weights_digest(model: HQSamModel) -> str:
     return digest.hexdigest()
 
 
+def _member(model: HQSamModel) -> str | None:
+    """Name the model, unless it only has the shapes of a published one, padded."""
+    width = model.architecture.encoder.interm_width
+    return contract.member((*interm_shape(model)[:-1], width))
+
+
 def _manifest(
     model: HQSamModel, folder: Path, precision: str, generated: list[str]
 ) -> dict[str, Any]:
@@ -191,7 +197,7 @@ def _manifest(
     digests = {str(path.relative_to(folder)): repository.file_digest(path) for path in files}
     return {
         "fingerprint": repository.fingerprint(digests),
-        "model": contract.member(interm_shape(model)),
+        "model": _member(model),
         "architecture": dataclasses.asdict(model.architecture),
         "weights_sha256": weights_digest(model),
         "precision": precision,

@@ -48,7 +48,7 @@ def validate(
     shape = onnx_files.shapes(_file(folder, contract.ENCODER))[1][-1].shape
     if model is not None:
         shape = interm_shape(model)
-    report(f"model: {contract.member(shape) or 'none of the published ones'}")
+    report(f"model: {manifest.get('model') or 'none of the published ones'}")
     examples = Examples()
     for spec in SPECS:
         path = _file(folder, spec)

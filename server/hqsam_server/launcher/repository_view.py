@@ -9,6 +9,8 @@ from typing import Any
 
 from google.protobuf import text_format
 from hqsam_client import contract
+from hqsam_export import repository as exported
+from hqsam_export.errors import ExportError
 from tritonclient.grpc import model_config_pb2
 
 from hqsam_server.errors import StartError
@@ -72,12 +74,16 @@ def computed_by(repository: Path) -> str:
 
 
 def member(repository: Path) -> str | None:
-    """Name the member of the HQ-SAM family in a model repository; see `contract.member`."""
-    config = _config(repository, contract.ENCODER.name)
-    if config is None:
+    """Name the member of the HQ-SAM family in a model repository, as its manifest does.
+
+    Returns:
+        None if there is no manifest, or it is of a model that was not published.
+    """
+    try:
+        name = exported.read_manifest(repository).get("model")
+    except ExportError:
         return None
-    shapes = {tensor.name: tensor.dims for tensor in config.output}
-    return contract.member(shapes.get("interm_embeddings", ()))
+    return None if name is None else str(name)
 
 
 def _config(repository: Path, name: str) -> Any:
