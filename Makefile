@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-cluster test-containers test-integrations environments check docs figures bench bench-graphs bench-client bench-cluster bench-compare bench-gpu bench-attack fuzz soak clean bench-page
+.PHONY: help demo test test-all test-cluster test-containers test-integrations environments check docs figures bench bench-graphs bench-family bench-client bench-cluster bench-compare bench-gpu bench-attack fuzz soak clean bench-page
 
 PYTHON ?= python3
 SOAK_MINUTES ?= 30
@@ -60,6 +60,9 @@ bench: $(VENV)/.dev ## Measure serving at full size and its alternatives; see be
 
 bench-graphs: $(VENV)/.dev ## Measure the exported graphs.
 	$(BIN)/python -m benchmarks.graphs
+
+bench-family: $(VENV)/.dev ## Measure Light HQ-SAM beside ViT-B.
+	$(BIN)/python -m benchmarks.family
 
 bench-cluster: $(VENV)/.dev ## Measure the gain of several replicas.
 	$(BIN)/python -m benchmarks.cluster

@@ -135,6 +135,12 @@ def vit_b_repository(run_folder: Path) -> Path:
     return _exported_once(run_folder / "vit_b", None)
 
 
+@pytest.fixture(scope="session")
+def light_repository(run_folder: Path) -> Path:
+    """The model repository of a full-size Light HQ-SAM with the oracle's weights."""
+    return _exported_once(run_folder / "light", rebuilt.LIGHT)
+
+
 @pytest.fixture
 def nobody() -> str:
     """An address where nothing listens."""

@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from hqsam_export.modeling import Architecture, HQSamModel
 from hqsam_export.modeling.image_encoder import Attention as SelfAttention
-from hqsam_export.modeling.image_encoder import Block
+from hqsam_export.modeling.image_encoder import Block, ImageEncoder
 from hqsam_export.modeling.layers import LayerNorm2d
 from hqsam_export.modeling.transformer import HEADS, Attention, TwoWayBlock
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ def new_model(architecture: Architecture) -> HQSamModel:
 
 
 def _start_encoder(model: HQSamModel) -> None:
-    encoder = model.image_encoder
+    encoder = cast(ImageEncoder, model.image_encoder)
     nn.init.trunc_normal_(encoder.pos_embed, std=0.02)
     projection = encoder.patch_embed.proj
     projection.weight.copy_(cosine_filters(projection.out_channels))

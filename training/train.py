@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from hqsam_client import contract
-from hqsam_export.modeling import Architecture, HQSamModel
+from hqsam_export.modeling import Architecture, HQSamModel, ViT
 from hqsam_export.modeling.image_encoder import take
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -32,10 +32,7 @@ from training.initial import new_model
 from training.samples import PATCH, Batch, Batches
 
 SMALL = Architecture(
-    vit_width=160,
-    vit_depth=6,
-    vit_heads=5,
-    global_blocks=(2, 5),
+    ViT(width=160, depth=6, heads=5, global_blocks=(2, 5)),
     mlp_width=512,
     box_centre=True,
 )

@@ -72,6 +72,16 @@ def _at_least(least: int, text: str) -> int:
     return number
 
 
+def add_attention_biases(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what Light's attention is."""
+    parser.add_argument(
+        "--attention-biases",
+        action="store_true",
+        help="Light only: add the checkpoint's biases in attention, as the official demo does "
+        "with its second eval(); by default they are zero, as build_sam_vit_t leaves them",
+    )
+
+
 def add_server_arguments(
     parser: argparse.ArgumentParser, one_timeout_s: float | None = None
 ) -> None:

@@ -9,6 +9,7 @@ uses Triton's own batching (``max_batch_size: 0``), so shapes are complete.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 INPUT_SIZE = 1024
@@ -162,3 +163,23 @@ MODELS = (
     EMBED,
     SEGMENT,
 )
+
+_MEMBERS = {
+    (1, 160): "Light HQ-SAM",
+    (4, 768): "HQ-SAM ViT-B",
+    (4, 1024): "HQ-SAM ViT-L",
+    (4, 1280): "HQ-SAM ViT-H",
+}
+
+
+def member(interm_shape: Sequence[int]) -> str | None:
+    """Name the member of the HQ-SAM family that a server has.
+
+    Args:
+        interm_shape: of the encoder's `interm_embeddings`, [G, 1, 64, 64, width].
+
+    Returns:
+        its name, or None if no published model has embeddings of that shape. A ViT narrower
+        than ViT-B pads its embeddings to ViT-B's shape.
+    """
+    return _MEMBERS.get((interm_shape[0], interm_shape[-1])) if interm_shape else None

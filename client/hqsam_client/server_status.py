@@ -6,7 +6,7 @@ import http.client
 import re
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tritonclient.grpc import service_pb2
@@ -40,6 +40,8 @@ class ServerStatus:
 
     Attributes:
         version: Triton's version.
+        model: the member of the HQ-SAM family that the server has; see `contract.member`. None if
+            it is another, or the server does not say.
         ready: whether the server says that it and all its models are ready, and `embed` and
             `segment` really answer.
         models: all models of the contract, loaded or not.
@@ -55,6 +57,7 @@ class ServerStatus:
     metrics: dict[str, float] = field(default_factory=dict)
     probe_s: float | None = None
     problem: str | None = None
+    model: str | None = None
 
 
 def read(client: HQSam, timeout_s: float, probe: bool) -> ServerStatus:
@@ -78,7 +81,7 @@ def read(client: HQSam, timeout_s: float, probe: bool) -> ServerStatus:
     start = time.perf_counter()
     client.run(_probe(), timeout_s=timeout_s)
     probe_s = time.perf_counter() - start
-    return ServerStatus(status.version, status.ready, status.models, {}, probe_s, status.problem)
+    return replace(status, probe_s=probe_s)
 
 
 def _questions() -> Flow[ServerStatus]:
@@ -94,8 +97,15 @@ def _questions() -> Flow[ServerStatus]:
             yield from _answers()
         except HQSamError as error:
             problem = str(error)
+    name = None
+    if any(model.name == contract.ENCODER.name and model.ready for model in models):
+        name = yield from member()
     return ServerStatus(
-        printable(metadata.version), bool(answer.ready) and problem is None, models, problem=problem
+        printable(metadata.version),
+        bool(answer.ready) and problem is None,
+        models,
+        problem=problem,
+        model=name,
     )
 
 
@@ -106,6 +116,14 @@ def _model(name: str) -> Flow[Model]:
     metadata_request = service_pb2.ModelMetadataRequest(name=name)
     metadata = yield Call(metadata_request, "", method="ModelMetadata")
     return Model(name, True, [printable(version) for version in metadata.versions])
+
+
+def member() -> Flow[str | None]:
+    """Ask which member of the HQ-SAM family the server has; see `contract.member`."""
+    request = service_pb2.ModelMetadataRequest(name=contract.ENCODER.name)
+    encoder = yield Call(request, "", method="ModelMetadata")
+    shapes = {tensor.name: tensor.shape for tensor in encoder.outputs}
+    return contract.member(shapes.get("interm_embeddings", ()))
 
 
 def _answers() -> Flow[None]:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hqsam_export.errors import CheckpointError
-from hqsam_export.modeling import Architecture, HQSamModel
+from hqsam_export.modeling import Architecture, HQSamModel, TinyViT, ViT
 from hqsam_export.modeling.image_encoder import GRID
 
 # Patterns from the names of `transformers` to the official ones, applied in order.
@@ -63,15 +63,23 @@ _TRANSFORMERS_NAMES = tuple(
     )
 )  # fmt: skip
 
+UNUSED = tuple(
+    f"image_encoder.{layer}.{name}"
+    for layer in ("norm_head", "head")
+    for name in ("weight", "bias")
+)
+"""The classifier with which TinyViT was pretrained: Light's checkpoint has it, nothing uses it."""
+
 _LISTED = 8
 """How many tensors an error message names before it only counts."""
 
 
-def load_model(path: Path) -> HQSamModel:
+def load_model(path: Path, attention_biases: bool = False) -> HQSamModel:
     """Load the model from a checkpoint of either format.
 
     Args:
         path: an official `.pth` file or a folder of `transformers`.
+        attention_biases: see `build_model`.
 
     Returns:
         the model in evaluation mode, float32, on the CPU.
@@ -80,16 +88,26 @@ def load_model(path: Path) -> HQSamModel:
         CheckpointError: the file cannot be read, is no HQ-SAM checkpoint, or its
             tensors are not exactly those of the model.
     """
-    return build_model(read_tensors(path))
+    return build_model(read_tensors(path), attention_biases)
 
 
-def build_model(tensors: Mapping[str, Tensor]) -> HQSamModel:
+def build_model(tensors: Mapping[str, Tensor], attention_biases: bool = False) -> HQSamModel:
     """Build the model with `tensors`, which have the official names.
+
+    Args:
+        tensors: of the checkpoint.
+        attention_biases: whether Light's attention adds the checkpoint's biases. The official
+            `build_sam_vit_t` copies them into its attention before it loads the checkpoint, so
+            they are zero in what it returns; calling `.eval()` on that, as the official demo
+            does, copies them again. False is what the former computes, and True the latter. A
+            ViT has no such biases.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or of a wrong shape.
     """
     architecture = recognise(tensors)
+    if isinstance(architecture.encoder, TinyViT):
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
     with torch.device("meta"):
         model = HQSamModel(architecture)
     expected = model.state_dict()
@@ -111,9 +129,17 @@ def build_model(tensors: Mapping[str, Tensor]) -> HQSamModel:
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise CheckpointError(
             f"not an HQ-SAM checkpoint: {'; '.join(problems[:_LISTED])}{more}. "
-            "Expected the tensors of sam_hq_vit_b.pth, sam_hq_vit_l.pth or sam_hq_vit_h.pth"
+            "Expected the tensors of sam_hq_vit_tiny.pth, sam_hq_vit_b.pth, sam_hq_vit_l.pth or "
+            "sam_hq_vit_h.pth"
         )
-    model.load_state_dict({name: tensors[name].float() for name in expected}, assign=True)
+    floats = {name: tensors[name].to(tensor.dtype) for name, tensor in expected.items()}
+    if not attention_biases:
+        floats |= {
+            name: torch.zeros_like(tensor)
+            for name, tensor in floats.items()
+            if name.endswith(".attention_biases")
+        }
+    model.load_state_dict(floats, assign=True)
     return model.requires_grad_(False).eval()
 
 
@@ -122,11 +148,21 @@ _MOST_BLOCKS = 64
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> Architecture:
-    """Read the architecture (ViT-B, ViT-L, ViT-H or another) off the tensors' shapes.
+    """Read the architecture (Light, ViT-B, ViT-L, ViT-H or another) off the tensors' shapes.
 
     Raises:
         CheckpointError: tensors that the architecture is read from are missing.
     """
+    is_light = any(name.startswith("image_encoder.patch_embed.seq.") for name in tensors)
+    mlp = tensors.get("mask_decoder.transformer.layers.0.mlp.lin1.weight")
+    return Architecture(
+        TinyViT() if is_light else _recognise_vit(tensors),
+        mlp_width=Architecture.mlp_width if mlp is None else mlp.shape[0],
+        box_centre="prompt_encoder.box_centre.weight" in tensors,
+    )
+
+
+def _recognise_vit(tensors: Mapping[str, Tensor]) -> ViT:
     blocks = {
         int(match[1]): tensor
         for name, tensor in tensors.items()
@@ -147,14 +183,11 @@ def recognise(tensors: Mapping[str, Tensor]) -> Architecture:
     global_blocks = sorted(i for i, table in blocks.items() if table.shape[0] == 2 * GRID - 1)
     # The median width: one wrong tensor is then reported, and not taken for the rule.
     head_width = sorted(table.shape[-1] for table in blocks.values())[len(blocks) // 2]
-    mlp = tensors.get("mask_decoder.transformer.layers.0.mlp.lin1.weight")
-    return Architecture(
-        vit_width=width,
-        vit_depth=max(blocks) + 1,
-        vit_heads=max(1, width // max(1, head_width)),
+    return ViT(
+        width=width,
+        depth=max(blocks) + 1,
+        heads=max(1, width // max(1, head_width)),
         global_blocks=tuple(global_blocks),
-        mlp_width=Architecture.mlp_width if mlp is None else mlp.shape[0],
-        box_centre="prompt_encoder.box_centre.weight" in tensors,
     )
 
 

@@ -18,8 +18,7 @@ from torch.nn import functional
 
 from hqsam_export import onnx_files, repository
 from hqsam_export.examples import Examples
-from hqsam_export.graphs import GRAPHS, interm_width
-from hqsam_export.graphs.encoder import GLOBAL_BLOCKS
+from hqsam_export.graphs import GRAPHS, interm_shape
 from hqsam_export.modeling import HQSamModel
 
 SPECS = (contract.ENCODER, contract.DECODER, contract.FEATURES, contract.PROMPT_DECODER)
@@ -39,7 +38,7 @@ def export(
 
     Every file is checked, run in ONNX Runtime and compared with PyTorch before any
     file of an earlier export is replaced. Missing `config.pbtxt` files and Python models are
-    written, too; the configs get the width of the model's embeddings.
+    written, too; the configs get the shape of the model's embeddings.
 
     Args:
         model: the model, in evaluation mode.
@@ -56,12 +55,12 @@ def export(
         VerificationError: a file does not compute what the model does.
         ExportError: the files cannot be written; see `repository.staging`.
     """
-    width = interm_width(model)
+    shape = interm_shape(model)
     examples = Examples()
     with repository.staging(output) as folder:
-        generated = repository.write_template(folder, output, width)
+        generated = repository.write_template(folder, output, shape)
         for spec in SPECS:
-            adapted = with_interm_width(spec, width)
+            adapted = with_interm_shape(spec, shape)
             path = folder / spec.name / "1" / "model.onnx"
             path.parent.mkdir(parents=True, exist_ok=True)
             inputs = examples.inputs(spec)
@@ -143,11 +142,12 @@ def references(
     with torch.no_grad():
         if spec is contract.ENCODER:
             embeddings, interm = model.image_encoder(inputs["image"])
-            missing = (interm_width(model) - interm.shape[-1], GLOBAL_BLOCKS - len(interm))
-            return embeddings, functional.pad(interm, (0, missing[0], *(0,) * 7, missing[1]))
+            shape = interm_shape(model)
+            missing = (shape[0] - len(interm), shape[-1] - interm.shape[-1])
+            return embeddings, functional.pad(interm, (0, missing[1], *(0,) * 7, missing[0]))
         features = inputs.get("hq_features")
         if features is None:
-            interm = inputs["interm_embeddings"][..., : model.architecture.vit_width]
+            interm = inputs["interm_embeddings"][..., : model.architecture.encoder.interm_width]
             features = model.mask_decoder.hq_features(inputs["image_embeddings"], interm)
         if spec is contract.FEATURES:
             return (features,)
@@ -159,13 +159,13 @@ def references(
         return masks, iou[:, :1], logits
 
 
-def with_interm_width(spec: contract.ModelSpec, width: int) -> contract.ModelSpec:
-    """Return `spec` with `interm_embeddings` of another width, as ViT-L and ViT-H have."""
+def with_interm_shape(spec: contract.ModelSpec, shape: tuple[int, ...]) -> contract.ModelSpec:
+    """Return `spec` with `interm_embeddings` of another shape, as the family's members have."""
 
     def adapt(tensor: contract.TensorSpec) -> contract.TensorSpec:
         if tensor.name != "interm_embeddings":
             return tensor
-        return dataclasses.replace(tensor, shape=(*tensor.shape[:-1], width))
+        return dataclasses.replace(tensor, shape=shape)
 
     return dataclasses.replace(
         spec, inputs=tuple(map(adapt, spec.inputs)), outputs=tuple(map(adapt, spec.outputs))
@@ -184,6 +184,12 @@ def weights_digest(model: HQSamModel) -> str:
     return digest.hexdigest()
 
 
+def _member(model: HQSamModel) -> str | None:
+    """Name the model, unless it only has the shapes of a published one, padded."""
+    width = model.architecture.encoder.interm_width
+    return contract.member((*interm_shape(model)[:-1], width))
+
+
 def _manifest(
     model: HQSamModel, folder: Path, precision: str, generated: list[str]
 ) -> dict[str, Any]:
@@ -191,6 +197,7 @@ def _manifest(
     digests = {str(path.relative_to(folder)): repository.file_digest(path) for path in files}
     return {
         "fingerprint": repository.fingerprint(digests),
+        "model": _member(model),
         "architecture": dataclasses.asdict(model.architecture),
         "weights_sha256": weights_digest(model),
         "precision": precision,

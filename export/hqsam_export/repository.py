@@ -16,13 +16,13 @@ from hqsam_export.errors import ExportError
 
 MANIFEST = "manifest.json"
 
-VIT_B_WIDTH = 768
-"""Last dimension of `interm_embeddings` in the template."""
+VIT_B_SHAPE = (4, 1, 64, 64, 768)
+"""Shape of `interm_embeddings` in the template."""
 
 _EARLIER = "earlier"
 """Inside the folder that is published: the files that it replaces, until all are."""
 
-_INTERM_DIMS = re.compile(r"(4,\s*1,\s*64,\s*64,\s*)\d+")
+_INTERM_DIMS = re.compile(r"\d+(,\s*1,\s*64,\s*64,\s*)\d+")
 
 
 def template() -> Path:
@@ -146,14 +146,14 @@ class _Publication:
             ) from cause
 
 
-def write_template(folder: Path, output: Path, interm_width: int) -> list[str]:
+def write_template(folder: Path, output: Path, interm_shape: tuple[int, ...]) -> list[str]:
     """Write to `folder` the template's files that `output` lacks or that do not fit.
 
     Args:
         folder: where to write.
         output: the repository. In files there that no export wrote, or that were changed
-            since, only the width of `interm_embeddings` is adapted.
-        interm_width: last dimension of `interm_embeddings`, 768 for ViT-B.
+            since, only the shape of `interm_embeddings` is adapted.
+        interm_shape: of `interm_embeddings`.
 
     Returns:
         the files that are the export's own, relative to the repository.
@@ -164,7 +164,7 @@ def write_template(folder: Path, output: Path, interm_width: int) -> list[str]:
         ours = not (output / path).is_file() or earlier.get(str(path)) == file_digest(output / path)
         source = (template() if ours else output) / path
         before = source.read_text(encoding="utf-8")
-        after = _with_width(path, before, interm_width)
+        after = _with_shape(path, before, interm_shape)
         if ours or after != before:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(after, encoding="utf-8")
@@ -173,8 +173,10 @@ def write_template(folder: Path, output: Path, interm_width: int) -> list[str]:
     return generated
 
 
-def _with_width(path: Path, text: str, interm_width: int) -> str:
-    return _INTERM_DIMS.sub(rf"\g<1>{interm_width}", text) if path.suffix == ".pbtxt" else text
+def _with_shape(path: Path, text: str, interm_shape: tuple[int, ...]) -> str:
+    if path.suffix != ".pbtxt":
+        return text
+    return _INTERM_DIMS.sub(rf"{interm_shape[0]}\g<1>{interm_shape[-1]}", text)
 
 
 def _generated(repository: Path, kind: str) -> dict[str, str]:
@@ -188,7 +190,7 @@ def clean(repository: Path) -> list[tuple[Path, bool]]:
     """Remove what `export` generated in a model repository, and nothing else.
 
     Files that were changed since are kept, and so are files that were there before; configs
-    among those get the width of ViT-B again.
+    among those get the shapes of ViT-B again.
 
     Returns:
         each generated file that was found, and whether it was removed.
@@ -202,7 +204,7 @@ def clean(repository: Path) -> list[tuple[Path, bool]]:
     _refuse_links(repository, manifest["files"] | manifest.get("template_files", {}))
     try:
         results = _remove(repository, manifest["files"] | manifest.get("template_files", {}))
-        _restore_width(repository)
+        _restore_shape(repository)
     except OSError as error:
         raise ExportError(
             f"cannot change {error.filename or repository}: {error.strerror or error}. "
@@ -241,12 +243,12 @@ def _remove(repository: Path, generated: dict[str, str]) -> list[tuple[Path, boo
     return results
 
 
-def _restore_width(repository: Path) -> None:
-    """Give the configs that are left the width of ViT-B again."""
+def _restore_shape(repository: Path) -> None:
+    """Give the configs that are left the shapes of ViT-B again."""
     for path in template_files():
         if (repository / path).is_file():
             text = (repository / path).read_text(encoding="utf-8")
-            if text != (restored := _with_width(path, text, VIT_B_WIDTH)):
+            if text != (restored := _with_shape(path, text, VIT_B_SHAPE)):
                 (repository / path).write_text(restored, encoding="utf-8")
 
 

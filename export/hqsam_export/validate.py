@@ -13,8 +13,8 @@ from torch import Tensor
 from hqsam_export import onnx_files, repository
 from hqsam_export.errors import VerificationError
 from hqsam_export.examples import Examples
-from hqsam_export.exporter import SPECS, references, weights_digest, with_interm_width
-from hqsam_export.graphs import interm_width
+from hqsam_export.exporter import SPECS, references, weights_digest, with_interm_shape
+from hqsam_export.graphs import interm_shape
 from hqsam_export.modeling import HQSamModel
 
 
@@ -45,13 +45,14 @@ def validate(
             f"{manifest['weights_sha256']}, that of the checkpoint {weights_digest(model)}"
         )
     tolerance = onnx_files.TOLERANCE[manifest["precision"]]
-    width = onnx_files.shapes(_file(folder, contract.ENCODER))[1][-1].shape[-1]
+    shape = onnx_files.shapes(_file(folder, contract.ENCODER))[1][-1].shape
     if model is not None:
-        width = interm_width(model)
+        shape = interm_shape(model)
+    report(f"model: {manifest.get('model') or 'none of the published ones'}")
     examples = Examples()
     for spec in SPECS:
         path = _file(folder, spec)
-        adapted = with_interm_width(spec, width)
+        adapted = with_interm_shape(spec, shape)
         onnx_files.check(path, adapted)
         inputs = examples.inputs(spec)
         outputs = onnx_files.run(path, inputs)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import torch
-from hqsam_export.modeling import Architecture, HQSamModel
+from hqsam_export.modeling import Architecture, HQSamModel, TinyViT, ViT
 from torch import Tensor
 
 from hqsam_testing.oracle import weights
 
-TINY = Architecture(vit_width=48, vit_depth=2, vit_heads=2, global_blocks=(1,))
+LIGHT = Architecture(TinyViT())
+"""Light HQ-SAM, at full size."""
+
+TINY_VIT = ViT(width=48, depth=2, heads=2, global_blocks=(1,))
+
+TINY = Architecture(TINY_VIT)
 """The smallest model that keeps the contract's shapes: seconds instead of minutes."""
 
 

@@ -47,16 +47,16 @@ def png(image: str) -> bytes:
 
 
 def agreement(mask: NDArray[np.bool_], image: str, prompt: str) -> float:
-    expected = golden.mask(image, prompt)
+    expected = golden.VIT_B.mask(image, prompt)
     assert mask.shape == expected.shape
     return float((mask == expected).mean())
 
 
 def assert_is_golden(mask: Mask, image: str, prompt: str) -> None:
     assert agreement(mask.array, image, prompt) >= AGREEMENT
-    logits = golden.array(image, prompt, "low_res_masks")[0]
+    logits = golden.VIT_B.array(image, prompt, "low_res_masks")[0]
     np.testing.assert_allclose(mask.low_res_logits, logits, atol=LOGITS)
-    np.testing.assert_allclose(mask.iou, golden.array(image, prompt, "iou")[0], atol=IOU)
+    np.testing.assert_allclose(mask.iou, golden.VIT_B.array(image, prompt, "iou")[0], atol=IOU)
 
 
 # One image is in `make test`, so that it compares real masks with the official ones.
@@ -117,8 +117,8 @@ def test_masks_of_the_drop_in_predictor_are_the_official_ones(sam: HQSam) -> Non
     )
     assert masks.shape == (1, 517, 333)
     assert agreement(masks[0], "portrait", "six_points") >= AGREEMENT
-    np.testing.assert_allclose(iou, golden.array("portrait", "six_points", "iou"), atol=IOU)
-    expected = golden.array("portrait", "six_points", "low_res_masks")
+    np.testing.assert_allclose(iou, golden.VIT_B.array("portrait", "six_points", "iou"), atol=IOU)
+    expected = golden.VIT_B.array("portrait", "six_points", "low_res_masks")
     np.testing.assert_allclose(logits, expected, atol=LOGITS)
 
 
@@ -140,7 +140,7 @@ def test_the_stateless_ensemble_gives_the_official_logits(server: TritonServer) 
     with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
         result = client.infer("hq_sam", inputs, client_timeout=300.0)
     np.testing.assert_array_equal(result.as_numpy("original_size"), (400, 600))
-    expected = golden.array("landscape", "point", "low_res_masks")
+    expected = golden.VIT_B.array("landscape", "point", "low_res_masks")
     np.testing.assert_allclose(result.as_numpy("low_res_masks")[0], expected, atol=LOGITS)
     assert np.shape(result.as_numpy("masks")) == (1, 1, 1024, 1024)
 

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from hqsam_export import CheckpointError, checkpoint
-from hqsam_export.modeling import Architecture, HQSamModel
+from hqsam_export.modeling import Architecture, HQSamModel, TinyViT, ViT
 from torch import Tensor
 
 from tests.export.command import files, hqsam
@@ -19,9 +19,10 @@ from tests.export.command import files, hqsam
 TENSOR = "mask_decoder.hf_token.weight"
 
 PUBLISHED = {
-    "vit_b": Architecture(768, 12, 12, (2, 5, 8, 11)),
-    "vit_l": Architecture(1024, 24, 16, (5, 11, 17, 23)),
-    "vit_h": Architecture(1280, 32, 16, (7, 15, 23, 31)),
+    "light": Architecture(TinyViT()),
+    "vit_b": Architecture(ViT(768, 12, 12, (2, 5, 8, 11))),
+    "vit_l": Architecture(ViT(1024, 24, 16, (5, 11, 17, 23))),
+    "vit_h": Architecture(ViT(1280, 32, 16, (7, 15, 23, 31))),
 }
 
 

@@ -132,6 +132,29 @@ def test_the_hubs_file_is_downloaded_once_and_then_found_without_the_hub(cache: 
     assert fetched(fetch(cache, "--md5", MD5, endpoint=endpoint)) == path
 
 
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [("light", "sam_hq_vit_tiny.pth"), ("l", "sam_hq_vit_l.pth"), ("h", "sam_hq_vit_h.pth")],
+)
+def test_other_models_are_checked_against_the_digest_that_the_hub_states(
+    server: Files, cache: Path, model: str, file: str
+) -> None:
+    path = fetched(fetch(cache, "--model", model, endpoint=server.url))
+    assert path.name == file
+    kept = path.resolve()
+    assert kept.name == hashlib.sha256(CONTENT).hexdigest()
+    kept.write_bytes(b"damaged")
+    message = refused(fetch(cache, "--model", model, endpoint=server.url))
+    assert kept.name in message
+    assert hashlib.sha256(b"damaged").hexdigest() in message
+
+
+def test_a_source_and_a_model_are_not_both_taken(cache: Path) -> None:
+    result = fetch(cache, "mine.pth", "--model", "l", endpoint="http://127.0.0.1:1")
+    assert result.returncode == 2
+    assert "expected one of them" in result.stderr
+
+
 def test_a_broken_transfer_from_the_hub_is_resumed_where_it_broke(
     server: Files, cache: Path
 ) -> None:

@@ -84,17 +84,17 @@ def prompt(image: str, name: str) -> Arrays:
     points = [(x * new_width / width, y * new_height / height) for x, y in points]
     if "box" not in case:
         points, labels = [*points, (0.0, 0.0)], [*labels, -1]
-    earlier = golden.array(image, "point", "low_res_masks") if name == "refine" else None
+    earlier = golden.VIT_B.array(image, "point", "low_res_masks") if name == "refine" else None
     return prompts.batch([(points, labels)], None if earlier is None else earlier[None])
 
 
 @pytest.mark.parametrize("image", images.SIZES)
 def test_embeddings_are_the_official_ones(embeddings: Embeddings, image: str) -> None:
     samples = embeddings[image]["image_embeddings"][..., ::8, ::8]
-    expected = golden.embedding(image, "image_embeddings")
+    expected = golden.VIT_B.embedding(image, "image_embeddings")
     np.testing.assert_allclose(samples.reshape(expected.shape), expected, atol=EMBEDDINGS)
     samples = embeddings[image]["interm_embeddings"][..., ::16, ::16, ::16]
-    expected = golden.embedding(image, "interm_embeddings")
+    expected = golden.VIT_B.embedding(image, "interm_embeddings")
     np.testing.assert_allclose(samples.reshape(expected.shape), expected, atol=EMBEDDINGS)
 
 
@@ -104,9 +104,9 @@ def test_masks_are_the_official_ones(
     vit_b_repository: Path, embeddings: Embeddings, image: str, name: str, model: str
 ) -> None:
     outputs = prompts.run(vit_b_repository, model, embeddings[image] | prompt(image, name))
-    logits = golden.array(image, name, "low_res_masks")
+    logits = golden.VIT_B.array(image, name, "low_res_masks")
     np.testing.assert_allclose(outputs["low_res_masks"][0], logits, atol=LOGITS)
-    iou = golden.array(image, name, "iou")
+    iou = golden.VIT_B.array(image, name, "iou")
     np.testing.assert_allclose(outputs["iou_predictions"][0], iou, atol=IOU)
 
 

@@ -23,7 +23,7 @@ from hqsam_export import (
     validate,
 )
 from hqsam_export.graphs import GRAPHS
-from hqsam_export.modeling import Architecture, HQSamModel
+from hqsam_export.modeling import Architecture, HQSamModel, ViT
 from hqsam_testing import rebuilt
 from torch import Tensor
 
@@ -316,7 +316,7 @@ def test_a_larger_model_exports_into_a_checkout_whose_configs_follow_its_width(
 
     # Wider than ViT-B, whose width the template has, but nowhere near as deep as ViT-L.
     width = 784
-    cut = Architecture(width, 1, 1, global_blocks=(0,))
+    cut = Architecture(ViT(width, 1, 1, global_blocks=(0,)))
     tensors: dict[str, Tensor] = rebuilt.state_dict(cut)
     exporter.export(checkpoint.build_model(tensors), checkout)
     for name in ("encoder", "decoder", "features"):

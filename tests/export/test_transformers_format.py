@@ -14,7 +14,7 @@ import torch
 import transformers
 from hqsam_export import checkpoint
 from hqsam_export.modeling import HQSamModel
-from hqsam_testing.rebuilt import TINY
+from hqsam_testing.rebuilt import TINY, TINY_VIT
 from torch import Tensor, nn
 
 from tests.export import prompts
@@ -36,12 +36,12 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 def theirs() -> transformers.SamHQModel:
     torch.manual_seed(0)
     vision = transformers.SamHQVisionConfig(
-        hidden_size=TINY.vit_width,
-        num_hidden_layers=TINY.vit_depth,
-        num_attention_heads=TINY.vit_heads,
-        global_attn_indexes=list(TINY.global_blocks),
+        hidden_size=TINY_VIT.width,
+        num_hidden_layers=TINY_VIT.depth,
+        num_attention_heads=TINY_VIT.heads,
+        global_attn_indexes=list(TINY_VIT.global_blocks),
     )
-    decoder = transformers.SamHQMaskDecoderConfig(vit_dim=TINY.vit_width)
+    decoder = transformers.SamHQMaskDecoderConfig(vit_dim=TINY_VIT.width)
     config = transformers.SamHQConfig(vision_config=vision, mask_decoder_config=decoder)
     model: transformers.SamHQModel = transformers.SamHQModel(config)
     model.train(False)
@@ -108,7 +108,7 @@ def test_embeddings_are_those_of_transformers(
 def test_masks_are_those_of_transformers(
     theirs: transformers.SamHQModel, ours: HQSamModel, masked: bool
 ) -> None:
-    image = {name: torch.from_numpy(a) for name, a in prompts.image(TINY.vit_width).items()}
+    image = {name: torch.from_numpy(a) for name, a in prompts.image(TINY_VIT.width).items()}
     interm = image["interm_embeddings"][:1]
     points, labels = torch.tensor([[400.0, 500.0], [100.5, 800.0]]), torch.tensor([1, 0])
     mask = 4 * torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0))

@@ -215,7 +215,9 @@ def test_constants_agree(client: TestClient) -> None:
 def test_without_a_server_the_page_says_so(start: Start, photo: bytes, unused_address: str) -> None:
     with start(url=unused_address) as client:
         assert client.get("/").status_code == 200
-        assert client.get("/api/status").json()["ready"] is False
+        status = client.get("/api/status").json()
+        assert status["ready"] is False
+        assert status["model"] is None
         assert code(client.post("/api/images", content=photo)) == (503, "unavailable")
 
 

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from hqsam_client import AsyncHQSam, AsyncRemoteImage, HQSamError, Mask
+from hqsam_client import AsyncHQSam, AsyncRemoteImage, HQSamError, Mask, server_status
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -107,15 +107,24 @@ class _Api:
         await asyncio.to_thread(self.files.close)
 
     async def status(self, request: Request) -> Response:
-        """Tell whether the HQ-SAM server is ready, and the page's limits."""
+        """Tell whether the HQ-SAM server is ready, which model it has, and the page's limits."""
+        ready = await self._sam.is_ready(_STATUS_TIMEOUT_S)
         return JSONResponse(
             {
-                "ready": await self._sam.is_ready(_STATUS_TIMEOUT_S),
+                "ready": ready,
+                "model": await self._member() if ready else None,
                 "url": self._sam.url,
                 "max_image_bytes": self._max_image_bytes,
                 "folder": None if self._folder is None else self._folder.name,
             }
         )
+
+    async def _member(self) -> str | None:
+        """Name the member of the HQ-SAM family that the server has."""
+        try:
+            return await self._sam.run(server_status.member(), timeout_s=_STATUS_TIMEOUT_S)
+        except HQSamError:
+            return None
 
     async def open(self, request: Request) -> Response:
         """Take an image file and have it encoded, unless the server has its embedding."""

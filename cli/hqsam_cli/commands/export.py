@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=options.path,
         required=True,
         metavar="FILE",
-        help="sam_hq_vit_b.pth (or _l, _h), or a folder that transformers saved",
+        help="sam_hq_vit_b.pth (or _tiny, _l, _h), or a folder that transformers saved",
     )
     parser.add_argument(
         "--output",
@@ -30,15 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fp16 and fp16-weights halve the files; inputs and outputs stay float32. fp16 is for "
         "GPUs (default: %(default)s)",
     )
+    options.add_attention_biases(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Export, and print the fingerprint of the new files."""
     from hqsam_export import checkpoint, exporter
 
-    model = checkpoint.load_model(args.checkpoint)
+    model = checkpoint.load_model(args.checkpoint, args.attention_biases)
     manifest = exporter.export(
         model, args.output, args.precision, report=lambda line: print(line, flush=True)
     )
-    print(f"{args.output}: fingerprint {manifest['fingerprint']}")
+    name = manifest["model"] or "a model of another size"
+    print(f"{args.output}: {name}, fingerprint {manifest['fingerprint']}")
     return 0

@@ -273,6 +273,7 @@ def _tls(args: argparse.Namespace) -> Tls | None:
 def run(args: argparse.Namespace) -> int:
     """Run `hqsam serve` until it is told to stop, and return the exit status."""
     from hqsam_server import TritonServer, supervise
+    from hqsam_server.launcher.repository_view import member
 
     if args.small and args.model_repository is not None:
         raise OptionError("--small and --model-repository were both given: expected one of them")
@@ -305,6 +306,8 @@ def run(args: argparse.Namespace) -> int:
     model = repository or "the small model"
     try:
         with server:
+            if repository is not None and (name := member(repository)):
+                print(f"model: {name}", flush=True)
             print(
                 f"serving {model} on grpc://{server.grpc_url} "
                 f"http://{server.http_url} metrics http://{server.metrics_url}/metrics",

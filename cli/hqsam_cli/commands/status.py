@@ -103,6 +103,8 @@ def _print(address: str, status: ServerStatus, args: argparse.Namespace) -> None
         return
     state = "ready" if status.ready else "not ready"
     print(f"{address}: {state}, Triton {status.version}")
+    if status.model is not None:
+        print(f"  model   {status.model}")
     if status.problem is not None:
         print(f"  problem {status.problem}")
     ready = [f"{model.name} {'+'.join(model.versions)}" for model in status.models if model.ready]

@@ -16,12 +16,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="also compare each file with PyTorch on these weights",
     )
+    options.add_attention_biases(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check the files, and print a line for each check that passes."""
     from hqsam_export import checkpoint, validate
 
-    model = checkpoint.load_model(args.checkpoint) if args.checkpoint else None
+    model = None
+    if args.checkpoint:
+        model = checkpoint.load_model(args.checkpoint, args.attention_biases)
     validate.validate(args.folder, model, report=lambda line: print(line, flush=True))
     return 0

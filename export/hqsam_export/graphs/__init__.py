@@ -6,11 +6,13 @@ two.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hqsam_client import contract
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hqsam_export.graphs.encoder import EncoderGraph, interm_width
+from hqsam_export.graphs.encoder import encoder_graph, interm_shape
 from hqsam_export.graphs.prompt_decoder import PromptDecoderGraph
 from hqsam_export.graphs.upscaling import Upscaling, channels_first, channels_last
 from hqsam_export.modeling import HQSamModel
@@ -21,13 +23,13 @@ class FeaturesGraph(nn.Module):
 
     def __init__(self, model: HQSamModel) -> None:
         super().__init__()
-        self.vit_width = model.architecture.vit_width
+        self.interm_width = model.architecture.encoder.interm_width
         self.from_interm = Upscaling(model.mask_decoder.compress_vit_feat)
         self.from_image = Upscaling(model.mask_decoder.embedding_encoder)
 
     def forward(self, image_embeddings: Tensor, interm_embeddings: Tensor) -> Tensor:
         """Shapes as in the contract's `features`."""
-        interm = interm_embeddings[0, ..., : self.vit_width].flatten(1, 2)  # [1, 4096, width]
+        interm = interm_embeddings[0, ..., : self.interm_width].flatten(1, 2)  # [1, 4096, width]
         image = channels_last(image_embeddings).flatten(1, 2)  # [1, 4096, C]
         return channels_first(self.from_interm(interm) + self.from_image(image))
 
@@ -62,14 +64,14 @@ class DecoderGraph(nn.Module):
 __all__ = [
     "GRAPHS",
     "DecoderGraph",
-    "EncoderGraph",
     "FeaturesGraph",
     "PromptDecoderGraph",
-    "interm_width",
+    "encoder_graph",
+    "interm_shape",
 ]
 
-GRAPHS: dict[str, type[nn.Module]] = {
-    contract.ENCODER.name: EncoderGraph,
+GRAPHS: dict[str, Callable[[HQSamModel], nn.Module]] = {
+    contract.ENCODER.name: encoder_graph,
     contract.DECODER.name: DecoderGraph,
     contract.FEATURES.name: FeaturesGraph,
     contract.PROMPT_DECODER.name: PromptDecoderGraph,

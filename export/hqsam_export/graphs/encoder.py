@@ -8,39 +8,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hqsam_export.modeling import HQSamModel
+from hqsam_export.graphs.tiny_vit import TinyViTGraph
+from hqsam_export.modeling import HQSamModel, TinyViT
 from hqsam_export.modeling.image_encoder import (
     GRID,
     Attention,
     Block,
-    merge_windows,
+    ImageEncoder,
     relative_table,
-    split_windows,
 )
+from hqsam_export.modeling.tiny_vit import TinyViTEncoder
+from hqsam_export.modeling.windows import merge_windows, split_windows
 
 GLOBAL_BLOCKS = 4
-"""Number of intermediate embeddings in the contract; those of a smaller model are zeros."""
+"""Number of intermediate embeddings in the contract; those of a ViT with fewer are zeros."""
 
 MIN_VIT_WIDTH = 768
-"""Width of the contract's intermediate embeddings; narrower ones are padded with zeros."""
+"""Width of the contract's intermediate embeddings; a narrower ViT's are padded with zeros."""
 
 
-def interm_width(model: HQSamModel) -> int:
-    """Return the last dimension of `interm_embeddings`."""
-    return max(MIN_VIT_WIDTH, model.architecture.vit_width)
+def interm_shape(model: HQSamModel) -> tuple[int, ...]:
+    """Return the shape of `interm_embeddings`, [G, 1, 64, 64, width]."""
+    encoder = model.architecture.encoder
+    if isinstance(encoder, TinyViT):
+        return (1, 1, GRID, GRID, encoder.interm_width)
+    return (GLOBAL_BLOCKS, 1, GRID, GRID, max(MIN_VIT_WIDTH, encoder.width))
 
 
-class EncoderGraph(nn.Module):
+def encoder_graph(model: HQSamModel) -> nn.Module:
+    """Return the graph of a model's encoder."""
+    if isinstance(model.image_encoder, TinyViTEncoder):
+        return TinyViTGraph(model.image_encoder)
+    return ViTGraph(model.image_encoder, model.architecture.encoder.interm_width)
+
+
+class ViTGraph(nn.Module):
     """`image` -> `image_embeddings`, `interm_embeddings`."""
 
-    def __init__(self, model: HQSamModel) -> None:
+    def __init__(self, encoder: ImageEncoder, width: int) -> None:
         super().__init__()
-        encoder = model.image_encoder
         self.encoder = encoder
         self.blocks = nn.ModuleList(_Block(cast(Block, block)) for block in encoder.blocks)
-        blocks = len(model.architecture.global_blocks)
-        width = model.architecture.vit_width
-        self.padding = (0, interm_width(model) - width, *(0,) * 7, GLOBAL_BLOCKS - blocks)
+        missing = GLOBAL_BLOCKS - sum(cast(Block, block).window == 0 for block in encoder.blocks)
+        self.padding = (0, max(0, MIN_VIT_WIDTH - width), *(0,) * 7, missing)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Shapes as in the contract's `encoder`."""

@@ -9,6 +9,48 @@ from torch import Tensor, nn
 from hqsam_export.modeling.image_encoder import ImageEncoder
 from hqsam_export.modeling.mask_decoder import MaskDecoder
 from hqsam_export.modeling.prompt_encoder import PromptEncoder
+from hqsam_export.modeling.tiny_vit import INTERM_WIDTH, TinyViTEncoder
+
+
+@dataclass(frozen=True)
+class ViT:
+    """The dimensions of a plain ViT encoder: HQ-SAM B, L and H.
+
+    Attributes:
+        width: channels of a token.
+        depth: blocks.
+        heads: attention heads of a block.
+        global_blocks: indices of the blocks with global attention, whose outputs are the
+            intermediate embeddings.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, ...]
+
+    @property
+    def interm_width(self) -> int:
+        """Channels of the intermediate embeddings."""
+        return self.width
+
+    def build(self, out_channels: int) -> ImageEncoder:
+        """Return the encoder, without weights."""
+        return ImageEncoder(self.width, self.depth, self.heads, self.global_blocks, out_channels)
+
+
+@dataclass(frozen=True)
+class TinyViT:
+    """The encoder of Light HQ-SAM, TinyViT-5M, which comes in one size."""
+
+    @property
+    def interm_width(self) -> int:
+        """Channels of the intermediate embedding."""
+        return INTERM_WIDTH
+
+    def build(self, out_channels: int) -> TinyViTEncoder:
+        """Return the encoder, without weights."""
+        return TinyViTEncoder(out_channels)
 
 
 @dataclass(frozen=True)
@@ -16,20 +58,14 @@ class Architecture:
     """The dimensions in which HQ-SAM models differ.
 
     Attributes:
-        vit_width: channels of a ViT token.
-        vit_depth: ViT blocks.
-        vit_heads: attention heads of a ViT block.
-        global_blocks: indices of the blocks with global attention.
+        encoder: which image encoder, and its dimensions.
         width: channels of the image embeddings and of the decoder.
         mlp_width: hidden channels of the decoder's transformer.
         box_centre: whether a box's centre is a point, too. It is not in the published models;
             a small model needs much more training to learn the inside of a box without it.
     """
 
-    vit_width: int
-    vit_depth: int
-    vit_heads: int
-    global_blocks: tuple[int, ...]
+    encoder: ViT | TinyViT
     width: int = 256
     mlp_width: int = 2048
     box_centre: bool = False
@@ -41,16 +77,10 @@ class HQSamModel(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        self.image_encoder = ImageEncoder(
-            architecture.vit_width,
-            architecture.vit_depth,
-            architecture.vit_heads,
-            architecture.global_blocks,
-            architecture.width,
-        )
+        self.image_encoder = architecture.encoder.build(architecture.width)
         self.prompt_encoder = PromptEncoder(architecture.width, architecture.box_centre)
         self.mask_decoder = MaskDecoder(
-            architecture.width, architecture.vit_width, architecture.mlp_width
+            architecture.width, architecture.encoder.interm_width, architecture.mlp_width
         )
 
     def decode(

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hqsam_export.modeling.layers import LayerNorm2d, MLPBlock
+from hqsam_export.modeling.layers import MLPBlock, neck
+from hqsam_export.modeling.windows import merge_windows, split_windows
 
 GRID = 64
 """Tokens along each side of the image."""
@@ -28,12 +29,7 @@ class ImageEncoder(nn.Module):
             Block(width, heads, window=0 if index in global_blocks else WINDOW)
             for index in range(depth)
         )
-        self.neck = nn.Sequential(
-            nn.Conv2d(width, out_channels, kernel_size=1, bias=False),
-            LayerNorm2d(out_channels),
-            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
-            LayerNorm2d(out_channels),
-        )
+        self.neck = neck(width, out_channels)
 
     def forward(
         self, images: Tensor, corners: list[tuple[int, int]] | None = None
@@ -135,20 +131,3 @@ def relative_table(rel_pos: Tensor, side: int) -> Tensor:
 def take(table: Tensor, corners: list[tuple[int, int]], side: int) -> Tensor:
     """Cut squares [B, side, side, C] out of [1, S, S, C]; corners are (row, column)."""
     return torch.cat([table[:, row : row + side, col : col + side] for row, col in corners])
-
-
-def split_windows(x: Tensor, window: int) -> Tensor:
-    """Cut [B, S, S, C] into windows [B * W * W, window, window, C], padded with zeros."""
-    padding = -x.shape[1] % window
-    count = (x.shape[1] + padding) // window
-    x = functional.pad(x, (0, 0, 0, padding, 0, padding))
-    x = x.reshape(-1, window, count, window, x.shape[-1]).transpose(1, 2)
-    return x.reshape(-1, window, window, x.shape[-1])
-
-
-def merge_windows(x: Tensor, window: int, side: int) -> Tensor:
-    """Undo `split_windows`: [B * W * W, window, window, C] to [B, side, side, C]."""
-    count = (side + -side % window) // window
-    x = x.reshape(-1, count, window, window, x.shape[-1]).transpose(1, 2)
-    x = x.reshape(-1, count * window, count * window, x.shape[-1])
-    return x[:, :side, :side]

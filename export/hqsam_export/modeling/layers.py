@@ -57,3 +57,13 @@ class MLP(nn.Module):
             x = functional.relu(layer(x))
         x = self.layers[-1](x)
         return x
+
+
+def neck(width: int, out_channels: int) -> nn.Sequential:
+    """Return the layers from an encoder's [B, width, S, S] to [B, out_channels, S, S]."""
+    return nn.Sequential(
+        nn.Conv2d(width, out_channels, kernel_size=1, bias=False),
+        LayerNorm2d(out_channels),
+        nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        LayerNorm2d(out_channels),
+    )

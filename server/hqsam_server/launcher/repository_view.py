@@ -9,6 +9,8 @@ from typing import Any
 
 from google.protobuf import text_format
 from hqsam_client import contract
+from hqsam_export import repository as exported
+from hqsam_export.errors import ExportError
 from tritonclient.grpc import model_config_pb2
 
 from hqsam_server.errors import StartError
@@ -66,13 +68,30 @@ def computed_by(repository: Path) -> str:
     Args:
         repository: the server's view, as `write_repository` wrote it.
     """
-    runs = []
-    for name in (contract.ENCODER.name, contract.FEATURES.name):
-        file = repository / name / "config.pbtxt"
-        if file.exists():
-            text = file.read_text(encoding="utf-8")
-            runs.append(_run_by(text_format.Parse(text, model_config_pb2.ModelConfig())))
-    return " ".join(runs)
+    names = (contract.ENCODER.name, contract.FEATURES.name)
+    configs = (_config(repository, name) for name in names)
+    return " ".join(_run_by(config) for config in configs if config is not None)
+
+
+def member(repository: Path) -> str | None:
+    """Name the member of the HQ-SAM family in a model repository, as its manifest does.
+
+    Returns:
+        None if there is no manifest, or it is of a model that was not published.
+    """
+    try:
+        name = exported.read_manifest(repository).get("model")
+    except ExportError:
+        return None
+    return None if name is None else str(name)
+
+
+def _config(repository: Path, name: str) -> Any:
+    file = repository / name / "config.pbtxt"
+    if not file.exists():
+        return None
+    text = file.read_text(encoding="utf-8")
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
 def _run_by(config: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +15,36 @@ CASES = [(image, prompt) for image in images.SIZES for prompt in prompts.PROMPTS
 """Names of images and prompts. The prompt `refine` starts from the one named `point`."""
 
 
-@cache
-def _archive() -> dict[str, NDArray[Any]]:
-    with np.load(Path(__file__).with_name("golden.npz")) as archive:
-        return dict(archive)
+class Golden:
+    """The answers for one member of the family, with the rebuilt weights of seed 0."""
+
+    def __init__(self, file: str) -> None:
+        self._file = Path(__file__).with_name(file)
+
+    @cached_property
+    def _archive(self) -> dict[str, NDArray[Any]]:
+        with np.load(self._file) as archive:
+            return dict(archive)
+
+    def array(self, image: str, prompt: str, name: str) -> NDArray[Any]:
+        """Return `low_res_masks` [1, 256, 256] or `iou` [1] of a case."""
+        return self._archive[f"{image}/{prompt}/{name}"]
+
+    def embedding(self, image: str, name: str) -> NDArray[Any]:
+        """Return the samples of `image_embeddings` or `interm_embeddings` of an image."""
+        return self._archive[f"{image}/{name}"]
+
+    def mask(self, image: str, prompt: str) -> NDArray[np.bool_]:
+        """Return the final mask of a case, [height, width] of the image."""
+        width, height = images.SIZES[image]
+        packed = self.array(image, prompt, "mask")
+        return np.unpackbits(packed, count=width * height).reshape(height, width).astype(np.bool_)
 
 
-def array(image: str, prompt: str, name: str) -> NDArray[Any]:
-    """Return `low_res_masks` [1, 256, 256] or `iou` [1] of a case."""
-    return _archive()[f"{image}/{prompt}/{name}"]
+VIT_B = Golden("golden.npz")
 
-
-def embedding(image: str, name: str) -> NDArray[Any]:
-    """Return the samples of `image_embeddings` or `interm_embeddings` of an image."""
-    return _archive()[f"{image}/{name}"]
-
-
-def mask(image: str, prompt: str) -> NDArray[np.bool_]:
-    """Return the final mask of a case, [height, width] of the image."""
-    width, height = images.SIZES[image]
-    packed = array(image, prompt, "mask")
-    return np.unpackbits(packed, count=width * height).reshape(height, width).astype(np.bool_)
+LIGHT = Golden("golden_light.npz")
+"""As `build_sam_vit_t` returns the model: without attention biases."""
 
 
 def pixels(image: str, prompt: str) -> dict[str, Any]:

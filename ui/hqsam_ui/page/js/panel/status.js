@@ -43,7 +43,7 @@ export class Status {
     element("empty").hidden = work !== null || this.project.entries.length > 0;
     const state = server === null ? "unknown" : server.ready ? "ready" : "gone";
     element("server").dataset.state = state;
-    write("server-text", server === null ? "Connecting…" : server.ready ? server.url : `No answer${server.url && ` from ${server.url}`}`);
+    write("server-text", server === null ? "Connecting…" : server.ready ? [server.model, server.url].filter(Boolean).join(" · ") : `No answer${server.url && ` from ${server.url}`}`);
     const { openedMs = null, clickMs = null, image = null } = work ?? {};
     write("time-encode", openedMs === null || !image ? "–" : image.known ? `already encoded, ${time(openedMs)}` : `encoded in ${time(openedMs)}`);
     write("time-click", clickMs === null ? "–" : time(clickMs));

@@ -12,7 +12,7 @@ export const OFFLINE = "The page’s own server does not answer. Is hqsam ui sti
  * @property {boolean} known whether it was encoded before
  * @property {number} seconds
  *
- * @typedef {{ready: boolean, url: string, max_image_bytes: number, folder: string | null}} Status
+ * @typedef {{ready: boolean, model: string | null, url: string, max_image_bytes: number, folder: string | null}} Status
  */
 
 /** A call failed: the server answered with an error, or not at all. */

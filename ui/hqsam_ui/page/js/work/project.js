@@ -274,8 +274,8 @@ export class Project extends EventTarget {
     try {
       this.server = await api.status();
     } catch {
-      const { url = "", max_image_bytes = Infinity, folder = null } = this.server ?? {};
-      this.server = { ready: false, url, max_image_bytes, folder };
+      const { model = null, url = "", max_image_bytes = Infinity, folder = null } = this.server ?? {};
+      this.server = { ready: false, model, url, max_image_bytes, folder };
     }
     const { ready } = this.server;
     if (ready && (this.#waiting || before === false)) {
