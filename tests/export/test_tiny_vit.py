@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hqsam_export import checkpoint
+from hqsam_cli.main import main
+from hqsam_export import checkpoint, exporter
 from hqsam_export.errors import CheckpointError
 from hqsam_export.graphs.encoder import encoder_graph
 from hqsam_export.graphs.tiny_vit import folded
@@ -96,3 +97,17 @@ def test_the_encoder_trains_in_bfloat16() -> None:
         (embeddings.float().square().mean() + interm.float().square().mean()).backward()
     missing = [name for name, it in model.image_encoder.named_parameters() if it.grad is None]
     assert not missing
+
+
+@pytest.mark.parametrize("option", [[], ["--attention-biases"]])
+def test_the_export_says_that_biases_are_left_out(
+    light: HQSamModel,
+    option: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest = {"model": "Light", "fingerprint": "1234"}
+    monkeypatch.setattr(checkpoint, "load_model", lambda *_: light)
+    monkeypatch.setattr(exporter, "export", lambda *_args, **_options: manifest)
+    assert main(["export", "--checkpoint=light.pth", *option]) == 0
+    assert ("--attention-biases" in capsys.readouterr().err) is not bool(option)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from hqsam_cli import options
 
@@ -38,6 +39,12 @@ def run(args: argparse.Namespace) -> int:
     from hqsam_export import checkpoint, exporter
 
     model = checkpoint.load_model(args.checkpoint, args.attention_biases)
+    if model.has_attention_biases and not args.attention_biases:
+        print(
+            "this model's attention biases are left out, as build_sam_vit_t leaves them; the "
+            "authors' demo adds them, and so does --attention-biases",
+            file=sys.stderr,
+        )
     manifest = exporter.export(
         model, args.output, args.precision, report=lambda line: print(line, flush=True)
     )

@@ -83,6 +83,11 @@ class HQSamModel(nn.Module):
             architecture.width, architecture.encoder.interm_width, architecture.mlp_width
         )
 
+    @property
+    def has_attention_biases(self) -> bool:
+        """Whether it can have biases in attention, as only Light can; see `load_model`."""
+        return isinstance(self.architecture.encoder, TinyViT)
+
     def decode(
         self,
         image_embeddings: Tensor,
