@@ -18,7 +18,7 @@ from hqsam_server.errors import StartError
 from hqsam_server.front.call_log import CallLog
 from hqsam_server.front.callers import Callers, Keys
 from hqsam_server.front.settings import KEYS_VARIABLE, SETTINGS_FILE, Front, Settings, limits
-from hqsam_server.launcher import distribution, repository_view
+from hqsam_server.launcher import distribution, engines, repository_view
 from hqsam_server.launcher.front import FrontProcess
 from hqsam_server.launcher.log import Log
 from hqsam_server.launcher.options import Endpoint, Tls, Tuning, absolute
@@ -89,7 +89,8 @@ class TritonServer:
                 that one, embeddings are lost when the server stops.
             arguments: further arguments for `tritonserver`, which runs in another folder.
                 Any ``--log-…`` among them shows its whole log.
-            start_timeout_s: how long a start may take, loading of models included.
+            start_timeout_s: how long a start may take, loading of models included. Before that, it
+                waits as long for another server that builds engines of TensorRT in the same folder.
             exit_timeout_s: how long requests under way may take when the server stops.
             log: where the server's log goes; None for nowhere.
         """
@@ -221,6 +222,11 @@ class TritonServer:
 
     def _launch(self) -> None:
         self.say(f"starting Triton with {self._source or 'the small model'}")
+        kept = engines.folders(self._workspace.folder / "repository")
+        with engines.turn(kept, self._start_timeout_s, self.say):
+            self._start()
+
+    def _start(self) -> None:
         self._services.choose_ports()
         self._spawn()
         for attempt in range(_PORT_ATTEMPTS):
