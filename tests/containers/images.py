@@ -43,8 +43,20 @@ RUN pip install --no-cache-dir nvidia-pytriton && \\
     ln --symbolic "$packages/nvidia_pytriton.libs" "$home/lib" && \\
     cp --recursive "$triton/backends/python" "$home/backends/python" && \\
     cp "$triton/python_backend_stubs/3.11/triton_python_backend_stub" "$home/backends/python/" && \\
-    useradd --uid 1000 triton-server
-ENTRYPOINT ["/bin/false"]
+    useradd --uid 1000 triton-server && mkdir /opt/nvidia
+COPY nvidia_entrypoint.sh /opt/nvidia/
+ENTRYPOINT ["/opt/nvidia/nvidia_entrypoint.sh"]
+"""
+
+COMPAT = "/usr/local/cuda/compat/lib.real"
+"""The folder that NVIDIA's entrypoint puts first on LD_LIBRARY_PATH for an older driver."""
+
+# As NVIDIA's does on a host with an older driver.
+_ENTRYPOINT = f"""\
+#!/bin/sh
+echo "== Triton Inference Server =="
+export LD_LIBRARY_PATH="{COMPAT}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"
+exec "$@"
 """
 
 
@@ -110,6 +122,9 @@ class Storage:
         base.unlink()
         triton = self._folder / "Containerfile"
         triton.write_text(_TRITON_FILE)
+        entrypoint = self._folder / "nvidia_entrypoint.sh"
+        entrypoint.write_text(_ENTRYPOINT)
+        entrypoint.chmod(0o755)
         self._build(f"{_TRITON}:{_TAG}", triton, self._folder)
         self._build(
             CPU, DOCKERFILE, ROOT, "--target=cpu", "--pull-never", f"--build-arg=TRITON_TAG={_TAG}"

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hqsam_testing.waiting import wait_until
 
-from tests.containers.images import CPU, ROOT, Storage, click, on_loopback
+from tests.containers.images import COMPAT, CPU, ROOT, Storage, click, on_loopback
 
 pytestmark = pytest.mark.slow
 
@@ -61,10 +61,13 @@ class Container:
         (found,) = json.loads(self._storage.podman("inspect", NAME))
         return dict(found["State"])
 
+    def family(self) -> list[psutil.Process]:
+        """Return its processes, without the first."""
+        return psutil.Process(int(str(self.state()["Pid"]))).children(recursive=True)
+
     def kill_process(self, model: str) -> None:
         """Kill the process of a model."""
-        family = psutil.Process(int(str(self.state()["Pid"]))).children(recursive=True)
-        (process,) = (it for it in family if f"{model}_0_0" in it.cmdline())
+        (process,) = (it for it in self.family() if f"{model}_0_0" in it.cmdline())
         process.kill()
 
 
@@ -78,14 +81,20 @@ def container(storage: Storage) -> Iterator[Container]:
 
 def test_it_serves_without_any_privilege(container: Container) -> None:
     click(container.url)
-    server = psutil.Process(int(str(container.state()["Pid"])))
-    for process in server.children(recursive=True):
+    for process in container.family():
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
         fields = dict(re.findall(r"^(\w+):\s+(.*)$", status, re.MULTILINE))
         assert fields["Uid"].split() == ["1000"] * 4
         assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0
         assert fields["NoNewPrivs"] == "1"
         assert fields["Seccomp"] == "2"
+
+
+def test_cudas_compat_folder_comes_before_the_systems(container: Container) -> None:
+    (triton,) = (it for it in container.family() if it.name() == "tritonserver")
+    folders = triton.environ()["LD_LIBRARY_PATH"].split(":")
+    assert COMPAT in folders
+    assert not any(folder.startswith(("/lib", "/usr/lib")) for folder in folders)
 
 
 def test_its_health_check_passes_on_any_port(container: Container, storage: Storage) -> None:

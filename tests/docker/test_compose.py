@@ -124,7 +124,7 @@ def test_the_images_start_hqsam_serve_with_options_that_it_has() -> None:
     commands = [json.loads(text.replace("\\\n", "")) for text in entrypoints]
     parser = argparse.ArgumentParser()
     serve.add_arguments(parser)
-    served = [command[2:] for command in commands if command[:2] == ["hqsam", "serve"]]
+    served = [command[3:] for command in commands if command[1:3] == ["hqsam", "serve"]]
     assert len(served) == 2
     for command in served:
         args = parser.parse_args(command)
@@ -132,6 +132,40 @@ def test_the_images_start_hqsam_serve_with_options_that_it_has() -> None:
         assert args.model_repository == Path("/models")
     assert parser.parse_args(served[1]).model_config_name == "cuda"
     assert (ROOT / "model_repository/encoder/configs/cuda.pbtxt").is_file()
+
+
+def test_an_older_driver_finds_cudas_compat_libraries() -> None:
+    """NVIDIA's entrypoint puts their folder first on LD_LIBRARY_PATH, if the driver needs them."""
+    servers = DOCKERFILE.split("FROM triton AS ")[1:]
+    assert [stage.split("\n")[0] for stage in servers] == ["cpu", "gpu"]
+    for stage in servers:
+        assert 'ENTRYPOINT ["/opt/nvidia/nvidia_entrypoint.sh", "hqsam", "serve",' in stage
+    instructions = [line for line in DOCKERFILE.splitlines() if not line.startswith("#")]
+    assert not any("LD_LIBRARY_PATH" in line for line in instructions)
+
+
+def test_no_manifest_replaces_nvidias_entrypoint() -> None:
+    for path in COMPOSE:
+        for name, service in services(path).items():
+            assert "entrypoint" not in service, f"{name} of {path.name}"
+    for path in (DOCKER / "kubernetes").rglob("*.yaml"):
+        for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            for container in servers_of(document):
+                assert "command" not in container, path.name
+
+
+def servers_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the containers of a manifest that serve."""
+    specification = document.get("spec", {})
+    specification = specification.get("predictor") or specification.get("template", {}).get("spec")
+    containers = (specification or {}).get("containers", [])
+    return [it for it in containers if it["name"] in ("triton", "kserve-container")]
+
+
+@pytest.mark.parametrize("name", ["docker/README.md", "docs/gpus.md"])
+def test_the_documented_tag_is_the_images(name: str) -> None:
+    (tag,) = re.findall(r"^ARG TRITON_TAG=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert f"`{tag}`" in (ROOT / name).read_text(encoding="utf-8")
 
 
 def test_the_image_has_every_package_and_nothing_else(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import warnings
@@ -11,6 +12,10 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from google.protobuf import text_format
+from hqsam_cli.commands import export, serve
+from hqsam_testing import configs
+from tritonclient.grpc import model_config_pb2
 
 ROOT = Path(__file__).parents[2] / "docker"
 KUBERNETES = ROOT / "kubernetes"
@@ -159,6 +164,74 @@ def test_the_memory_of_a_pod_adds_up() -> None:
         assert limit_gib >= shared_gib + 4  # 3.6 GB are resident
         if "cpu" in container["resources"]["limits"]:
             assert f"--threads={container['resources']['limits']['cpu']}" in container["args"]
+
+
+def deployment_of(path: Path) -> dict[str, Any]:
+    """Return the pod's specification in the only Deployment of a file."""
+    (found,) = (it for it in documents(path) if it["kind"] == "Deployment")
+    return dict(found["spec"]["template"]["spec"])
+
+
+def test_a_replica_on_a_gpu_names_runtime_and_nodes() -> None:
+    patch = deployment_of(KUBERNETES / "overlays/gpu/node.yaml")
+    (kserve, _) = documents(KUBERNETES / "kserve/inference-service.yaml")
+    for specification in (patch, kserve["spec"]["predictor"]):
+        assert specification["runtimeClassName"] == "nvidia"
+        assert specification["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+
+
+TENSORRT = KUBERNETES / "overlays/gpu-tensorrt"
+
+
+def test_engines_of_tensorrt_outlive_their_pod_and_are_shared() -> None:
+    (claim,) = documents(TENSORRT / "engines.yaml")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kubernetes_validate.validate(claim, VERSION, strict=True)
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    patch = deployment_of(TENSORRT / "resources.yaml")
+    (volume,) = patch["volumes"]
+    assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    (mount,) = patch["containers"][0]["volumeMounts"]
+    text = (configs.REPOSITORY / "encoder/configs/tensorrt.pbtxt").read_text(encoding="utf-8")
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    (tensorrt,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert mount == {
+        "name": volume["name"],
+        "mountPath": tensorrt.parameters["trt_engine_cache_path"],
+    }
+
+
+def test_the_build_of_an_engine_has_time_and_memory() -> None:
+    (container,) = deployment_of(TENSORRT / "resources.yaml")["containers"]
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    args = parser.parse_args(container["args"])
+    assert args.model_config_name == "tensorrt"
+    assert args.start_timeout_secs > parser.get_default("start_timeout_secs")
+    (base,) = deployment_of(KUBERNETES / "base/replicas.yaml")["containers"]
+    assert args.proxy == parser.parse_args(base["args"]).proxy
+    # A replica may wait for another one before it builds.
+    tries = container["startupProbe"]["failureThreshold"]
+    assert tries * base["startupProbe"]["periodSeconds"] > 2 * args.start_timeout_secs
+    (gpu,) = deployment_of(KUBERNETES / "overlays/gpu/resources.yaml")["containers"]
+    for kind in ("requests", "limits"):
+        memory = [it["resources"][kind]["memory"].removesuffix("Gi") for it in (container, gpu)]
+        assert int(memory[0]) > int(memory[1])
+
+
+def test_weights_are_exported_in_the_precision_that_the_job_says() -> None:
+    (job, _) = documents(KUBERNETES / "components/export-weights/job.yaml")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    environment = {it["name"]: it["value"] for it in container["env"]}
+    (command,) = container["args"]
+    words = command.replace("$(hqsam fetch)", "file").replace(
+        "$PRECISION", environment["PRECISION"]
+    )
+    parser = argparse.ArgumentParser()
+    export.add_arguments(parser)
+    args = parser.parse_args([word.strip('"') for word in words.split()[2:]])
+    assert args.precision == "fp32"
 
 
 def test_patches_of_an_overlay_change_containers_that_exist() -> None:

@@ -70,6 +70,26 @@ def test_warm_up_samples_fit_the_inputs(path: str) -> None:
                 assert declared in (-1, side)
 
 
+ON_GPU = [path for path in CONFIGS if path.endswith(("cuda.pbtxt", "tensorrt.pbtxt"))]
+
+
+@pytest.mark.parametrize("path", [it for it in ON_GPU if not it.startswith("segment/")])
+def test_on_a_gpu_nothing_is_searched_or_loaded_in_the_first_call(path: str) -> None:
+    config = _read(path)
+    # Triton's backend reads it among the model's parameters, and else sets EXHAUSTIVE, whatever the
+    # accelerator says.
+    assert config.parameters["cudnn_conv_algo_search"].string_value == "1"
+    assert config.model_warmup
+
+
+def test_the_engine_and_the_timing_of_tensorrt_are_kept_in_one_folder() -> None:
+    config = _read("encoder/configs/tensorrt.pbtxt")
+    [tensorrt] = config.optimization.execution_accelerators.gpu_execution_accelerator
+    for cache in ("engine", "timing"):
+        assert tensorrt.parameters[f"trt_{cache}_cache_enable"] == "true"
+        assert tensorrt.parameters[f"trt_{cache}_cache_path"] == "/var/cache/tensorrt"
+
+
 def test_the_repository_holds_the_contracts_models_and_no_others() -> None:
     folders = {path.parent.name for path in configs.REPOSITORY.glob("*/config.pbtxt")}
     assert folders == {model.name for model in contract.MODELS}

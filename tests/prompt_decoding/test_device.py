@@ -27,6 +27,7 @@ from tests.prompt_decoding.jobs import OUTPUTS, embedding, expected, job, prompt
 
 CPU = Device("cpu", 0)
 TOGETHER = 4
+HEURISTIC = {"cudnn_conv_algo_search": "HEURISTIC"}
 TOLERANCE = 1e-4
 """A prompt's logits alone and among others, in fp32."""
 
@@ -117,11 +118,14 @@ class _Copies:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.nbytes: dict[str, int] = {}
+        self.shapes: list[tuple[int, ...]] = []
         bind = onnxruntime.IOBinding.bind_cpu_input
         place = onnxruntime.OrtValue.ortvalue_from_numpy
 
         def noted(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> None:  # type: ignore[type-arg]
             self.nbytes[name] = array.nbytes
+            if name == "point_coords":
+                self.shapes.append(array.shape)
             bind(binding, name, array)
 
         def placed(array: np.ndarray, *device: object) -> onnxruntime.OrtValue:  # type: ignore[type-arg]
@@ -130,6 +134,19 @@ class _Copies:
 
         monkeypatch.setattr(onnxruntime.IOBinding, "bind_cpu_input", noted)
         monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", placed)
+
+
+def test_the_shapes_of_clicks_run_before_the_first_one(
+    file: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = _Copies(monkeypatch)
+    decoder = DeviceDecoder(file, CPU)
+    warm = set(copies.shapes)
+    assert warm == {(1, 2, 2), (2, 2, 2), (4, 2, 2), (1, 4, 2), (1, 8, 2)}
+    image = decoder.place(embedding(0))
+    for points in (2, 4, 8):
+        decoder.run([job(image, points)], OUTPUTS, narrow=False)
+    assert set(copies.shapes) == warm
 
 
 def test_a_click_copies_nothing_but_its_points(
@@ -203,6 +220,9 @@ def test_accelerators_for_gpus_become_options_of_providers(
                 "trt_fp16_enable": "true",
             },
         ),
-        ("CUDAExecutionProvider", {"device_id": "3", "use_tf32": "0"}),
+        ("CUDAExecutionProvider", {"device_id": "3", **HEURISTIC, "use_tf32": "0"}),
     ]
-    assert gpu_providers(file, 0) == [("CUDAExecutionProvider", {"device_id": "0"})]
+    assert gpu_providers(file, 0) == [("CUDAExecutionProvider", {"device_id": "0", **HEURISTIC})]
+    searching = {"cuda": {"cudnn_conv_algo_search": "EXHAUSTIVE"}}
+    [(_, options)] = gpu_providers(replace(file, gpu_accelerators=searching), 0)
+    assert options["cudnn_conv_algo_search"] == "EXHAUSTIVE"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,20 @@ def test_hqsam_serve_runs_on_it(
     assert "--allow-gpu-metrics=true" in command
     assert server.instances()
     server.stop(signal.SIGTERM)
+
+
+def test_the_hosts_libcuda_does_not_come_before_cudas_compat_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in NVIDIA's image: libpython is where the host's libcuda is mounted."""
+    compat = "/usr/local/cuda/compat/lib.real"
+    monkeypatch.setenv("HQSAM_TRITON_HOME", str(home))
+    monkeypatch.setenv("LD_LIBRARY_PATH", compat)
+    multiarch = sysconfig.get_config_var("MULTIARCH")
+    variables = {"INSTSONAME": "libc.so.6", "LIBDIR": "/usr/lib", "MULTIARCH": multiarch}
+    monkeypatch.setattr(sysconfig, "get_config_var", variables.get)
+    folders = distribution.find().environment()["LD_LIBRARY_PATH"].split(":")
+    assert folders == [str(home / "lib"), compat]
 
 
 def test_an_image_without_python_is_named(

@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "until the server stops)",
     )
     parser.add_argument(
+        "--self-test",
+        action="store_true",
+        help="encode and segment an image before the server is ready, and end if that fails",
+    )
+    parser.add_argument(
         "--start-timeout-secs",
         type=float,
         default=600.0,
@@ -299,6 +304,7 @@ def run(args: argparse.Namespace) -> int:
         ),
         environment={"HQSAM_STORE_FOLDER": str(args.store_folder)} if args.store_folder else {},
         arguments=args.arguments,
+        self_test=args.self_test,
         start_timeout_s=args.start_timeout_secs,
         exit_timeout_s=args.exit_timeout_secs,
         log=sys.stderr,

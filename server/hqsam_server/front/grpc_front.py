@@ -28,6 +28,7 @@ from hqsam_server.front.settings import (
     METRICS_METHOD,
     TRITON_GRPC,
     TRITON_PORT,
+    UNTESTED_FILE,
     Settings,
 )
 from hqsam_server.front.under_way import UnderWay, lost
@@ -134,7 +135,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         await self._under_way.watch(self._settings.models)
 
     async def listen(self) -> None:
-        """Listen for callers while Triton is there, for ever.
+        """Listen for callers while Triton is there and has passed its self-test, for ever.
 
         Where nobody listens, a client with several replicas turns to another one at once.
 
@@ -155,7 +156,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
                 await server.stop(grace_s)
 
     async def _triton_comes(self) -> None:
-        while not self._is_connected():
+        while not self._is_connected() or Path(UNTESTED_FILE).exists():
             await asyncio.sleep(_LOOK_S)
 
     async def _triton_goes(self) -> None:

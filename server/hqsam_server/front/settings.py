@@ -37,6 +37,9 @@ METRICS_METHOD = "/hqsam.Front/Metrics"
 
 SETTINGS_FILE = "front.json"
 
+UNTESTED_FILE = "untested"
+"""While the server's folder has this file, nobody is let in: the self-test has not passed."""
+
 _MASK_BYTES = 4 * contract.MASK_SIZE**2
 _POINT_BYTES = 3 * 4
 STRUCTURE_BYTES = 2**20

@@ -103,6 +103,9 @@ def _installed(home: Path) -> Distribution:
 def _python_library() -> list[Path]:
     """Return the folder of libpython, or nothing if the system's loader finds it.
 
+    Folders that the loader searches by itself stay off LD_LIBRARY_PATH. The host's libcuda is in
+    one of them, and would come before that of CUDA's compat folder, which an older driver needs.
+
     Raises:
         StartError: this Python has no shared library.
     """
@@ -111,7 +114,7 @@ def _python_library() -> list[Path]:
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     for candidate in (folder, folder / multiarch):
         if ".so" in name and (candidate / name).exists():
-            return [candidate]
+            return [] if candidate.resolve() in _loaders_folders(multiarch) else [candidate]
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if ctypes.util.find_library(f"python{version}"):
         return []
@@ -120,3 +123,9 @@ def _python_library() -> list[Path]:
         f"Python with a shared library (Debian: apt install libpython{version}; pyenv: "
         "PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install)"
     )
+
+
+def _loaders_folders(multiarch: str) -> set[Path]:
+    """Return the folders that the system's loader searches whatever its configuration says."""
+    folders = [Path(name) for name in ("/lib", "/usr/lib", "/lib64", "/usr/lib64")]
+    return {path.resolve() for folder in folders for path in (folder, folder / multiarch)}

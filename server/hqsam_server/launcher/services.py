@@ -100,10 +100,21 @@ class Services:
         status, answer = self._ask_triton("http", "POST", path, timeout_s)
         return None if status == http.client.OK else answer
 
-    def call(self, model: str, inputs: list[dict[str, Any]], timeout_s: float) -> tuple[int, str]:
-        """Run a model on inputs in KServe's JSON; return HTTP status and text, or 0 and why."""
-        path = f"/v2/models/{model}/infer"
-        return self._ask_triton("http", "POST", path, timeout_s, {"inputs": inputs})
+    def call(
+        self,
+        model: str,
+        inputs: list[dict[str, Any]],
+        timeout_s: float,
+        outputs: tuple[str, ...] = (),
+    ) -> tuple[int, str]:
+        """Run a model on inputs in KServe's JSON; return HTTP status and text, or 0 and why.
+
+        Without names of outputs, the answer has all.
+        """
+        body: dict[str, Any] = {"inputs": inputs}
+        if outputs:
+            body["outputs"] = [{"name": name} for name in outputs]
+        return self._ask_triton("http", "POST", f"/v2/models/{model}/infer", timeout_s, body)
 
     def _ask_triton(
         self,

@@ -17,8 +17,15 @@ from hqsam_server import small_model
 from hqsam_server.errors import StartError
 from hqsam_server.front.call_log import CallLog
 from hqsam_server.front.callers import Callers, Keys
-from hqsam_server.front.settings import KEYS_VARIABLE, SETTINGS_FILE, Front, Settings, limits
-from hqsam_server.launcher import distribution, repository_view
+from hqsam_server.front.settings import (
+    KEYS_VARIABLE,
+    SETTINGS_FILE,
+    UNTESTED_FILE,
+    Front,
+    Settings,
+    limits,
+)
+from hqsam_server.launcher import distribution, engines, repository_view, self_test
 from hqsam_server.launcher.front import FrontProcess
 from hqsam_server.launcher.log import Log
 from hqsam_server.launcher.options import Endpoint, Tls, Tuning, absolute
@@ -68,6 +75,7 @@ class TritonServer:
         tuning: Tuning | None = None,
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
+        self_test: bool = False,
         start_timeout_s: float = 600.0,
         exit_timeout_s: int = 30,
         log: TextIO | None = None,
@@ -89,7 +97,10 @@ class TritonServer:
                 that one, embeddings are lost when the server stops.
             arguments: further arguments for `tritonserver`, which runs in another folder.
                 Any ``--log-…`` among them shows its whole log.
-            start_timeout_s: how long a start may take, loading of models included.
+            self_test: whether to encode and segment an image before the server is ready, and to
+                fail if that fails. It takes as long as an encode.
+            start_timeout_s: how long a start may take, loading of models included. Before that, it
+                waits as long for another server that builds engines of TensorRT in the same folder.
             exit_timeout_s: how long requests under way may take when the server stops.
             log: where the server's log goes; None for nowhere.
         """
@@ -101,6 +112,7 @@ class TritonServer:
         store = self._environment.get(_STORE) or os.environ.get(_STORE)
         self._store = store if store in (None, _AUTO) else str(absolute(store))
         self._arguments = list(arguments)
+        self._self_test = self_test
         self._start_timeout_s = start_timeout_s
         self._exit_timeout_s = exit_timeout_s
         self._log = Log(
@@ -203,6 +215,8 @@ class TritonServer:
         unused = {contract.PROMPT_DECODER.name} - {*self._front.open_models}
         self._models = [name for name in self._models if name not in unused]
         self._environment["HQSAM_COMPUTED_BY"] = repository_view.computed_by(repository)
+        if self._self_test:
+            self._untested.touch()
 
     def _check_cache(self) -> None:
         """Warn if compiled models cannot be kept."""
@@ -221,6 +235,11 @@ class TritonServer:
 
     def _launch(self) -> None:
         self.say(f"starting Triton with {self._source or 'the small model'}")
+        kept = engines.folders(self._workspace.folder / "repository")
+        with engines.turn(kept, self._start_timeout_s, self.say):
+            self._start()
+
+    def _start(self) -> None:
         self._services.choose_ports()
         self._spawn()
         for attempt in range(_PORT_ATTEMPTS):
@@ -237,6 +256,30 @@ class TritonServer:
                 break
         for process in self._front_processes:
             process.keep()
+
+    @property
+    def _untested(self) -> Path:
+        return self._workspace.folder / UNTESTED_FILE
+
+    def _is_tested(self, timeout_s: float) -> bool:
+        """Test a server whose models are loaded, if that is still to be done; return True.
+
+        Raises:
+            StartError: it failed.
+        """
+        if self._untested.exists():
+            start = time.monotonic()
+            self_test.run(self._services.call, self._store_folder(), timeout_s)
+            self._untested.unlink()
+            self.say(f"the self-test passed in {time.monotonic() - start:.1f} s")
+        return True
+
+    def _store_folder(self) -> Path:
+        if self._store == _AUTO:
+            from hqsam_server.models.settings import default_store_folder
+
+            return default_store_folder()
+        return Path(self._store or self._workspace.store)
 
     def _start_front(self) -> None:
         environment = {**os.environ, **self._environment}
@@ -310,7 +353,12 @@ class TritonServer:
         start = time.monotonic()
         next_news_s = _FIRST_NEWS_S
         metrics = not any(argument.startswith("--allow-metrics") for argument in self._arguments)
-        while not (self._services.is_triton_ready(metrics) and self._services.is_front_ready()):
+        deadline = start + self._start_timeout_s
+        while not (
+            self._services.is_triton_ready(metrics)
+            and self._is_tested(deadline - time.monotonic())
+            and self._services.is_front_ready()
+        ):
             # A start that failed unloads its models for seconds before the process ends.
             if not self._running.is_running() or self._log.drained.is_set():
                 raise StartError(f"Triton ended while it started: {self._running.reason()}")

@@ -158,8 +158,15 @@ def store_folder(parameters: Mapping[str, str]) -> Path:
         ServingError: the option is missing, or the default folder is another user's.
     """
     option = text(parameters, "store_folder")
-    if option != AUTO:
-        return Path(option)
+    return default_store_folder() if option == AUTO else Path(option)
+
+
+def default_store_folder() -> Path:
+    """Return the folder of this user's embedding store where no other one is set.
+
+    Raises:
+        StoreError: it is another user's.
+    """
     tmpfs = Path("/dev/shm")  # noqa: S108
     base = tmpfs if os.access(tmpfs, os.W_OK) else Path(tempfile.gettempdir())
     folder = base / f"hqsam-store-{os.getuid()}"

@@ -31,6 +31,9 @@ TOGETHER = 32
 _FEW_POINTS = 8
 """Prompts of up to so many points share a batch; longer ones would make it much more expensive."""
 
+_USUAL_POINTS = (2, 4, _FEW_POINTS)
+"""Numbers of points that clicks and boxes are padded to."""
+
 _IMAGE = {spec.name: spec.shape for spec in PROMPT_DECODER.inputs[:2]}
 _OUTPUTS = [spec.name for spec in PROMPT_DECODER.outputs]
 
@@ -69,8 +72,9 @@ class DeviceDecoder:
     Images are copied to the device once, when they are placed. A call copies points, and masks to
     refine, to the device and only the requested outputs back. It decodes its prompts as one batch,
     whatever their images, in a few sizes: powers of two. A smaller batch is filled up with copies
-    of its first prompt, and a prompt of few points with padding. All sizes run once when the file
-    is loaded, as libraries choose their algorithms for each size.
+    of its first prompt, and a prompt of few points with padding. All sizes, and a prompt of each
+    usual number of points, run once when the file is loaded: libraries load and choose their
+    algorithms for each shape.
     """
 
     def __init__(self, file: ModelFile, device: Device) -> None:
@@ -184,14 +188,17 @@ class DeviceDecoder:
     def _warm_up(self) -> None:
         zeros = {name: np.zeros(shape, np.float32) for name, shape in _IMAGE.items()}
         images = [self.place(Embedding(**zeros, original_size=(1, 1))) for _ in range(2)]
-        coords, labels = np.zeros((1, 2, 2), np.float32), np.zeros((1, 2), np.float32)
         for size in self._sizes:
             for others in images if self._takes_images and size > 1 else images[:1]:
-                jobs = [
-                    Job(image, coords, labels, None)
-                    for image in (images[0], *[others] * (size - 1))
-                ]
-                self.run(jobs, _OUTPUTS, narrow=False)
+                placed = [images[0], *[others] * (size - 1)]
+                self.run([_no_job(it, _USUAL_POINTS[0]) for it in placed], _OUTPUTS, narrow=False)
+        for points in _USUAL_POINTS[1:]:
+            self.run([_no_job(images[0], points)], _OUTPUTS, narrow=False)
+
+
+def _no_job(image: _Placed, points: int) -> Job:
+    coords, labels = np.zeros((1, points, 2), np.float32), np.zeros((1, points), np.float32)
+    return Job(image, coords, labels, None)
 
 
 def _points(jobs: Sequence[Job]) -> Arrays:

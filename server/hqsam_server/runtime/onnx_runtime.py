@@ -21,6 +21,10 @@ Provider = tuple[str, dict[str, str]]
 CPU: tuple[Provider, ...] = (("CPUExecutionProvider", {}),)
 """Providers of a session on the CPU."""
 
+# cuDNN's heuristic chooses the algorithms of convolutions. ONNX Runtime's default searches, which
+# makes the first click of each shape slow.
+_CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
+
 ONLY_REQUESTED = onnxruntime.RunOptions()
 """Options of a run that computes nothing but the requested outputs."""
 ONLY_REQUESTED.only_execute_path_to_fetches = True
@@ -97,7 +101,7 @@ def gpu_providers(file: ModelFile, number: int) -> list[Provider]:
         options = _tensorrt_options(file.gpu_accelerators["tensorrt"])
         providers.append(("TensorrtExecutionProvider", device | options))
     cuda = file.gpu_accelerators.get("cuda", {})
-    providers.append(("CUDAExecutionProvider", {**device, **cuda}))
+    providers.append(("CUDAExecutionProvider", {**device, **_CUDA_OPTIONS, **cuda}))
     known = onnxruntime.get_available_providers()
     for name, _ in providers:
         if name not in known:
