@@ -211,6 +211,11 @@ def one_round(
             rate = clients[side]("rate", different=different, seconds=window_s)
             figures.add(f"clicks a second of 8 clients, {where}", "a second", side, rate)
     for side in sides:
+        slowest = clients[side]("burst", bursts=CLICKS)
+        what = "the slowest of 8 clicks that come together after a pause"
+        figures.add(f"{what}, median", "ms", side, statistics.median(slowest))
+        figures.add(f"{what}, of {CLICKS} times", "ms", side, max(slowest))
+    for side in sides:
         figures.add("an encode", "s", side, clients[side]("embed"))
     for side in sides:
         click_s, encode_s = clients[side]("click_while_embedding", clicks=2 * CLICKS)

@@ -93,6 +93,19 @@ class Driver:
             done = sum(future.result() for future in futures)
         return done / (time.perf_counter() - start)
 
+    def burst(self, bursts: int) -> list[float]:
+        """Return the seconds of the slowest of clicks that come together after a pause, each time.
+
+        Clients that click without a pause keep the server awake; people do not.
+        """
+        slowest = []
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            for _ in range(bursts):
+                time.sleep(_PAUSE_S)
+                clicks = [pool.submit(self._click_s, image, 1) for image in self._different]
+                slowest.append(max(click.result() for click in clicks))
+        return slowest
+
     def embed(self) -> float:
         """Return the seconds that a new image takes, on an idle server."""
         file = self._new_file()

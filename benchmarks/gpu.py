@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 from hqsam_client import contract
-from hqsam_server.errors import StartError
 from hqsam_server.models.prompt_checks import PromptLimits, Prompts
 from hqsam_server.prompt_decoding.decoder import Job, PlacedImage
 from hqsam_server.prompt_decoding.device import Device, DeviceDecoder
@@ -39,6 +38,9 @@ IMAGES = "images.npz"
 HALVED = "{}-fp16"
 """Folder of a model in fp16."""
 
+BF16 = "{}-bf16"
+"""Folder of a model in bf16, which only GPUs run."""
+
 _MASK = ["low_res_masks"]
 _CLICKS = ((300.0, 300.0), (700.0, 500.0), (500.0, 800.0))
 """(x, y) in the input frame."""
@@ -49,23 +51,33 @@ class Precision(NamedTuple):
 
     Attributes:
         name: in the table.
-        halved: whether to use the file in fp16.
+        folder: of the model, from its name.
         accelerators: parameters by accelerator, as in a config.
     """
 
     name: str
-    halved: bool
+    folder: str
     accelerators: Mapping[str, Mapping[str, str]]
 
 
 _TF32_OFF = {"use_tf32": "0"}
-FP32 = Precision("fp32", False, {"cuda": _TF32_OFF})
-TF32 = Precision("fp32 with TF32 products", False, {})
-ON_CUDA = (FP32, TF32, Precision("fp16", True, {"cuda": _TF32_OFF}))
+_EXPORTED = "{}"
+FP32 = Precision("fp32", _EXPORTED, {"cuda": _TF32_OFF})
+ON_CUDA = (
+    FP32,
+    Precision("fp16", HALVED, {"cuda": _TF32_OFF}),
+    Precision("fp32 with TF32 products", _EXPORTED, {}),
+    Precision("bf16", BF16, {"cuda": _TF32_OFF}),
+)
+_ON_CPU = ("fp32", "fp16")
 _TENSORRT = {"trt_layer_norm_fp32_fallback": "true"}
 ON_TENSORRT = (
-    Precision("fp16 on TensorRT", False, {"tensorrt": {**_TENSORRT, "trt_fp16_enable": "true"}}),
-    Precision("bf16 on TensorRT", False, {"tensorrt": {**_TENSORRT, "trt_bf16_enable": "true"}}),
+    Precision(
+        "fp16 on TensorRT", _EXPORTED, {"tensorrt": {**_TENSORRT, "trt_fp16_enable": "true"}}
+    ),
+    Precision(
+        "bf16 on TensorRT", _EXPORTED, {"tensorrt": {**_TENSORRT, "trt_bf16_enable": "true"}}
+    ),
 )
 
 
@@ -77,6 +89,7 @@ class Plan:
         device: where.
         rounds: runs of the encoder.
         together: prompts in a batch.
+        batches: sizes of batches to time by themselves, up to `together`.
         users: numbers of users at once, each on an image of their own.
         seconds: how long users click.
         deadline: `time.monotonic()` after which nothing more begins.
@@ -85,6 +98,7 @@ class Plan:
     device: Device
     rounds: int
     together: int
+    batches: tuple[int, ...]
     users: tuple[int, ...]
     seconds: float
     deadline: float
@@ -93,13 +107,21 @@ class Plan:
 class Bench:
     """Measures, and keeps the rows of the table."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(
+        self, folder: Path, plan: Plan, save: Callable[[list[dict[str, Any]]], object]
+    ) -> None:
         """Compute the masks in fp32 that all others are compared with.
+
+        Args:
+            folder: what `benchmarks.gpu_files` wrote.
+            plan: how much to measure.
+            save: called with all rows after each one, so that a run that is stopped loses none.
 
         Raises:
             StartError: the device cannot be used.
         """
         self.rows: list[dict[str, Any]] = []
+        self._save = save
         self._folder = folder
         self._plan = plan
         self._images: list[NDArray[np.float32]] = list(np.load(folder / IMAGES).values())
@@ -110,8 +132,8 @@ class Bench:
         """Measure everything."""
         on_cpu = self._plan.device.kind == "cpu"
         for precision in ON_CUDA:
-            if on_cpu and precision == TF32:
-                self._not_run(precision.name, "TF32 is a GPU's")
+            if on_cpu and precision.name not in _ON_CPU:
+                self._not_run(precision.name, "it needs a GPU")
                 continue
             self._try(f"encoder, {precision.name}", self._measure_encoder, precision)
             self._try(f"click, {precision.name}", self._measure_clicks, precision)
@@ -121,7 +143,6 @@ class Bench:
                 self._not_run(what, "TensorRT needs a GPU")
             else:
                 self._try(what, self._measure_encoder, precision)
-        self._not_run("bf16 on CUDA", "the exporter writes no files in bf16")
         self._not_run("encoder, batches of 8", "the contract's encoder takes one image")
         self._not_run("click on TensorRT", "it would build an engine for each shape of prompts")
 
@@ -131,12 +152,13 @@ class Bench:
             return
         try:
             measure(what, how)
-        except (StartError, RuntimeError) as error:
-            self._not_run(what, " ".join(str(error).split()))
+        except Exception as error:  # ONNX Runtime's have no base of their own
+            self._not_run(what, f"{type(error).__name__}: {' '.join(str(error).split())[:600]}")
 
     def _row(self, what: str, figure: str, detail: str) -> None:
         print(f"{what}: {figure}, {detail}", flush=True)
         self.rows.append({"what": what, "figure": figure, "detail": detail})
+        self._save(self.rows)
 
     def _not_run(self, what: str, why: str) -> None:
         self._row(what, "not run", why)
@@ -154,11 +176,15 @@ class Bench:
             session.run_with_iobinding(binding)
             seconds.append(time.perf_counter() - start)
         times = report.summary(seconds)
+        alone = report.summary(
+            _timed(lambda: session.run_with_iobinding(binding), self._plan.rounds)
+        )
         self._row(
             what,
             f"{times['median_ms']:.1f} ms",
             f"p99 {times['p99_ms']:.1f} ms, {1e3 / times['median_ms']:.1f} images a second one by "
-            f"one, {self._agreement(masks)}",
+            f"one; {alone['median_ms']:.2f} ms (p99 {alone['p99_ms']:.2f}) if the image is on the "
+            f"device; {self._agreement(masks)}; {_memory(self._plan.device)}",
         )
 
     def _measure_clicks(self, what: str, precision: Precision) -> None:
@@ -169,7 +195,10 @@ class Bench:
             for number in range(max(self._plan.users))
         ]
         size = images[0].nbytes / 1e6
-        self._row(what, f"{size:.1f} MB an image", f"on the device; {agreement}")
+        memory = _memory(self._plan.device)
+        self._row(what, f"{size:.1f} MB an image", f"on the device; {agreement}; {memory}")
+        for count in self._plan.batches:
+            self._measure_batch(what, decoder, images[:count])
         for users in self._plan.users:
             start = time.perf_counter()
             seconds = _clicked(decoder, images[:users], self._plan.seconds)
@@ -181,9 +210,22 @@ class Bench:
                 f"p50 {times['median_ms']:.1f} ms, p99 {times['p99_ms']:.1f} ms",
             )
 
+    def _measure_batch(
+        self, what: str, decoder: DeviceDecoder, images: Sequence[PlacedImage]
+    ) -> None:
+        """Time a batch of a click on each image, without the scheduler."""
+        prompts = itertools.cycle(map(_prompt, _CLICKS))
+        jobs = [Job(image, *next(prompts).one(0)) for image in images]
+        rounds = self._plan.rounds
+        times = report.summary(_timed(lambda: decoder.run(jobs, _MASK, narrow=False), rounds))
+        self._row(
+            f"{what}, batch, each on an image: {len(jobs)}",
+            f"{times['median_ms']:.2f} ms",
+            f"p99 {times['p99_ms']:.2f} ms, masks copied back",
+        )
+
     def _file(self, spec: contract.ModelSpec, precision: Precision) -> ModelFile:
-        name = HALVED.format(spec.name) if precision.halved else spec.name
-        file = ModelFile.read(self._folder / name)
+        file = ModelFile.read(self._folder / precision.folder.format(spec.name))
         return replace(file, openvino=None, gpu_accelerators=precision.accelerators)
 
     def _session(
@@ -279,15 +321,36 @@ def _clicked(decoder: DeviceDecoder, images: Sequence[PlacedImage], seconds: flo
     return times
 
 
+def _timed(run: Callable[[], object], rounds: int) -> list[float]:
+    """Return the seconds of each round, after one that does not count."""
+    run()
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
 def _described(device: Device) -> str:
     if device.kind == "cpu":
         return "the CPU, to try the program"
-    query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    return _queried(device, "name,memory.total,driver_version") or f"GPU {device.number}"
+
+
+def _memory(device: Device) -> str:
+    """Return what all processes, this one above all, have of the GPU's memory."""
+    used = "" if device.kind == "cpu" else _queried(device, "memory.used")
+    return f"{used or 'unknown memory'} of the GPU in use"
+
+
+def _queried(device: Device, what: str) -> str:
+    query = [f"--query-gpu={what}", "--format=csv,noheader"]
     command = ["nvidia-smi", f"--id={device.number}", *query]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
-        return f"GPU {device.number}"
+        return ""
     return found.stdout.strip()
 
 
@@ -299,21 +362,31 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=0, help="of the GPU")
     parser.add_argument("--quick", action="store_true", help="few rounds, to try the program")
     parser.add_argument("--output", type=Path, default=report.RESULTS, help="folder of the table")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="how long users click in each measurement"
+    )
+    parser.add_argument(
+        "--deadline", type=float, default=480.0, help="seconds after which nothing more begins"
+    )
     args = parser.parse_args()
     device = Device(args.device, args.number if args.device == "cuda" else 0)
-    # No measurement that begins in time takes more than two minutes.
-    deadline = time.monotonic() + 480
+    # With the defaults, no measurement that begins in time takes more than two minutes.
+    deadline = time.monotonic() + args.deadline
     if args.quick:
-        plan = Plan(device, rounds=3, together=4, users=(1, 4), seconds=2.0, deadline=deadline)
+        plan = Plan(device, 3, 4, (1, 4), (1, 4), min(args.seconds, 2.0), deadline)
     else:
-        plan = Plan(device, 50, together=32, users=(1, 8, 64), seconds=10.0, deadline=deadline)
-    try:
-        bench = Bench(args.files, plan)
-    except StartError as error:
-        sys.exit(f"nothing was measured: {error}")
-    bench.run()
+        plan = Plan(device, 50, 32, (1, 8, 32), (1, 8, 64), args.seconds, deadline)
     title = f"Encoder and clicks on {_described(device)}"
-    report.write("gpu", title, "make bench-gpu", bench.rows, args.output)
+
+    def save(rows: list[dict[str, Any]]) -> str:
+        return report.save("gpu", title, "make bench-gpu", rows, args.output)
+
+    try:
+        bench = Bench(args.files, plan, save)
+    except Exception as error:  # ONNX Runtime's have no base of their own
+        sys.exit(f"nothing was measured: {type(error).__name__}: {error}")
+    bench.run()
+    print(save(bench.rows))
 
 
 if __name__ == "__main__":

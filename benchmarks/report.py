@@ -121,6 +121,13 @@ def write(
     name: str, title: str, command: str, rows: list[dict[str, Any]], folder: Path = RESULTS
 ) -> None:
     """Print the table, and write it to `<name>.json` and `.md` in a folder; see `table`."""
+    print(save(name, title, command, rows, folder))
+
+
+def save(
+    name: str, title: str, command: str, rows: list[dict[str, Any]], folder: Path = RESULTS
+) -> str:
+    """Write the table to `<name>.json` and `.md` in a folder, and return it; see `table`."""
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(
         json.dumps({"machine": machine(), "command": command, "rows": rows}, indent=2) + "\n",
@@ -128,4 +135,4 @@ def write(
     )
     text = table(title, command, rows)
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
-    print(text)
+    return text

@@ -130,10 +130,14 @@ def _keep(entries: Any, condition: Callable[[Any], bool]) -> None:
             del entries[index]
 
 
-def lower(path: Path) -> None:
+def lower(path: Path, fp32_operators: Sequence[str] = FP32_OPERATORS) -> None:
     """Convert weights and arithmetic to float16; inputs, outputs and norms stay float32.
 
     Norms sum squares, which would overflow float16.
+
+    Args:
+        path: the file, which is replaced.
+        fp32_operators: types of operators that stay in float32.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
@@ -143,7 +147,7 @@ def lower(path: Path) -> None:
         onnx.load(path),
         keep_io_types=True,
         disable_shape_infer=True,
-        op_block_list=FP32_OPERATORS,
+        op_block_list=list(fp32_operators),
     )
     # The casts were appended, and ONNX wants nodes in topological order.
     model = OnnxModel(lowered)

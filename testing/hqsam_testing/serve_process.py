@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hqsam_testing.command import Command, hqsam
 from hqsam_testing.processes import is_janitor, shared_memory
-from hqsam_testing.waiting import TIMEOUT_S
+from hqsam_testing.waiting import TIMEOUT_S, wait_until
 
 ANY_PORTS = ("--grpc-port=0", "--http-port=0", "--metrics-port=0")
 
@@ -72,6 +72,17 @@ class Serve(Command):
         children = psutil.Process(self.process.pid).children()
         servers = [it.pid for it in children if it.name() == "tritonserver"]
         return {name: pid for server in servers for pid, name in instances(server).items()}
+
+    def recoveries(self) -> int:
+        """Return how often a model was loaded again, or all of Triton was started again.
+
+        Triton sometimes ends with a process that dies during a call, see docs/known-issues.md.
+        """
+        return sum(self.output().count(text) for text in ("is back after", "was restarted in"))
+
+    def wait_for_recovery(self, before: int) -> None:
+        """Wait until there are more than `before` recoveries."""
+        wait_until(lambda: self.recoveries() > before, "the server to recover")
 
     def shared_memory(self) -> list[str]:
         """Return the names of what it has in /dev/shm."""

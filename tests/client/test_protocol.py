@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hqsam_client import HQSamError, NotFoundError, PromptError, ServerFailedError, contract
+from hqsam_client import (
+    HQSamError,
+    NotFoundError,
+    PromptError,
+    ServerFailedError,
+    UnavailableError,
+    contract,
+)
 from hqsam_client.mask import Mask
 from hqsam_client.shared import prompt_encoding
 from hqsam_client.shared.protocol import (
@@ -129,6 +136,28 @@ def test_an_image_that_is_lost_every_time_is_an_error() -> None:
     flow = segment_flow(UPLOAD, PROMPTS, choice("hq"))
     with pytest.raises(NotFoundError):
         drive(flow, *[MISS, stored(False)] * (2 + len(UNLOADING_PAUSES_S)))
+
+
+@pytest.mark.parametrize(
+    "broke_off", [UnavailableError("Socket closed"), ServerFailedError("RST_STREAM", "INTERNAL")]
+)
+def test_a_click_whose_answer_broke_off_is_sent_once_more(broke_off: HQSamError) -> None:
+    # gRPC repeats no call whose answer has begun, as when a proxy loses the replica within it.
+    flow = segment_flow(UPLOAD, PROMPTS, choice("hq"))
+    calls, result = drive(flow, broke_off, stored(True), masks())
+    assert summary(calls) == [SEGMENT, QUESTION, SEGMENT]
+    assert len(result) == 2
+    flow = segment_flow(UPLOAD, PROMPTS, choice("hq"))
+    with pytest.raises(type(broke_off)):
+        drive(flow, broke_off, stored(True), broke_off)
+
+
+@pytest.mark.parametrize(
+    "refused", [UnavailableError("busy"), ServerFailedError("failed", "INTERNAL")]
+)
+def test_a_click_that_grpc_has_repeated_is_not_repeated_once_more(refused: HQSamError) -> None:
+    with pytest.raises(type(refused)):
+        drive(segment_flow(UPLOAD, PROMPTS, choice("hq")), refused)
 
 
 def test_other_errors_are_not_taken_for_a_miss() -> None:

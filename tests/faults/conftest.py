@@ -28,6 +28,7 @@ class Clicks:
         right: number of masks that were right to the last bit.
         wrong: number of all other masks.
         errors: number of errors by the name of their class.
+        last_error: the last of them.
     """
 
     def __init__(self, url: str, files: list[bytes]) -> None:
@@ -36,6 +37,7 @@ class Clicks:
         self._more = threading.Condition()
         self.right = self.wrong = 0
         self.errors: Counter[str] = Counter()
+        self.last_error: HQSamError | None = None
         self._over = False
         with HQSam(url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
             self._expected = [self._click(sam, file) for file in files]
@@ -54,6 +56,7 @@ class Clicks:
                 except HQSamError as error:
                     with self._more:
                         self.errors[type(error).__name__] += 1
+                        self.last_error = error
                     continue
                 expected = self._expected[number].low_res_logits
                 with self._more:
@@ -69,7 +72,7 @@ class Clicks:
             wanted = self.right + count
             self._more.wait_for(lambda: self.wrong or self.right >= wanted, TIMEOUT_S)
             assert not self.wrong
-            assert self.right >= wanted, self.errors
+            assert self.right >= wanted, (self.errors, self.last_error)
 
     def stop(self) -> None:
         self._over = True
@@ -93,6 +96,9 @@ class World:
                 clicks.go_on()
                 yield clicks
                 clicks.go_on()
+            except AssertionError:
+                print(self.server.output())  # pytest shows it
+                raise
             finally:
                 clicks.stop()
         for future in working:

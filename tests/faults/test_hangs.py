@@ -21,7 +21,6 @@ from hqsam_server import TritonServer, supervise
 from hqsam_server.launcher.process import family
 from hqsam_server.store.embedding_store import entries
 from hqsam_testing.api import new_png
-from hqsam_testing.serve_process import Serve
 from hqsam_testing.waiting import TIMEOUT_S, wait_until
 
 from tests.faults.conftest import World
@@ -34,15 +33,9 @@ INSTANCES = (
     "features_0_0",
     "decoder_0_0",
 )
-HEALED = ("is back after", "was restarted in")
 
 LOST = {"UnavailableError", "ServerFailedError"}
 """What a click may end with whose process was killed, if the repeated ones are lost, too."""
-
-
-def events(server: Serve) -> int:
-    """Return how often something was replaced."""
-    return sum(server.output().count(text) for text in HEALED)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +46,7 @@ def events(server: Serve) -> int:
     ],
 )
 def test_a_stopped_process_of_a_model_is_replaced(world: World, instance: str) -> None:
-    healed = events(world.server)
+    before = world.server.recoveries()
     with world.clicks() as clicks:
         stopped = world.server.instances()[instance]
         os.kill(stopped, signal.SIGSTOP)
@@ -61,7 +54,7 @@ def test_a_stopped_process_of_a_model_is_replaced(world: World, instance: str) -
         # first, and end when it dies.
         wait_until(
             lambda: (
-                events(world.server) > healed
+                world.server.recoveries() > before
                 and world.server.instances().get(instance, stopped) != stopped
             ),
             f"{instance} to be replaced",
@@ -128,7 +121,7 @@ def test_a_server_that_is_stopped_while_it_encodes_freezes_no_peer_on_its_store(
                 process.resume()
         sam.close()
         under_way.result()
-    assert events(peer.server) == 0
+    assert peer.server.recoveries() == 0
     assert peer.server.stop(signal.SIGTERM) == 0
 
 
@@ -185,5 +178,5 @@ def test_a_server_that_is_starved_of_processor_is_not_restarted(
         for loop in loops:
             loop.kill()
             loop.wait()
-    assert events(world.server) == 0, world.server.output()
+    assert world.server.recoveries() == 0, world.server.output()
     assert world.server.stop(signal.SIGTERM) == 0

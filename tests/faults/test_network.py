@@ -120,6 +120,6 @@ def test_connections_that_do_nothing_do_not_use_up_the_files(start: Callable[...
                 stack.enter_context(socket.create_connection((host, int(port))))
         with world.clicks():
             os.kill(server.instances()["segment_0_0"], signal.SIGKILL)
-            server.line("segment is back after")
+            server.wait_for_recovery(0)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert server.stop(signal.SIGTERM) == 0

@@ -9,9 +9,10 @@ from tests.faults.conftest import World
 
 
 def test_a_killed_backend_process_costs_errors_and_no_wrong_mask(world: World) -> None:
+    before = world.server.recoveries()
     with world.clicks() as clicks:
         psutil.Process(world.server.instances()["segment_0_0"]).kill()
-        world.server.line("segment is back")
+        world.server.wait_for_recovery(before)
     # The client retries while the model is loaded again; requests of the dead process are lost.
     assert not set(clicks.errors) - {"UnavailableError", "ServerFailedError"}
 

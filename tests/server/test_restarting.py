@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -91,7 +94,7 @@ def test_a_request_whose_process_died_ends_with_an_error(serve: Start, tmp_path:
         with pipe.open("wb"):  # opens once the model does: the request is under way
             os.kill(server.instances()["gate_0_0"], signal.SIGKILL)
         assert isinstance(answer.exception(), InferenceServerException)
-        server.line("gate is back")
+        server.wait_for_recovery(0)
         answer = pool.submit(infer, server.grpc_url, "gate", "path", path)
         pipe.write_bytes(b"again")
         assert bytes(answer.result()["said"]) == b"again"
@@ -107,6 +110,44 @@ def test_a_triton_that_died_is_started_again_on_the_same_ports(serve: Start) -> 
     assert restarts(server) == 1
     assert server.stop(signal.SIGTERM) == 0
     assert server.left_behind() == []
+
+
+class Dying:
+    """A server that ends while a model is loaded, with a connection that never says so."""
+
+    pid = 0
+    expected = frozenset({"segment_0_0"})
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def wait(self, _timeout_s: float) -> None:
+        """Say that it runs: it is about to end."""
+
+    def is_running(self) -> bool:
+        return False
+
+    def reload(self, _model: str, _timeout_s: float) -> None:
+        assert self.over.wait(TIMEOUT_S)
+
+    def restart(self, _look: Callable[[], None]) -> None:
+        raise KeyboardInterrupt
+
+    def call(self, *_: object) -> tuple[int, str]:
+        return HTTPStatus.OK, ""
+
+
+def test_a_server_that_ends_while_a_model_is_loaded_is_restarted_at_once() -> None:
+    # Its models' processes, which outlived it, held the connection open: for two minutes, nobody
+    # was served.
+    server = Dying()
+    said: list[str] = []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            watch.supervise(cast("TritonServer", server), said.append)
+    finally:
+        server.over.set()
+    assert said == ["a process of the model segment died: loading it again"]
 
 
 @pytest.mark.slow

@@ -27,8 +27,12 @@ server ended before it began with it (CANCELLED, unless the caller has cancelled
 may also be a lasting failure; the number of attempts is small. Every call is safe to repeat."""
 
 REPEATED_BYTES = 4 * 1024
-"""Requests up to this size are repeated by gRPC itself: clicks and questions. Larger ones, uploads
-above all, are not; see `protocol`."""
+"""Requests up to this size are repeated by gRPC itself, unless their answer broke off: clicks and
+questions. `protocol` repeats what gRPC does not."""
+
+BROKE_OFF = re.compile("RST_STREAM|Connection reset|Socket closed")
+"""What gRPC says of a call whose connection ended, or whose replica a proxy lost. It does not
+repeat a call whose answer has begun."""
 
 # What gRPC adds to a request and counts with it.
 _OVERHEAD_BYTES = 512

@@ -25,7 +25,7 @@ from hqsam_client.errors import (
     UnavailableError,
 )
 from hqsam_client.mask import Mask
-from hqsam_client.shared.channel import REPEATED_BYTES, REPEATED_CODES
+from hqsam_client.shared.channel import BROKE_OFF, REPEATED_BYTES, REPEATED_CODES
 from hqsam_client.shared.prompt_encoding import Prompts
 from hqsam_client.shared.upload import Upload
 
@@ -128,8 +128,9 @@ def _patient(call: Call) -> Flow[Any]:
 def embed_flow(upload: Upload, ask: bool) -> Flow[bool]:
     """Make sure that the server has the image; returns whether it had it before.
 
-    gRPC repeats only small requests. An upload that no server took, or that a dying process lost,
-    is sent once more, after a question whether that is needed, which gRPC does repeat.
+    gRPC repeats neither large requests nor a call whose answer broke off. If no server took such a
+    request, or a dying process lost it, it is sent once more, after a question whether that is
+    needed.
 
     Args:
         upload: the image.
@@ -142,7 +143,7 @@ def embed_flow(upload: Upload, ask: bool) -> Flow[bool]:
     try:
         response = yield from _wherever_it_is_served(call)
     except (UnavailableError, ServerFailedError) as error:
-        if _is_small(call) or not _is_repeated(error):
+        if not _is_left(call, error):
             raise
         if (yield from _is_stored(upload)):
             return True
@@ -160,14 +161,13 @@ def _already_stored(response: Any) -> bool:
     return bool(read_tensors(response, contract.EMBED, ["already_stored"])["already_stored"][0])
 
 
-def _is_small(call: Call) -> bool:
-    """Tell whether gRPC repeats a call by itself."""
-    return bool(call.request.ByteSize() <= REPEATED_BYTES)
-
-
-def _is_repeated(error: HQSamError) -> bool:
-    """Tell whether the same call may succeed now."""
-    return isinstance(error, UnavailableError) or getattr(error, "code", "") in REPEATED_CODES
+def _is_left(call: Call, error: HQSamError) -> bool:
+    """Tell whether the same call may succeed now, and gRPC has not already repeated it."""
+    may_succeed = (
+        isinstance(error, UnavailableError) or getattr(error, "code", "") in REPEATED_CODES
+    )
+    is_small = call.request.ByteSize() <= REPEATED_BYTES
+    return may_succeed and (not is_small or BROKE_OFF.search(str(error)) is not None)
 
 
 def _wherever_it_is_served(call: Call) -> Flow[Any]:
@@ -195,11 +195,11 @@ def segment_flow(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list[
 def _segment_part(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list[Mask]]:
     """Segment; if the server lost the image, embed it and segment again.
 
-    Once is enough, unless the server is shutting down. A request that is too large for gRPC to
-    repeat is sent once more, after the question whether the server has the image.
+    Once is enough, unless the server is shutting down. A request that failed and that gRPC could
+    not repeat is sent once more: see `embed_flow`.
     """
     call = segment_call(upload.image_id, prompts, choice)
-    repeated = _is_small(call)
+    repeated = False
     for pause_s in (0.0, 0.0, *UNLOADING_PAUSES_S):
         try:
             response = yield replace(call, after_s=pause_s)
@@ -207,7 +207,7 @@ def _segment_part(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list
             missed = error
             yield from embed_flow(upload, ask=len(upload.encoded) >= ASK_FROM_BYTES)
         except (UnavailableError, ServerFailedError) as error:
-            if repeated or not _is_repeated(error):
+            if repeated or not _is_left(call, error):
                 raise
             repeated = True
             yield from embed_flow(upload, ask=True)

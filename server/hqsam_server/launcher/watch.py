@@ -112,6 +112,9 @@ def _reload(server: TritonServer, model: str, hangs: Hangs, say: Callable[[str],
     loading.start()
     while loading.is_alive():
         hangs.look_for_stopped()  # for which loading would wait
+        # Triton may end instead of answering, and what it started may hold the connection open.
+        if not server.is_running():
+            return False
         loading.join(INTERVAL_S)
     if failures:
         say(str(failures[0]))
