@@ -1,0 +1,1 @@
+"""The next small model: Light HQ-SAM, trained to be right on photographs."""
