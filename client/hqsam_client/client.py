@@ -24,8 +24,9 @@ from hqsam_client.shared.base import (
     deadline,
     readiness,
 )
+from hqsam_client.shared.modes import Mode
 from hqsam_client.shared.prompt_encoding import Box, Labels, Points
-from hqsam_client.shared.protocol import Call, Flow, Mode, embed_flow, patiently
+from hqsam_client.shared.protocol import Call, Flow, embed_flow, patiently
 from hqsam_client.shared.upload import ImageLike, Upload, UploadMode, prepare
 
 T = TypeVar("T")

@@ -17,13 +17,11 @@ from hqsam_client import (
 )
 from hqsam_client.mask import Mask
 from hqsam_client.shared import prompt_encoding
+from hqsam_client.shared.modes import Choice, choice, combine
 from hqsam_client.shared.protocol import (
     UNLOADING_PAUSES_S,
     Call,
-    Choice,
     Flow,
-    choice,
-    combine,
     embed_flow,
     segment_flow,
 )
@@ -290,7 +288,7 @@ def test_the_modes_are_the_authors_three() -> None:
     assert choice("hq+sam") == Choice(multimask=False, hq_only=False)
     assert choice("best") == Choice(multimask=True, hq_only=False)
     with pytest.raises(PromptError, match=r"mode is 'worst', expected one of 'hq', 'hq\+sam'"):
-        choice("worst")  # type: ignore[arg-type]
+        choice("worst")
 
 
 def test_masks_know_the_true_size_of_a_shrunk_image() -> None:

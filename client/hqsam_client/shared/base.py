@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from hqsam_client import contract
 from hqsam_client.errors import HQSamError, OptionError, UnavailableError, from_grpc
 from hqsam_client.mask import Mask
-from hqsam_client.shared import channel, prompt_encoding, protocol
+from hqsam_client.shared import channel, modes, prompt_encoding, protocol
 from hqsam_client.shared.geometry import Size
 from hqsam_client.shared.protocol import Call, Flow
 from hqsam_client.shared.upload import ImageLike, Upload
@@ -176,10 +176,10 @@ class BaseImage:
         return protocol.embed_flow(self._upload, ask)
 
     def _segmenting(
-        self, points: Any, labels: Any, box: Any, boxes: Any, refine: Any, mode: protocol.Mode
+        self, points: Any, labels: Any, box: Any, boxes: Any, refine: Any, mode: modes.Mode
     ) -> Flow[Mask | list[Mask]]:
         """Check the prompts now; return what sends them, see `RemoteImage.segment`."""
-        choice = protocol.choice(mode)
+        choice = modes.choice(mode)
         prompts = prompt_encoding.build(self.size, points, labels, box, boxes, refine)
 
         def flow() -> Flow[Mask | list[Mask]]:

@@ -7,9 +7,9 @@ errors. It does no I/O, so the sync and the async client share it.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +19,15 @@ from hqsam_client import contract
 from hqsam_client.errors import (
     HQSamError,
     NotFoundError,
-    PromptError,
     ServerFailedError,
     TooManyRequestsError,
     UnavailableError,
 )
 from hqsam_client.mask import Mask
 from hqsam_client.shared.channel import BROKE_OFF, REPEATED_BYTES, REPEATED_CODES
+from hqsam_client.shared.modes import Choice, combine
 from hqsam_client.shared.prompt_encoding import Prompts
 from hqsam_client.shared.upload import Upload
-
-Mode: TypeAlias = Literal["hq", "hq+sam", "best"]
 
 ASK_FROM_BYTES = 64 * 1024
 """From this size on, the client asks whether the server has an image before it sends it. The
@@ -40,33 +38,6 @@ UNLOADING_PAUSES_S = (0.1, 0.4, 1.0)
 
 MAX_WAITS = 10
 """How often a call is repeated that the server refused because of its caller's other calls."""
-
-_SAM_MASKS = slice(1, 4)
-"""SAM's three masks for ambiguous prompts; its mask 0 is the one for clear prompts."""
-
-
-class Choice(NamedTuple):
-    """Which of the decoder's masks make up the result; the official predictor's two flags.
-
-    Attributes:
-        multimask: take the best of SAM's three masks instead of its single one.
-        hq_only: leave SAM's mask out.
-    """
-
-    multimask: bool
-    hq_only: bool
-
-    def outputs(self) -> list[str]:
-        """Return the names of the outputs of `segment` that make it up."""
-        names = ["low_res_masks", "sam_iou_predictions" if self.multimask else "iou_predictions"]
-        return names if self.hq_only else [*names, "sam_masks"]
-
-
-_CHOICES: dict[Mode, Choice] = {
-    "hq": Choice(multimask=False, hq_only=True),
-    "hq+sam": Choice(multimask=False, hq_only=False),
-    "best": Choice(multimask=True, hq_only=False),
-}
 
 _DTYPES: dict[str, Any] = {
     "FP32": np.float32,
@@ -216,34 +187,6 @@ def _segment_part(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list
             tensors = read_tensors(response, contract.SEGMENT, names, count)
             return _masks(tensors, upload, choice)
     raise missed
-
-
-def choice(mode: Mode) -> Choice:
-    """Return what a mode stands for, or raise `PromptError`."""
-    if mode not in _CHOICES:
-        raise PromptError(f"mode is {mode!r}, expected one of {', '.join(map(repr, _CHOICES))}")
-    return _CHOICES[mode]
-
-
-def combine(
-    tensors: Mapping[str, NDArray[np.float32]], choice: Choice
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return logits [P, 256, 256] and predicted IoU [P], combined as the authors do.
-
-    Args:
-        tensors: `choice.outputs()` by name, in the contract's shapes.
-        choice: which masks to take.
-    """
-    hq = tensors["low_res_masks"][:, 0]  # [P, 256, 256]
-    if not choice.multimask:
-        ious = tensors["iou_predictions"][:, 0]  # [P]
-        return (hq if choice.hq_only else hq + tensors["sam_masks"][:, 0]), ious
-    scores = tensors["sam_iou_predictions"][:, _SAM_MASKS]  # [P, 3]
-    best = scores.argmax(axis=1)
-    row = np.arange(len(best))
-    if choice.hq_only:
-        return hq, scores[row, best]
-    return hq + tensors["sam_masks"][:, _SAM_MASKS][row, best], scores[row, best]
 
 
 def _masks(tensors: dict[str, NDArray[Any]], upload: Upload, choice: Choice) -> list[Mask]:
