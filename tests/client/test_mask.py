@@ -14,6 +14,7 @@ import pytest
 from hqsam_client import ImageError, Mask, MissingPackageError, OptionError
 from hqsam_client.contract import PIXEL_MEAN, PIXEL_STD
 from hqsam_client.mask import MASK_ENDINGS
+from hqsam_client.shared.finishing import finish
 from hqsam_client.shared.upload import prepare
 from hqsam_server.models.preprocess import Limits
 from hqsam_testing.preprocess import preprocess
@@ -185,10 +186,31 @@ def test_an_overlay_goes_on_any_image_of_the_size_and_no_other(mask: Mask) -> No
         Mask(blobs(), 0.5, SIZE).overlay()
 
 
-@pytest.mark.parametrize(("method", "package"), [("rle", "pycocotools"), ("polygons", "cv2")])
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(
-    mask: Mask, method: str, package: str, monkeypatch: pytest.MonkeyPatch
+    mask: Mask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'hqsam-triton\[masks\]'"):
-        getattr(mask, method)()
+        mask.polygons()
+
+
+def test_a_mask_of_run_lengths_is_the_same_without_logits(mask: Mask) -> None:
+    finished = Mask(finish(blobs(), SIZE).runs, mask.iou, SIZE)
+    assert (mask.has_logits, finished.has_logits) == (True, False)
+    np.testing.assert_array_equal(finished.array, mask.array)
+    for name in ("box", "area"):
+        assert getattr(finished, name) == getattr(mask, name)
+    assert finished.rle() == mask.rle()
+    assert finished.png() == mask.png()
+    assert [it.outline.tolist() for it in finished.polygons()] == [
+        it.outline.tolist() for it in mask.polygons()
+    ]
+    for name in ("low_res_logits", "logits"):
+        with pytest.raises(OptionError, match="segment with logits=True"):
+            getattr(finished, name)
+
+
+def test_a_png_file_has_one_bit_a_pixel(mask: Mask) -> None:
+    with Image.open(io.BytesIO(mask.png())) as image:
+        assert image.mode == "1"
+        np.testing.assert_array_equal(np.asarray(image), mask.array)

@@ -61,12 +61,6 @@ def choice(mode: str) -> Choice:
     return _CHOICES[mode]
 
 
-def mode_of(choice: Choice) -> Mode | None:
-    """Return the mode that stands for a choice; None if none does."""
-    modes: tuple[Mode, ...] = ("hq", "hq+sam", "best")
-    return next((mode for mode in modes if _CHOICES[mode] == choice), None)
-
-
 def combine(
     tensors: Mapping[str, NDArray[np.float32]], choice: Choice
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
