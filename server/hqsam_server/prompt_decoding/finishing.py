@@ -167,9 +167,14 @@ class FinishedMasks:
 class Finisher:
     """Finishes the masks of all callers."""
 
-    def __init__(self) -> None:
-        """Start the threads."""
-        threads = max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // 2))
+    def __init__(self, threads: int | None = None) -> None:
+        """Start the threads.
+
+        Args:
+            threads: of each priority; None for half as many as there are processors.
+        """
+        if threads is None:
+            threads = max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // 2))
         self._clicks = _Threads("finish", threads, 0)
         self._bulk = _Threads("finish-bulk", threads, NICE)
 
