@@ -207,27 +207,59 @@ class Mask:
             runs = RunLengths.of_mask(self.array)
         return {"size": list(self.size), "counts": runs.text().decode("ascii")}
 
-    def polygons(self) -> list[Polygon]:
-        """Return the outline of each part of the mask with its holes, the largest part first.
+    def cleaned(self, min_area: int) -> Mask:
+        """Return the mask without small holes and specks, as the authors' demo cleans masks.
 
-        Filling the outline, erasing the inside of each hole, border excluded, and doing the
-        same with the smaller parts, which may lie in a hole, gives the mask back.
+        Holes of fewer pixels are filled, then parts of fewer pixels are removed; of parts that
+        are all smaller, the largest stays. Pixels that touch at a corner belong together.
+
+        Args:
+            min_area: pixels that a hole or a part has at least to stay.
+
+        Returns:
+            A new mask without logits.
 
         Raises:
             MissingPackageError: OpenCV is not installed.
         """
-        try:
-            import cv2
-        except ImportError as error:
-            raise MissingPackageError(
-                "Mask.polygons needs OpenCV: pip install 'hqsam-triton[masks]'"
-            ) from error
+        cv2 = _opencv("Mask.cleaned")
+        mask = self.array
+        for is_hole in (True, False):
+            _, regions, stats, _ = cv2.connectedComponentsWithStats(
+                (mask ^ is_hole).view(np.uint8), connectivity=8
+            )
+            areas = stats[:, cv2.CC_STAT_AREA]
+            is_kept = areas >= min_area
+            is_kept[0] = False  # what is not a region
+            if not is_hole and len(areas) > 1 and not is_kept.any():
+                is_kept[1 + int(areas[1:].argmax())] = True
+            mask = is_kept[regions] ^ is_hole
+        return Mask(RunLengths.of_mask(mask), self.iou, self.size, self._image)
+
+    def polygons(self, tolerance: float = 0.0) -> list[Polygon]:
+        """Return the outline of each part of the mask with its holes, the largest part first.
+
+        Without a tolerance, filling the outline, erasing the inside of each hole, border excluded,
+        and doing the same with the smaller parts, which may lie in a hole, gives the mask back.
+
+        Args:
+            tolerance: pixels that a line may be off, to need fewer points.
+
+        Raises:
+            OptionError: `tolerance` is negative.
+            MissingPackageError: OpenCV is not installed.
+        """
+        if not tolerance >= 0:
+            raise OptionError(f"tolerance is {tolerance}, expected pixels, 0 or more")
+        cv2 = _opencv("Mask.polygons")
         # Two levels: outlines of parts, and in them those of holes.
         contours, tree = cv2.findContours(
             self.array.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
         )
-        holes: dict[int, list[NDArray[np.int32]]] = {}
         by_area = sorted(range(len(contours)), key=lambda i: -cv2.contourArea(contours[i]))
+        if tolerance:
+            contours = [cv2.approxPolyDP(contour, tolerance, True) for contour in contours]
+        holes: dict[int, list[NDArray[np.int32]]] = {}
         for index in by_area:
             if (part := int(tree[0, index, 3])) >= 0:
                 holes.setdefault(part, []).append(_line(contours[index]))
@@ -236,6 +268,38 @@ class Mask:
             for index in by_area
             if tree[0, index, 3] < 0
         ]
+
+    def geojson(self, tolerance: float = 0.0) -> dict[str, Any]:
+        """Return `polygons` as a GeoJSON geometry, a MultiPolygon in original pixels, (x, y).
+
+        Lines that enclose nothing, such as those of a part one pixel wide, are left out.
+
+        Raises:
+            OptionError: `tolerance` is negative.
+            MissingPackageError: OpenCV is not installed.
+        """
+        parts = [
+            [ring for line in (part.outline, *part.holes) if len(ring := _ring(line)) > 3]
+            for part in self.polygons(tolerance)
+            if len(part.outline) > 2
+        ]
+        return {"type": "MultiPolygon", "coordinates": parts}
+
+
+def _opencv(method: str) -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{method} needs OpenCV: pip install 'hqsam-triton[masks]'"
+        ) from error
+    return cv2
+
+
+def _ring(line: NDArray[np.int32]) -> list[list[int]]:
+    """Return a line that ends where it begins."""
+    points: list[list[int]] = line.tolist()
+    return [*points, points[0]]
 
 
 def _line(contour: NDArray[Any]) -> NDArray[np.int32]:
