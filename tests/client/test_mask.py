@@ -148,7 +148,9 @@ def ring_and_specks() -> Mask:
 
 def small_regions_removed(mask: NDArray[np.bool_], area: int, holes: bool) -> NDArray[np.bool_]:
     """Do what the authors' `remove_small_regions` does."""
-    count, regions, stats, _ = cv2.connectedComponentsWithStats((holes ^ mask).astype(np.uint8), 8)
+    count, regions, stats, _ = cv2.connectedComponentsWithStats(
+        (holes ^ mask).astype(np.uint8), connectivity=8
+    )
     sizes = stats[:, -1][1:]
     small = [i + 1 for i, size in enumerate(sizes) if size < area]
     if not small:

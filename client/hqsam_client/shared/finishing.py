@@ -23,6 +23,10 @@ _UP = 2
 """PNG's filter that subtracts the row above: most rows of a mask are like it."""
 
 
+_ROWS = 16
+_PIXELS = 1 << 18
+
+
 class Finished(NamedTuple):
     """A mask that needs no further work.
 
@@ -46,12 +50,24 @@ def mask_bands(
 
     Yields:
         The rows as a slice, each row once, and whether the logits exceed 0, bool [rows, width].
+        The array is reused for the next rows.
     """
-    done = 0
+    height, width = size
+    # More rows than an interpolated band has: what follows works on all of them at once.
+    block = np.empty((min(height, max(_ROWS, _PIXELS // width)), width), np.bool_)
+    first = filled = 0
     for rows, values in upsampled_bands(logits, size):
-        # The last band repeats rows of the one before.
-        yield slice(done, rows.stop), values[done - rows.start :] > 0
-        done = rows.stop
+        left = values[first + filled - rows.start :]  # the last band repeats rows
+        while len(left):
+            part = left[: len(block) - filled]
+            np.greater(part, 0, out=block[filled : filled + len(part)])
+            filled += len(part)
+            left = left[len(part) :]
+            if filled == len(block):
+                yield slice(first, first + filled), block
+                first, filled = first + filled, 0
+    if filled:
+        yield slice(first, first + filled), block[:filled]
 
 
 def finish(

@@ -55,22 +55,21 @@ class RunLengths:
             RunLengthsError: there are more.
         """
         height, width = size
-        top = last = np.zeros(width, np.bool_)
+        changes = _Changes(width)
+        top = np.zeros(width, np.bool_)
         found: list[NDArray[np.int64]] = []
         row = runs = 0
         for band in bands:
             if row == 0:
-                top = last = band[0].copy()
-            changes = np.empty(band.shape, np.bool_)
-            np.not_equal(band[0], last, out=changes[0])
-            np.not_equal(band[1:], band[:-1], out=changes[1:])
-            rows, columns = divmod(np.flatnonzero(changes), width)
+                top = band[0].copy()
+                changes.begin(top)
+            rows, columns = changes.of(band)
             found.append(columns * height + (rows + row))
             runs += len(rows)
             if most is not None and runs > most:
                 raise RunLengthsError(f"the mask has more than {most} runs")
-            last = band[-1].copy()
             row += len(band)
+        last = changes.last
         # Before a column's first pixel comes the last one of the column before.
         before = np.concatenate([[False], last[:-1]])
         found.append(np.flatnonzero(top != before) * height)
@@ -169,3 +168,38 @@ class RunLengths:
         if (starts // height != lasts // height).any():  # over the end of a column
             return x0, 0, x1, height
         return x0, int((starts % height).min()), x1, int((lasts % height).max()) + 1
+
+
+class _Changes:
+    """Finds where a mask's rows differ from those above, eight pixels at a time."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._words = -(-width // 8)
+        self._rows = np.zeros((1, 8 * self._words), np.bool_)  # the last row, then a band's
+
+    @property
+    def last(self) -> NDArray[np.bool_]:
+        """The last row, bool [width]."""
+        return self._rows[0, : self._width]
+
+    def begin(self, above: NDArray[np.bool_]) -> None:
+        """Say what is above the first band."""
+        self.last[:] = above
+
+    def of(self, band: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows and the columns of pixels that differ from those above, [C] each."""
+        count = len(band)
+        if len(self._rows) <= count:
+            grown = np.zeros((count + 1, 8 * self._words), np.bool_)
+            grown[0] = self._rows[0]
+            self._rows = grown
+        self._rows[1 : count + 1, : self._width] = band
+        words = self._rows.view(np.uint64)  # [rows, words]
+        below, above = words[1 : count + 1], words[:count]
+        at = np.flatnonzero(below != above)
+        differs = below.reshape(-1)[at] ^ above.reshape(-1)[at]
+        which, pixel = np.nonzero(differs.view(np.uint8).reshape(-1, 8))
+        self._rows[0] = self._rows[count]
+        rows, word = divmod(at[which], self._words)
+        return rows, word * 8 + pixel
