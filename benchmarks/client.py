@@ -11,7 +11,8 @@ import sys
 import numpy as np
 from hqsam_client import Mask, contract
 from hqsam_client.shared import prompt_encoding
-from hqsam_client.shared.protocol import choice, segment_flow
+from hqsam_client.shared.modes import choice
+from hqsam_client.shared.protocol import segment_flow
 from hqsam_client.shared.upload import prepare
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from hqsam_client import HQSam, Mask
 from hqsam_client.drawing import COLORS
-from hqsam_client.shared.protocol import Mode
+from hqsam_client.shared.modes import Mode
 from hqsam_server import TritonServer
 from PIL import Image
 

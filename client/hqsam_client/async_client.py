@@ -22,8 +22,9 @@ from hqsam_client.shared.base import (
     deadline,
     readiness,
 )
+from hqsam_client.shared.modes import Mode
 from hqsam_client.shared.prompt_encoding import Box, Labels, Points
-from hqsam_client.shared.protocol import Call, Flow, Mode, embed_flow, patiently
+from hqsam_client.shared.protocol import Call, Flow, embed_flow, patiently
 from hqsam_client.shared.upload import ImageLike, Upload, UploadMode, prepare
 
 T = TypeVar("T")
@@ -58,11 +59,13 @@ class AsyncHQSam(BaseClient):
         box: Box | None = None,
         *,
         mode: Mode = "hq",
+        logits: bool = True,
         upload: UploadMode = "original",
     ) -> Mask:
         """Segment one object of one image; see `HQSam.segment`."""
         prepared = await asyncio.to_thread(prepare, image, upload)
-        return await AsyncRemoteImage(self, prepared).segment(points, labels, box, mode=mode)
+        opened = AsyncRemoteImage(self, prepared)
+        return await opened.segment(points, labels, box, mode=mode, logits=logits)
 
     async def embed(
         self,
@@ -193,6 +196,7 @@ class AsyncRemoteImage(BaseImage):
         *,
         refine: Mask | None = None,
         mode: Mode = "hq",
+        logits: bool = True,
     ) -> Mask: ...
 
     @overload
@@ -204,6 +208,7 @@ class AsyncRemoteImage(BaseImage):
         boxes: Sequence[Box | None] | NDArray[Any],
         refine: Sequence[Mask | None] | None = None,
         mode: Mode = "hq",
+        logits: bool = True,
     ) -> list[Mask]: ...
 
     @overload
@@ -214,6 +219,7 @@ class AsyncRemoteImage(BaseImage):
         *,
         refine: Sequence[Mask | None] | None = None,
         mode: Mode = "hq",
+        logits: bool = True,
     ) -> list[Mask]: ...
 
     async def segment(
@@ -225,9 +231,10 @@ class AsyncRemoteImage(BaseImage):
         boxes: Sequence[Box | None] | NDArray[Any] | None = None,
         refine: Any = None,
         mode: Mode = "hq",
+        logits: bool = True,
     ) -> Mask | list[Mask]:
         """Segment one object, or many at once; see `RemoteImage.segment`."""
-        flow = self._segmenting(points, labels, box, boxes, refine, mode)
+        flow = self._segmenting(points, labels, box, boxes, refine, mode, logits)
         return await self._client.run(flow, turn=self._turn())
 
     def _turn(self) -> Turn | None:

@@ -24,8 +24,9 @@ from hqsam_client.shared.base import (
     deadline,
     readiness,
 )
+from hqsam_client.shared.modes import Mode
 from hqsam_client.shared.prompt_encoding import Box, Labels, Points
-from hqsam_client.shared.protocol import Call, Flow, Mode, embed_flow, patiently
+from hqsam_client.shared.protocol import Call, Flow, embed_flow, patiently
 from hqsam_client.shared.upload import ImageLike, Upload, UploadMode, prepare
 
 T = TypeVar("T")
@@ -75,13 +76,15 @@ class HQSam(BaseClient):
         box: Box | None = None,
         *,
         mode: Mode = "hq",
+        logits: bool = True,
         upload: UploadMode = "original",
     ) -> Mask:
         """Segment one object of one image; see `open` and `RemoteImage.segment`.
 
         It asks for the mask first and sends the image only to a server that lacks it.
         """
-        return RemoteImage(self, prepare(image, upload)).segment(points, labels, box, mode=mode)
+        opened = RemoteImage(self, prepare(image, upload))
+        return opened.segment(points, labels, box, mode=mode, logits=logits)
 
     def embed(
         self,
@@ -239,6 +242,7 @@ class RemoteImage(BaseImage):
         *,
         refine: Mask | None = None,
         mode: Mode = "hq",
+        logits: bool = True,
     ) -> Mask: ...
 
     @overload
@@ -250,6 +254,7 @@ class RemoteImage(BaseImage):
         boxes: Sequence[Box | None] | NDArray[Any],
         refine: Sequence[Mask | None] | None = None,
         mode: Mode = "hq",
+        logits: bool = True,
     ) -> list[Mask]: ...
 
     @overload
@@ -260,6 +265,7 @@ class RemoteImage(BaseImage):
         *,
         refine: Sequence[Mask | None] | None = None,
         mode: Mode = "hq",
+        logits: bool = True,
     ) -> list[Mask]: ...
 
     def segment(
@@ -271,6 +277,7 @@ class RemoteImage(BaseImage):
         boxes: Sequence[Box | None] | NDArray[Any] | None = None,
         refine: Any = None,
         mode: Mode = "hq",
+        logits: bool = True,
     ) -> Mask | list[Mask]:
         """Segment one object, or many at once.
 
@@ -289,6 +296,9 @@ class RemoteImage(BaseImage):
             mode: "hq" is the HQ mask alone, best for single objects. "hq+sam" adds
                 SAM's mask, which the authors advise for images of many objects.
                 "best" adds the best of SAM's three masks for ambiguous prompts.
+            logits: whether the masks need logits, for `refine` and `Mask.logits`. Without them,
+                the server sends run lengths of the finished mask, a few kilobytes instead of 262
+                or 1,310. Images that are sent shrunk have logits in any case.
 
         Returns:
             A mask; a list of masks, in order, if `boxes` is given or `points` is a list of lists.
@@ -299,7 +309,7 @@ class RemoteImage(BaseImage):
             ConnectionLostError: no server can be reached, or none answers in time.
             RequestRefusedError: the server answered with an error.
         """
-        flow = self._segmenting(points, labels, box, boxes, refine, mode)
+        flow = self._segmenting(points, labels, box, boxes, refine, mode, logits)
         return self._client.run(flow, turn=self._turn())
 
     def _turn(self) -> Turn | None:

@@ -34,6 +34,18 @@ MAX_IMAGE_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = 128 * 10**6
 """Width times height of an image."""
 
+MAX_FINISHED_SIDE = 65_535
+"""Longer side of an image whose masks `segment` finishes."""
+
+
+def max_finished_bytes(prompts: int) -> int:
+    """Return how many bytes a request's `mask_rle`, or `mask_png`, may have together.
+
+    A mask of smooth outlines has a few kilobytes; one that is all edges has megabytes.
+    """
+    return max(4 * 2**20, prompts * 256 * 2**10)
+
+
 IMAGE_ID_LENGTH = 64
 """Hex digits of an `image_id`: the SHA-256 of the encoded bytes, in lower case."""
 
@@ -75,12 +87,14 @@ class TensorSpec:
         dtype: its type as Triton and KServe v2 name it, such as ``FP32``.
         shape: its dimensions, ``-1`` where dynamic.
         optional: whether a request may leave the input out.
+        on_request: whether the output is made only for requests that name it.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     optional: bool = False
+    on_request: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,6 +139,15 @@ _MASKS = (
     TensorSpec("sam_masks", "FP32", (-1, 4, 256, 256)),
     TensorSpec("sam_iou_predictions", "FP32", (-1, 4)),
 )
+# P finished masks at the image's own size.
+_FINISHED = (
+    TensorSpec("mask_rle", "BYTES", (-1,), on_request=True),
+    TensorSpec("mask_png", "BYTES", (-1,), on_request=True),
+    TensorSpec("box", "INT32", (-1, 4), on_request=True),  # (x0, y0, x1, y1), original pixels
+    TensorSpec("area", "INT64", (-1,), on_request=True),
+)
+FINISHED_OUTPUTS = tuple(spec.name for spec in _FINISHED)
+"""Outputs of `segment` that need no further work; its input `mode` says of which mask."""
 
 ENCODER = ModelSpec("encoder", (_IMAGE,), (_IMAGE_EMBEDDINGS, _INTERM_EMBEDDINGS))
 DECODER = ModelSpec("decoder", (_IMAGE_EMBEDDINGS, _INTERM_EMBEDDINGS, *_ONE_PROMPT), _ONE_MASK)
@@ -148,8 +171,9 @@ SEGMENT = ModelSpec(
         *_PROMPTS[:2],
         TensorSpec("mask_input", "FP32", (-1, 1, 256, 256), optional=True),
         TensorSpec("has_mask_input", "FP32", (-1,), optional=True),
+        TensorSpec("mode", "BYTES", (1,), optional=True),
     ),
-    (*_MASKS, _ORIGINAL_SIZE),
+    (*_MASKS, _ORIGINAL_SIZE, *_FINISHED),
 )
 
 MODELS = (

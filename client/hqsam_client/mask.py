@@ -1,4 +1,4 @@
-"""A mask: low-resolution logits, brought to the image's own pixels at first use."""
+"""A mask: low-resolution logits or run lengths, brought to the image's own pixels at first use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from PIL import Image
 
 from hqsam_client import drawing, image_files
 from hqsam_client.errors import ImageError, MissingPackageError, OptionError
+from hqsam_client.shared.finishing import PngFile
 from hqsam_client.shared.geometry import Size, upsampled_bands
+from hqsam_client.shared.run_lengths import RunLengths
 
 MASK_ENDINGS = frozenset([".bmp", ".gif", ".pgm", ".png", ".tif", ".tiff"])
 """Endings of the files that `Mask.save` writes, in lower case: formats that keep each pixel."""
@@ -39,13 +41,13 @@ class Mask:
     """The mask of one object in one image.
 
     Args:
-        low_res_logits: float32 [256, 256], rows first, over the whole input frame.
+        found: logits, float32 [256, 256], rows first, over the whole input frame; or the run
+            lengths of the finished mask.
         iou: see `Mask.iou`.
         size: (height, width) of the image in original pixels.
         image: returns the upright image in mode RGB; for `overlay`.
 
     Attributes:
-        low_res_logits: as given; what `refine` starts from.
         iou: the predicted quality, 0 to 1. The model predicts it for SAM's own mask, not
             for the HQ mask that comes with it.
         size: (height, width) in original pixels.
@@ -53,12 +55,12 @@ class Mask:
 
     def __init__(
         self,
-        low_res_logits: NDArray[np.float32],
+        found: NDArray[np.float32] | RunLengths,
         iou: float,
         size: Size,
         image: Callable[[], Image.Image] | None = None,
     ) -> None:
-        self.low_res_logits = low_res_logits
+        self._found = found
         self.iou = iou
         self.size = size
         self._image = image
@@ -67,9 +69,27 @@ class Mask:
         height, width = self.size
         return f"Mask({width} x {height} pixels, iou={self.iou:.3f})"
 
+    @property
+    def has_logits(self) -> bool:
+        """Whether it has logits: not if it was segmented with ``logits=False``."""
+        return not isinstance(self._found, RunLengths)
+
+    @property
+    def low_res_logits(self) -> NDArray[np.float32]:
+        """What the model answered, float32 [256, 256]; `refine` starts from it.
+
+        Raises:
+            OptionError: the mask has no logits.
+        """
+        if isinstance(self._found, RunLengths):
+            raise OptionError("the mask has no logits: segment with logits=True to get them")
+        return self._found
+
     @cached_property
     def array(self) -> NDArray[np.bool_]:
         """The mask, bool [height, width], original pixels; computed at first use, then kept."""
+        if isinstance(self._found, RunLengths):
+            return self._found.mask()
         mask = np.empty(self.size, np.bool_)
         for rows, logits in upsampled_bands(self.low_res_logits, self.size):
             np.greater(logits, 0, out=mask[rows])
@@ -80,6 +100,9 @@ class Mask:
         """The logits, float32 [height, width], original pixels; `array` is where they exceed 0.
 
         Computed at every use: four bytes a pixel are too many to keep.
+
+        Raises:
+            OptionError: the mask has no logits.
         """
         full = np.empty(self.size, np.float32)
         for rows, logits in upsampled_bands(self.low_res_logits, self.size):
@@ -89,6 +112,8 @@ class Mask:
     @cached_property
     def area(self) -> int:
         """Number of pixels of the object."""
+        if isinstance(self._found, RunLengths):
+            return self._found.area
         return int(np.count_nonzero(self.array))
 
     @cached_property
@@ -97,6 +122,8 @@ class Mask:
 
         x0 and y0 are the first column and row of the object, x1 and y1 the first ones after it.
         """
+        if isinstance(self._found, RunLengths):
+            return self._found.box
         columns = np.flatnonzero(self.array.any(axis=0))
         if not columns.size:
             return None
@@ -106,6 +133,12 @@ class Mask:
     def image(self) -> Image.Image:
         """Return the mask as a Pillow image of mode L: 255 the object, 0 the rest."""
         return Image.fromarray(self.array.view(np.uint8) * np.uint8(255))
+
+    def png(self) -> bytes:
+        """Return the mask as a PNG file of one bit a pixel: white the object, black the rest."""
+        file = PngFile(self.size)
+        file.add(self.array)
+        return file.content()
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write `image()` to a file, without loss.
@@ -168,40 +201,65 @@ class Mask:
 
         Returns:
             ``{"size": [height, width], "counts": "..."}``, original pixels.
-
-        Raises:
-            MissingPackageError: `pycocotools` is not installed.
         """
-        try:
-            from pycocotools import mask as coco
-        except ImportError as error:
-            raise MissingPackageError(
-                "Mask.rle needs pycocotools: pip install 'hqsam-triton[masks]'"
-            ) from error
-        encoded = coco.encode(np.asfortranarray(self.array.view(np.uint8)))
-        return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
+        runs = self._found
+        if not isinstance(runs, RunLengths):
+            runs = RunLengths.of_mask(self.array)
+        return {"size": list(self.size), "counts": runs.text().decode("ascii")}
 
-    def polygons(self) -> list[Polygon]:
-        """Return the outline of each part of the mask with its holes, the largest part first.
+    def cleaned(self, min_area: int) -> Mask:
+        """Return the mask without small holes and specks, as the authors' demo cleans masks.
 
-        Filling the outline, erasing the inside of each hole, border excluded, and doing the
-        same with the smaller parts, which may lie in a hole, gives the mask back.
+        Holes of fewer pixels are filled, then parts of fewer pixels are removed; of parts that
+        are all smaller, the largest stays. Pixels that touch at a corner belong together.
+
+        Args:
+            min_area: pixels that a hole or a part has at least to stay.
+
+        Returns:
+            A new mask without logits.
 
         Raises:
             MissingPackageError: OpenCV is not installed.
         """
-        try:
-            import cv2
-        except ImportError as error:
-            raise MissingPackageError(
-                "Mask.polygons needs OpenCV: pip install 'hqsam-triton[masks]'"
-            ) from error
+        cv2 = _opencv("Mask.cleaned")
+        mask = self.array
+        for is_hole in (True, False):
+            _, regions, stats, _ = cv2.connectedComponentsWithStats(
+                (mask ^ is_hole).view(np.uint8), connectivity=8
+            )
+            areas = stats[:, cv2.CC_STAT_AREA]
+            is_kept = areas >= min_area
+            is_kept[0] = False  # what is not a region
+            if not is_hole and len(areas) > 1 and not is_kept.any():
+                is_kept[1 + int(areas[1:].argmax())] = True
+            mask = is_kept[regions] ^ is_hole
+        return Mask(RunLengths.of_mask(mask), self.iou, self.size, self._image)
+
+    def polygons(self, tolerance: float = 0.0) -> list[Polygon]:
+        """Return the outline of each part of the mask with its holes, the largest part first.
+
+        Without a tolerance, filling the outline, erasing the inside of each hole, border excluded,
+        and doing the same with the smaller parts, which may lie in a hole, gives the mask back.
+
+        Args:
+            tolerance: pixels that a line may be off, to need fewer points.
+
+        Raises:
+            OptionError: `tolerance` is negative.
+            MissingPackageError: OpenCV is not installed.
+        """
+        if not tolerance >= 0:
+            raise OptionError(f"tolerance is {tolerance}, expected pixels, 0 or more")
+        cv2 = _opencv("Mask.polygons")
         # Two levels: outlines of parts, and in them those of holes.
         contours, tree = cv2.findContours(
             self.array.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
         )
-        holes: dict[int, list[NDArray[np.int32]]] = {}
         by_area = sorted(range(len(contours)), key=lambda i: -cv2.contourArea(contours[i]))
+        if tolerance:
+            contours = [cv2.approxPolyDP(contour, tolerance, True) for contour in contours]
+        holes: dict[int, list[NDArray[np.int32]]] = {}
         for index in by_area:
             if (part := int(tree[0, index, 3])) >= 0:
                 holes.setdefault(part, []).append(_line(contours[index]))
@@ -210,6 +268,38 @@ class Mask:
             for index in by_area
             if tree[0, index, 3] < 0
         ]
+
+    def geojson(self, tolerance: float = 0.0) -> dict[str, Any]:
+        """Return `polygons` as a GeoJSON geometry, a MultiPolygon in original pixels, (x, y).
+
+        Lines that enclose nothing, such as those of a part one pixel wide, are left out.
+
+        Raises:
+            OptionError: `tolerance` is negative.
+            MissingPackageError: OpenCV is not installed.
+        """
+        parts = [
+            [ring for line in (part.outline, *part.holes) if len(ring := _ring(line)) > 3]
+            for part in self.polygons(tolerance)
+            if len(part.outline) > 2
+        ]
+        return {"type": "MultiPolygon", "coordinates": parts}
+
+
+def _opencv(method: str) -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{method} needs OpenCV: pip install 'hqsam-triton[masks]'"
+        ) from error
+    return cv2
+
+
+def _ring(line: NDArray[np.int32]) -> list[list[int]]:
+    """Return a line that ends where it begins."""
+    points: list[list[int]] = line.tolist()
+    return [*points, points[0]]
 
 
 def _line(contour: NDArray[Any]) -> NDArray[np.int32]:

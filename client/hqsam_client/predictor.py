@@ -31,7 +31,8 @@ from hqsam_client.mask import Mask
 from hqsam_client.shared import prompt_encoding
 from hqsam_client.shared.base import DEFAULT_URL
 from hqsam_client.shared.geometry import Size
-from hqsam_client.shared.protocol import Choice, embed_flow, segment_flow
+from hqsam_client.shared.modes import Choice
+from hqsam_client.shared.protocol import embed_flow, segment_flow
 from hqsam_client.shared.upload import Upload, prepare
 
 __all__ = ["RemoteSam", "SamPredictor", "sam_model_registry"]

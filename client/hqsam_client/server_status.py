@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2
 from hqsam_client import contract
 from hqsam_client.client import HQSam
 from hqsam_client.errors import HQSamError, InvalidRequestError, printable
-from hqsam_client.shared import prompt_encoding, protocol
+from hqsam_client.shared import modes, prompt_encoding, protocol
 from hqsam_client.shared.protocol import Call, Flow
 from hqsam_client.shared.upload import prepare
 
@@ -133,7 +133,7 @@ def _answers() -> Flow[None]:
         HQSamError: one of them does not answer.
     """
     prompts = prompt_encoding.build((1, 1), points=[(0, 0)])
-    segment = protocol.segment_call(_NO_IMAGE_ID, prompts, protocol.choice("hq"))
+    segment = protocol.segment_call(_NO_IMAGE_ID, prompts, modes.choice("hq"))
     for call in (protocol.is_stored_call(_NO_IMAGE_ID), segment):
         with suppress(InvalidRequestError):
             yield call
@@ -145,7 +145,7 @@ def _probe() -> Flow[None]:
     # `segment` alone would do, but would not notice that `embed` has died.
     yield from protocol.embed_flow(upload, ask=False)
     prompts = prompt_encoding.build(upload.size, points=[(0, 0)])
-    yield from protocol.segment_flow(upload, prompts, protocol.choice("hq"))
+    yield from protocol.segment_flow(upload, prompts, modes.choice("hq"))
 
 
 def read_metrics(host: str, port: int, timeout_s: float) -> dict[str, float]:

@@ -11,7 +11,7 @@ import numpy as np
 from hqsam_client.client import HQSam, RemoteImage
 from hqsam_client.errors import HQSamError, OptionError
 from hqsam_client.mask import Mask
-from hqsam_client.shared.protocol import Mode
+from hqsam_client.shared.modes import Mode
 
 from hqsam_evaluation.data_set import Pair, read_objects
 from hqsam_evaluation.measures import BoolMask, boundary_iou, iou, next_click

@@ -28,6 +28,9 @@ def test_sync_and_async_give_the_same_masks(sam: HQSam, url: str, photo: bytes) 
             expected = image.segment(boxes=boxes, mode="best")
             assert all(close(a, b) for a, b in zip(many, expected, strict=True))
             assert close(await other.segment(photo, points=POINTS), image.segment(points=POINTS))
+            finished = await opened.segment(points=POINTS, logits=False)
+            assert finished.rle() == image.segment(points=POINTS, logits=False).rle()
+            assert finished.rle() == (await other.segment(photo, points=POINTS, logits=False)).rle()
 
     asyncio.run(check())
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hqsam_client import EmbedResult, HQSam, ImageError, Mask
+from hqsam_client import EmbedResult, HQSam, ImageError, Mask, PromptError
+from hqsam_client.shared.modes import Mode
 from hqsam_server import TritonServer
 from hqsam_testing.api import Api
 from numpy.typing import NDArray
@@ -151,6 +152,34 @@ def test_modes_add_sams_masks(sam: HQSam, api: Api, photo: bytes) -> None:
             iou = outputs["sam_iou_predictions"][sam_mask]
         np.testing.assert_allclose(mask.low_res_logits, expected, atol=1e-3)
         assert mask.iou == pytest.approx(iou, abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["hq", "hq+sam", "best"])
+def test_without_logits_the_server_finishes_the_same_masks(
+    sam: HQSam, photo: bytes, mode: Mode
+) -> None:
+    image = sam.open(photo)
+    boxes = [(20, 30, 200, 180), (100, 10, 290, 150)]
+    expected = image.segment(boxes=boxes, mode=mode)
+    for mask, other in zip(
+        image.segment(boxes=boxes, mode=mode, logits=False), expected, strict=True
+    ):
+        assert not mask.has_logits
+        assert (mask.rle(), mask.box, mask.area) == (other.rle(), other.box, other.area)
+        assert np.array_equal(mask.array, other.array)
+        assert mask.iou == pytest.approx(other.iou, abs=1e-4)
+        assert mask.overlay().size == (300, 200)
+    one = sam.segment(photo, box=boxes[0], mode=mode, logits=False)
+    assert one.rle() == expected[0].rle()
+    with pytest.raises(PromptError, match=r"a mask without logits, expected one .* logits=True"):
+        image.segment(box=boxes[0], refine=one)
+
+
+def test_an_image_that_is_sent_shrunk_has_logits_in_any_case(sam: HQSam) -> None:
+    array = np.tile(np.arange(1300, dtype=np.uint8)[:, None], (900, 1, 3))
+    mask = sam.open(array).segment(points=[(600, 400)], logits=False)
+    assert mask.has_logits
+    assert mask.array.shape == (900, 1300)
 
 
 def test_refining_starts_from_the_earlier_mask(sam: HQSam, api: Api, photo: bytes) -> None:

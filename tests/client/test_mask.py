@@ -14,6 +14,8 @@ import pytest
 from hqsam_client import ImageError, Mask, MissingPackageError, OptionError
 from hqsam_client.contract import PIXEL_MEAN, PIXEL_STD
 from hqsam_client.mask import MASK_ENDINGS
+from hqsam_client.shared.finishing import finish
+from hqsam_client.shared.run_lengths import RunLengths
 from hqsam_client.shared.upload import prepare
 from hqsam_server.models.preprocess import Limits
 from hqsam_testing.preprocess import preprocess
@@ -134,6 +136,80 @@ def test_polygons_keep_holes_and_what_lies_in_them() -> None:
     np.testing.assert_array_equal(drawn.astype(bool), mask.array)
 
 
+def ring_and_specks() -> Mask:
+    """A square with a large and a small hole, and a speck beside it."""
+    low_res = np.full((256, 256), -1, np.float32)
+    low_res[20:200, 20:200] = 1
+    low_res[40:120, 40:120] = -1
+    low_res[150:153, 150:153] = -1
+    low_res[230:233, 230:233] = 1
+    return Mask(low_res, 0.5, (512, 512))
+
+
+def small_regions_removed(mask: NDArray[np.bool_], area: int, holes: bool) -> NDArray[np.bool_]:
+    """Do what the authors' `remove_small_regions` does."""
+    count, regions, stats, _ = cv2.connectedComponentsWithStats(
+        (holes ^ mask).astype(np.uint8), connectivity=8
+    )
+    sizes = stats[:, -1][1:]
+    small = [i + 1 for i, size in enumerate(sizes) if size < area]
+    if not small:
+        return mask
+    kept = [0, *small]
+    if not holes:
+        kept = [i for i in range(count) if i not in kept] or [int(np.argmax(sizes)) + 1]
+    return np.isin(regions, kept)
+
+
+@pytest.mark.parametrize("min_area", [0, 1, 30, 60, 5_000, 40_000, 10**6])
+@pytest.mark.parametrize("name", ["ring", "blobs", "empty", "full"])
+def test_a_cleaned_mask_is_that_of_the_authors(name: str, min_area: int) -> None:
+    constant = {"empty": -1, "full": 1}
+    if name == "ring":
+        mask = ring_and_specks()
+    elif name == "blobs":
+        mask = Mask(blobs(), 0.5, SIZE)
+    else:
+        mask = Mask(np.full((256, 256), constant[name], np.float32), 0.5, SIZE)
+    filled = small_regions_removed(mask.array, min_area, holes=True)
+    expected = small_regions_removed(filled, min_area, holes=False)
+    cleaned = mask.cleaned(min_area)
+    np.testing.assert_array_equal(cleaned.array, expected)
+    assert (cleaned.iou, cleaned.size) == (mask.iou, mask.size)
+
+
+def test_cleaning_fills_small_holes_and_removes_specks() -> None:
+    (part,) = ring_and_specks().cleaned(100).polygons()
+    assert len(part.holes) == 1
+
+
+def test_fewer_points_are_off_by_at_most_the_tolerance(mask: Mask) -> None:
+    exact, simpler = mask.polygons(), mask.polygons(tolerance=2)
+    assert len(exact) == len(simpler)
+    for one, other in zip(exact, simpler, strict=True):
+        assert len(other.outline) <= len(one.outline)
+        for x, y in one.outline.tolist():
+            assert abs(cv2.pointPolygonTest(other.outline, (x, y), True)) <= 2.01
+    assert sum(len(it.outline) for it in simpler) < sum(len(it.outline) for it in exact) / 2
+    with pytest.raises(OptionError, match="tolerance is -1, expected pixels"):
+        mask.polygons(tolerance=-1)
+
+
+def test_geojson_has_closed_rings_of_parts_and_their_holes() -> None:
+    mask = ring_and_specks()
+    geometry = json.loads(json.dumps(mask.geojson()))
+    assert geometry["type"] == "MultiPolygon"
+    large, small = geometry["coordinates"]
+    assert (len(large), len(small)) == (3, 1)
+    for ring in (*large, *small):
+        assert ring[0] == ring[-1]
+        assert len(ring) >= 4
+    assert large[0][:-1] == mask.polygons()[0].outline.tolist()
+    dot = np.zeros((9, 9), np.bool_)
+    dot[4, 4] = True
+    assert Mask(RunLengths.of_mask(dot), 0.5, (9, 9)).geojson()["coordinates"] == []
+
+
 def test_an_overlay_tints_the_object_and_leaves_the_rest(mask: Mask) -> None:
     drawn = np.asarray(mask.overlay(color=(255, 0, 0)))
     assert drawn.shape == (300, 400, 3)
@@ -185,10 +261,32 @@ def test_an_overlay_goes_on_any_image_of_the_size_and_no_other(mask: Mask) -> No
         Mask(blobs(), 0.5, SIZE).overlay()
 
 
-@pytest.mark.parametrize(("method", "package"), [("rle", "pycocotools"), ("polygons", "cv2")])
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(
-    mask: Mask, method: str, package: str, monkeypatch: pytest.MonkeyPatch
+    mask: Mask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'hqsam-triton\[masks\]'"):
-        getattr(mask, method)()
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    for method in (mask.polygons, mask.geojson, lambda: mask.cleaned(9)):
+        with pytest.raises(MissingPackageError, match=r"pip install 'hqsam-triton\[masks\]'"):
+            method()
+
+
+def test_a_mask_of_run_lengths_is_the_same_without_logits(mask: Mask) -> None:
+    finished = Mask(finish(blobs(), SIZE).runs, mask.iou, SIZE)
+    assert (mask.has_logits, finished.has_logits) == (True, False)
+    np.testing.assert_array_equal(finished.array, mask.array)
+    for name in ("box", "area"):
+        assert getattr(finished, name) == getattr(mask, name)
+    assert finished.rle() == mask.rle()
+    assert finished.png() == mask.png()
+    assert [it.outline.tolist() for it in finished.polygons()] == [
+        it.outline.tolist() for it in mask.polygons()
+    ]
+    for name in ("low_res_logits", "logits"):
+        with pytest.raises(OptionError, match="segment with logits=True"):
+            getattr(finished, name)
+
+
+def test_a_png_file_has_one_bit_a_pixel(mask: Mask) -> None:
+    with Image.open(io.BytesIO(mask.png())) as image:
+        assert image.mode == "1"
+        np.testing.assert_array_equal(np.asarray(image), mask.array)

@@ -17,16 +17,15 @@ from hqsam_client import (
 )
 from hqsam_client.mask import Mask
 from hqsam_client.shared import prompt_encoding
+from hqsam_client.shared.modes import Choice, choice, combine
 from hqsam_client.shared.protocol import (
     UNLOADING_PAUSES_S,
     Call,
-    Choice,
     Flow,
-    choice,
-    combine,
     embed_flow,
     segment_flow,
 )
+from hqsam_client.shared.run_lengths import RunLengths
 from hqsam_client.shared.upload import Upload, prepare
 from hqsam_testing.oracle import images
 from tritonclient.grpc import service_pb2
@@ -222,6 +221,53 @@ def test_an_answer_that_is_no_mask_is_an_error_of_the_server(response: Any, mess
         drive(segment_flow(UPLOAD, PROMPTS, choice("hq")), response)
 
 
+def run_lengths(*texts: bytes, score: float = 0.5) -> Any:
+    """Return an answer with finished masks."""
+    response = answer(iou_predictions=np.full((len(texts), 1), score, np.float32))
+    response.outputs.add(name="mask_rle", datatype="BYTES", shape=[len(texts)])
+    response.raw_output_contents.append(
+        b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+    )
+    return response
+
+
+ALL_OFF = RunLengths.of_mask(np.zeros(UPLOAD.size, np.bool_)).text()
+
+
+def test_finished_masks_come_as_run_lengths() -> None:
+    flow = segment_flow(UPLOAD, PROMPTS, choice("best"), "best")
+    request = next(flow).request
+    assert [output.name for output in request.outputs] == ["mask_rle", "sam_iou_predictions"]
+    assert (request.inputs[-1].name, request.raw_input_contents[-1]) == ("mode", b"\4\0\0\0best")
+    response = run_lengths(ALL_OFF, ALL_OFF)
+    _, (first, _) = drive(segment_flow(UPLOAD, PROMPTS, choice("hq"), "hq"), response)
+    assert (first.area, first.size, first.iou) == (0, UPLOAD.size, 0.5)
+
+
+def with_one_byte_less() -> Any:
+    response = run_lengths(ALL_OFF, ALL_OFF)
+    response.raw_output_contents[1] = response.raw_output_contents[1][:-1]
+    return response
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        (masks(), "mask_rle is missing"),
+        (run_lengths(ALL_OFF), r"BYTES \[1\], expected BYTES \[2\]"),
+        (run_lengths(ALL_OFF, ALL_OFF + b"1"), "not those of 60 x 40 pixels"),
+        (run_lengths(ALL_OFF, b"\xff"), "malformed"),
+        (with_one_byte_less(), "mask_rle has [0-9]+ bytes, which do not fill its shape"),
+        (run_lengths(ALL_OFF, ALL_OFF, score=np.nan), "not finite numbers"),
+    ],
+)
+def test_an_answer_that_is_no_finished_mask_is_an_error_of_the_server(
+    response: Any, message: str
+) -> None:
+    with pytest.raises(ServerFailedError, match=f"answer of segment cannot be used: .*{message}"):
+        drive(segment_flow(UPLOAD, PROMPTS, choice("hq"), "hq"), response)
+
+
 def test_masks_whose_sum_is_infinite_are_an_error_of_the_server() -> None:
     huge = np.finfo(np.float32).max
     response = answer(
@@ -290,7 +336,7 @@ def test_the_modes_are_the_authors_three() -> None:
     assert choice("hq+sam") == Choice(multimask=False, hq_only=False)
     assert choice("best") == Choice(multimask=True, hq_only=False)
     with pytest.raises(PromptError, match=r"mode is 'worst', expected one of 'hq', 'hq\+sam'"):
-        choice("worst")  # type: ignore[arg-type]
+        choice("worst")
 
 
 def test_masks_know_the_true_size_of_a_shrunk_image() -> None:

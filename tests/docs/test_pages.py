@@ -22,6 +22,7 @@ from hqsam_cli.main import COMMANDS
 from hqsam_client import HQSam
 from hqsam_server import TritonServer
 from hqsam_testing import command
+from PIL import Image
 
 from tests.docs.pages import PAGES, Block, blocks, commands, text
 
@@ -111,7 +112,8 @@ def test_curl_grpcurl_and_stubs_get_the_mask_that_the_client_gets(
     for block in blocks(PROTOCOL):
         run(block, folder, environment, addressed(block.text))
     with HQSam(server.grpc_url) as sam:
-        expected = sam.segment(folder / "photo.jpg", points=[(420, 310)]).low_res_logits
+        mask = sam.segment(folder / "photo.jpg", points=[(420, 310)])
+    expected = mask.low_res_logits
 
     by_http = json.loads((folder / "answer.json").read_text())
     (logits,) = (it["data"] for it in by_http["outputs"] if it["name"] == "low_res_masks")
@@ -121,3 +123,5 @@ def test_curl_grpcurl_and_stubs_get_the_mask_that_the_client_gets(
     for found in (logits, np.frombuffer(base64.b64decode(raw), "<f4")):
         np.testing.assert_allclose(np.reshape(found, (256, 256)), expected, atol=1e-3)
     np.testing.assert_allclose(np.load(folder / "logits.npy"), expected, atol=1e-3)
+    with Image.open(folder / "mask.png") as finished:
+        np.testing.assert_array_equal(np.asarray(finished), mask.array)

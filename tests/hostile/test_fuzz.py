@@ -138,6 +138,8 @@ def _requests(draw: st.DrawFn) -> tuple[str, dict[str, Raw], list[str]]:
         image_id = text(STORED.encode()) if known else text(draw(_IMAGE_IDS))
         inputs["image_id"] = image_id
         del inputs["mask_input"], inputs["has_mask_input"]
+        if draw(st.booleans()):
+            inputs["mode"] = text(draw(st.sampled_from([b"hq", b"hq+sam", b"best", b"worst", b""])))
     if model is not contract.EMBED and draw(st.booleans()):
         inputs |= draw(_prompts())
     spoilt = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))

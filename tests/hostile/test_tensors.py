@@ -77,6 +77,13 @@ def test_an_image_id_is_one_string_or_refused(wire: Wire, model: str, name: str)
     assert (code, "image_id" in message) == ("INVALID_ARGUMENT", True), message
 
 
+@pytest.mark.parametrize("name", BAD_IMAGE_IDS)
+def test_a_mode_is_one_string_or_refused(wire: Wire, name: str) -> None:
+    inputs = {**valid("segment"), "mode": BAD_IMAGE_IDS[name]}
+    code, message, _ = wire.infer("segment", inputs, ["mask_rle"])
+    assert (code, "mode" in message) == ("INVALID_ARGUMENT", True), message
+
+
 COORDS, LABELS = floats([[[512, 300]]]), floats([[1]])
 
 BAD_TENSORS: dict[str, tuple[str, Raw]] = {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -19,6 +20,8 @@ from hqsam_server.store.entry import Embedding
 from hqsam_testing import image_files
 from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco
 
 from tests.models.fakes import Metrics
 
@@ -75,12 +78,13 @@ class Bench:
         inputs: dict[str, Any] | None = None,
         *,
         image_id: str | None = STORED,
+        mode: str | None = None,
         requested: Collection[str] = MASKS,
         is_cancelled: bool = False,
     ) -> Arrays:
         answer: Future[Arrays | Exception] = Future()
         caller: Caller[Arrays] = Caller(answer.set_result, lambda: is_cancelled)
-        self.segmenter.segment(image_id, {**prompts(1), **(inputs or {})}, requested, caller)
+        self.segmenter.segment(image_id, {**prompts(1), **(inputs or {})}, mode, requested, caller)
         result = answer.result(TIMEOUT_S)
         if isinstance(result, Exception):
             raise result
@@ -127,6 +131,52 @@ def test_prompts_are_decoded_one_by_one_and_answered_in_order(bench: Bench) -> N
 def test_only_requested_outputs_are_made(bench: Bench) -> None:
     assert list(bench.segment(requested=["low_res_masks"])) == ["low_res_masks"]
     assert bench.decoder.requested == [["low_res_masks"]]
+
+
+FINISHED = list(contract.FINISHED_OUTPUTS)
+
+
+def test_finished_masks_are_made_of_what_only_they_need(bench: Bench) -> None:
+    outputs = bench.segment(prompts(3), mode="best", requested=["area", "iou_predictions"])
+    assert outputs.keys() == {"area", "iou_predictions"}
+    # The logits are twice the prompt's number everywhere: of the first, the mask is empty.
+    assert outputs["area"].tolist() == [0, 240_000, 240_000]
+    assert set(bench.decoder.requested[0]) == {
+        "low_res_masks",
+        "sam_masks",
+        "sam_iou_predictions",
+        "iou_predictions",
+    }
+
+
+def test_the_mode_counts_for_finished_masks_alone(bench: Bench) -> None:
+    bench.segment(mode="best", requested=["iou_predictions"])
+    assert bench.decoder.requested == [["iou_predictions"]]
+
+
+def test_empty_and_full_masks_are_finished(bench: Bench) -> None:
+    outputs = bench.segment(prompts(2), requested=[*FINISHED, "original_size"])
+    assert outputs["original_size"].tolist() == [400, 600]
+    assert outputs["box"].tolist() == [[0, 0, 0, 0], [0, 0, 600, 400]]
+    assert outputs["area"].tolist() == [0, 240_000]
+    for number, rle in enumerate(outputs["mask_rle"]):
+        mask = coco.decode({"size": [400, 600], "counts": rle})
+        assert mask.shape == (400, 600)
+        assert (mask == number).all()
+        with Image.open(io.BytesIO(outputs["mask_png"][number])) as png:
+            assert np.array_equal(np.asarray(png), mask)
+
+
+def test_an_unknown_mode_is_refused(bench: Bench) -> None:
+    with pytest.raises(BadRequestError, match=r"mode is 'worst', expected one of 'hq', 'hq\+sam'"):
+        bench.segment(mode="worst")
+
+
+def test_masks_of_an_image_that_is_too_long_are_not_finished(bench: Bench) -> None:
+    bench.store.put("2" * 64, Embedding(*image_files.embedding_arrays(3.0), (1, 65_536)))
+    with pytest.raises(BadRequestError, match="sides of at most 65535: ask for low_res_masks"):
+        bench.segment(image_id="2" * 64, requested=["mask_rle"])
+    assert bench.segment(image_id="2" * 64).keys() == set(MASKS)
 
 
 def test_the_size_alone_needs_no_decoder(bench: Bench) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import http.client
+import io
+import json
 import os
 import signal
 from collections import defaultdict
@@ -19,12 +22,15 @@ import onnx
 import psutil
 import pytest
 from hqsam_client import contract
+from hqsam_client.mask import Mask
+from hqsam_client.shared.modes import Mode, choice, combine
 from hqsam_server import Front, TritonServer, Tuning
 from hqsam_server.launcher.process import instances
 from hqsam_server.models.preprocess import Limits
 from hqsam_testing import cheap_repository as cheap
 from hqsam_testing import image_files
 from hqsam_testing.api import Api, new_png, point, serve
+from hqsam_testing.oracle import images
 from hqsam_testing.preprocess import preprocess
 from hqsam_testing.waiting import TIMEOUT_S, wait_until
 from numpy.typing import NDArray
@@ -145,6 +151,93 @@ def test_only_requested_outputs_travel(api: Api) -> None:
     outputs = api.segment(image_id, outputs=["iou_predictions", "original_size"])
     assert set(outputs) == {"iou_predictions", "original_size"}
     assert set(api.segment(image_id)) == {*MASKS, "original_size"}
+
+
+def two_prompts() -> dict[str, NDArray[Any]]:
+    points = [point(300, 200), point(600, 500)]
+    return {name: np.concatenate([it[name] for it in points]) for name in points[0]}
+
+
+SIDEWAYS = 6
+"""An EXIF orientation: what is stored as 57 x 41 pixels is 41 x 57 upright."""
+
+
+@pytest.mark.parametrize("mode", ["hq", "hq+sam", "best"])
+@pytest.mark.parametrize(
+    ("shape", "orientation"), [((57, 41), 1), ((57, 41), SIDEWAYS), ((1, 301), 1), ((1300, 907), 1)]
+)
+def test_finished_masks_are_those_that_the_client_makes_of_the_logits(
+    api: Api, mode: Mode, shape: tuple[int, int], orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(images.draw(*shape))
+    image_id, size, _ = api.embed(image_files.encoded(image, "JPEG", exif=exif))
+    assert size == (shape if orientation == SIDEWAYS else shape[::-1])
+    outputs = api.segment(
+        image_id,
+        {**two_prompts(), "mode": np.array([mode.encode()], np.object_)},
+        [*MASKS, *contract.FINISHED_OUTPUTS],
+    )
+    logits, ious = combine(outputs, choice(mode))
+    assert outputs["box"].dtype == np.int32
+    assert outputs["area"].dtype == np.int64
+    for number, (one, iou) in enumerate(zip(logits, ious, strict=True)):
+        mask = Mask(one, float(iou), size)
+        rle = {"size": list(size), "counts": outputs["mask_rle"][number].decode()}
+        assert rle == mask.rle()
+        with Image.open(io.BytesIO(outputs["mask_png"][number])) as png:
+            assert np.array_equal(np.asarray(png), mask.array)
+        assert tuple(outputs["box"][number]) == (mask.box or (0, 0, 0, 0))
+        assert outputs["area"][number] == mask.area
+
+
+def test_finished_masks_are_of_the_hq_mask_and_need_no_other_output(api: Api) -> None:
+    image_id, _, _ = api.embed(new_png())
+    finished = api.segment(image_id, outputs=["area", "mask_rle"])
+    assert finished.keys() == {"area", "mask_rle"}
+    named = {**point(), "mode": np.array([b"hq"], np.object_)}
+    assert api.segment(image_id, named, ["mask_rle"])["mask_rle"] == finished["mask_rle"]
+
+
+@pytest.mark.parametrize("mode", ["", "HQ", "worst", "hq" * 5000])
+def test_an_unknown_mode_is_an_invalid_argument(api: Api, mode: str) -> None:
+    image_id, _, _ = api.embed(image_files.png())
+    inputs = {**point(), "mode": np.array([mode.encode()], np.object_)}
+    status, message = fails(lambda: api.segment(image_id, inputs))
+    assert status == "StatusCode.INVALID_ARGUMENT"
+    assert "expected one of 'hq', 'hq+sam', 'best'" in message
+    assert len(message) < 200
+
+
+def test_a_finished_mask_over_http_is_text_or_a_file(api: Api, server: TritonServer) -> None:
+    image_id, _, _ = api.embed(new_png())
+    expected = api.segment(image_id, outputs=["mask_rle", "mask_png"])
+
+    def ask(output: str, binary: bool) -> tuple[int, bytes, str | None]:
+        parts = [
+            {"name": "image_id", "datatype": "BYTES", "shape": [1], "data": [image_id]},
+            {"name": "point_coords", "datatype": "FP32", "shape": [1, 1, 2], "data": [512, 300]},
+            {"name": "point_labels", "datatype": "FP32", "shape": [1, 1], "data": [1]},
+        ]
+        wanted = {"name": output, "parameters": {"binary_data": binary}}
+        body = json.dumps({"inputs": parts, "outputs": [wanted]})
+        connection = http.client.HTTPConnection(server.http_url, timeout=TIMEOUT_S)
+        connection.request("POST", "/v2/models/segment/infer", body)
+        response = connection.getresponse()
+        length = response.getheader("inference-header-content-length")
+        return response.status, response.read(), length
+
+    status, body, _ = ask("mask_rle", False)
+    (output,) = json.loads(body)["outputs"]
+    assert (status, output["data"]) == (200, [expected["mask_rle"][0].decode()])
+    status, body, length = ask("mask_png", True)
+    assert status == 200
+    assert length is not None
+    assert body[int(length) + 4 :] == expected["mask_png"][0]
+    status, body, _ = ask("mask_png", False)
+    assert status == 400
+    assert b"the output mask_png is no text: ask for it with" in body
 
 
 def test_an_unknown_image_is_not_found_until_it_is_embedded(api: Api, store: Path) -> None:

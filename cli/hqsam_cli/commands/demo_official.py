@@ -9,8 +9,8 @@ from typing import NamedTuple
 from hqsam_client import drawing
 from hqsam_client.client import HQSam
 from hqsam_client.errors import OptionError
+from hqsam_client.shared.modes import Mode
 from hqsam_client.shared.prompt_encoding import Box
-from hqsam_client.shared.protocol import Mode
 
 from hqsam_cli import options
 

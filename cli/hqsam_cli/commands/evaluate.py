@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from hqsam_client.client import HQSam
 from hqsam_client.errors import HQSamError, OptionError
-from hqsam_client.shared.protocol import Mode
+from hqsam_client.shared.modes import Mode
 
 from hqsam_cli import options
 

@@ -12,7 +12,7 @@ from hqsam_client import drawing
 from hqsam_client.client import HQSam
 from hqsam_client.errors import HQSamError, ImageError, OptionError
 from hqsam_client.mask import MASK_ENDINGS, Mask
-from hqsam_client.shared.protocol import Mode
+from hqsam_client.shared.modes import Mode
 from PIL import Image
 
 from hqsam_cli import options, prompt_options

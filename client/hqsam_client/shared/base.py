@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from hqsam_client import contract
 from hqsam_client.errors import HQSamError, OptionError, UnavailableError, from_grpc
 from hqsam_client.mask import Mask
-from hqsam_client.shared import channel, prompt_encoding, protocol
+from hqsam_client.shared import channel, modes, prompt_encoding, protocol
 from hqsam_client.shared.geometry import Size
 from hqsam_client.shared.protocol import Call, Flow
 from hqsam_client.shared.upload import ImageLike, Upload
@@ -176,14 +176,23 @@ class BaseImage:
         return protocol.embed_flow(self._upload, ask)
 
     def _segmenting(
-        self, points: Any, labels: Any, box: Any, boxes: Any, refine: Any, mode: protocol.Mode
+        self,
+        points: Any,
+        labels: Any,
+        box: Any,
+        boxes: Any,
+        refine: Any,
+        mode: modes.Mode,
+        logits: bool,
     ) -> Flow[Mask | list[Mask]]:
         """Check the prompts now; return what sends them, see `RemoteImage.segment`."""
-        choice = protocol.choice(mode)
+        choice = modes.choice(mode)
+        # The server knows a shrunk image in another size than the mask is to have.
+        finished = None if logits or self._upload.is_shrunk else mode
         prompts = prompt_encoding.build(self.size, points, labels, box, boxes, refine)
 
         def flow() -> Flow[Mask | list[Mask]]:
-            masks = yield from protocol.segment_flow(self._upload, prompts, choice)
+            masks = yield from protocol.segment_flow(self._upload, prompts, choice, finished)
             return masks if prompts.many else masks[0]
 
         return flow()

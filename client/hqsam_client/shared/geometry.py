@@ -28,6 +28,9 @@ _ONE_THREAD = 1 << 18
 # Rows or columns in a band: few, so that each band depends on little of the other axis.
 _BAND = 16
 
+# Sides of which the interpolation is kept: it takes a kilobyte a pixel.
+_LONGEST_KEPT = 1 << 14
+
 
 def to_input_frame(points: NDArray[np.float64], size: Size) -> NDArray[np.float32]:
     """Scale points [..., 2], (x, y), from original pixels to the input frame."""
@@ -93,9 +96,17 @@ def _bands(axis: _Axis, size: int) -> Iterator[tuple[slice, slice]]:
         yield slice(start, stop), slice(axis.first[start], axis.last[stop - 1] + 1)
 
 
+def _axis(size_px: int, resized_px: int) -> _Axis:
+    return (_kept_axis if size_px <= _LONGEST_KEPT else _new_axis)(size_px, resized_px)
+
+
 # A user clicks again and again on images of one size. The axes of 12 megapixels take 7 MB.
 @lru_cache(maxsize=4)
-def _axis(size_px: int, resized_px: int) -> _Axis:
+def _kept_axis(size_px: int, resized_px: int) -> _Axis:
+    return _new_axis(size_px, resized_px)
+
+
+def _new_axis(size_px: int, resized_px: int) -> _Axis:
     low, high, fraction = _taps(size_px, resized_px)
     inner_low, inner_high, inner_fraction = _taps(INPUT_SIZE, MASK_SIZE)
     weights = np.zeros((size_px, MASK_SIZE), np.float32)

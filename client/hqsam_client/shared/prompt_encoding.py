@@ -290,6 +290,10 @@ def _logits(refine: Any, size: Size) -> NDArray[np.float32] | None:
             f"refine is a mask of an image of {refine.size} (height, width), "
             f"expected one of this image: {size}"
         )
+    if not refine.has_logits:
+        raise PromptError(
+            "refine is a mask without logits, expected one that was segmented with logits=True"
+        )
     return refine.low_res_logits
 
 

@@ -7,9 +7,9 @@ errors. It does no I/O, so the sync and the async client share it.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +19,16 @@ from hqsam_client import contract
 from hqsam_client.errors import (
     HQSamError,
     NotFoundError,
-    PromptError,
     ServerFailedError,
     TooManyRequestsError,
     UnavailableError,
 )
 from hqsam_client.mask import Mask
 from hqsam_client.shared.channel import BROKE_OFF, REPEATED_BYTES, REPEATED_CODES
+from hqsam_client.shared.modes import Choice, Mode, combine, scores
 from hqsam_client.shared.prompt_encoding import Prompts
+from hqsam_client.shared.run_lengths import RunLengths, RunLengthsError
 from hqsam_client.shared.upload import Upload
-
-Mode: TypeAlias = Literal["hq", "hq+sam", "best"]
 
 ASK_FROM_BYTES = 64 * 1024
 """From this size on, the client asks whether the server has an image before it sends it. The
@@ -41,36 +40,10 @@ UNLOADING_PAUSES_S = (0.1, 0.4, 1.0)
 MAX_WAITS = 10
 """How often a call is repeated that the server refused because of its caller's other calls."""
 
-_SAM_MASKS = slice(1, 4)
-"""SAM's three masks for ambiguous prompts; its mask 0 is the one for clear prompts."""
-
-
-class Choice(NamedTuple):
-    """Which of the decoder's masks make up the result; the official predictor's two flags.
-
-    Attributes:
-        multimask: take the best of SAM's three masks instead of its single one.
-        hq_only: leave SAM's mask out.
-    """
-
-    multimask: bool
-    hq_only: bool
-
-    def outputs(self) -> list[str]:
-        """Return the names of the outputs of `segment` that make it up."""
-        names = ["low_res_masks", "sam_iou_predictions" if self.multimask else "iou_predictions"]
-        return names if self.hq_only else [*names, "sam_masks"]
-
-
-_CHOICES: dict[Mode, Choice] = {
-    "hq": Choice(multimask=False, hq_only=True),
-    "hq+sam": Choice(multimask=False, hq_only=False),
-    "best": Choice(multimask=True, hq_only=False),
-}
-
 _DTYPES: dict[str, Any] = {
     "FP32": np.float32,
     "INT32": np.int32,
+    "INT64": np.int64,
     "UINT8": np.uint8,
     "BOOL": np.bool_,
 }
@@ -184,21 +157,33 @@ def _wherever_it_is_served(call: Call) -> Flow[Any]:
     return (yield call)
 
 
-def segment_flow(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list[Mask]]:
-    """Segment by `image_id`, in parts if there are many prompts; returns a mask for each."""
+def segment_flow(
+    upload: Upload, prompts: Prompts, choice: Choice, finished: Mode | None = None
+) -> Flow[list[Mask]]:
+    """Segment by `image_id`, in parts if there are many prompts; returns a mask for each.
+
+    Args:
+        upload: the image.
+        prompts: what to segment.
+        choice: which of the decoder's masks to take.
+        finished: the mode that stands for `choice`, to have the server finish the masks and send
+            their run lengths; None for logits.
+    """
     masks: list[Mask] = []
     for part in prompts.parts():
-        masks += yield from _segment_part(upload, part, choice)
+        masks += yield from _segment_part(upload, part, choice, finished)
     return masks
 
 
-def _segment_part(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list[Mask]]:
+def _segment_part(
+    upload: Upload, prompts: Prompts, choice: Choice, finished: Mode | None
+) -> Flow[list[Mask]]:
     """Segment; if the server lost the image, embed it and segment again.
 
     Once is enough, unless the server is shutting down. A request that failed and that gRPC could
     not repeat is sent once more: see `embed_flow`.
     """
-    call = segment_call(upload.image_id, prompts, choice)
+    call = segment_call(upload.image_id, prompts, choice, finished)
     repeated = False
     for pause_s in (0.0, 0.0, *UNLOADING_PAUSES_S):
         try:
@@ -212,50 +197,38 @@ def _segment_part(upload: Upload, prompts: Prompts, choice: Choice) -> Flow[list
             repeated = True
             yield from embed_flow(upload, ask=True)
         else:
-            names, count = choice.outputs(), len(prompts.coords)
-            tensors = read_tensors(response, contract.SEGMENT, names, count)
-            return _masks(tensors, upload, choice)
+            names = [output.name for output in call.request.outputs]
+            tensors = read_tensors(response, contract.SEGMENT, names, len(prompts.coords))
+            return (_masks if finished is None else _finished_masks)(tensors, upload, choice)
     raise missed
-
-
-def choice(mode: Mode) -> Choice:
-    """Return what a mode stands for, or raise `PromptError`."""
-    if mode not in _CHOICES:
-        raise PromptError(f"mode is {mode!r}, expected one of {', '.join(map(repr, _CHOICES))}")
-    return _CHOICES[mode]
-
-
-def combine(
-    tensors: Mapping[str, NDArray[np.float32]], choice: Choice
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return logits [P, 256, 256] and predicted IoU [P], combined as the authors do.
-
-    Args:
-        tensors: `choice.outputs()` by name, in the contract's shapes.
-        choice: which masks to take.
-    """
-    hq = tensors["low_res_masks"][:, 0]  # [P, 256, 256]
-    if not choice.multimask:
-        ious = tensors["iou_predictions"][:, 0]  # [P]
-        return (hq if choice.hq_only else hq + tensors["sam_masks"][:, 0]), ious
-    scores = tensors["sam_iou_predictions"][:, _SAM_MASKS]  # [P, 3]
-    best = scores.argmax(axis=1)
-    row = np.arange(len(best))
-    if choice.hq_only:
-        return hq, scores[row, best]
-    return hq + tensors["sam_masks"][:, _SAM_MASKS][row, best], scores[row, best]
 
 
 def _masks(tensors: dict[str, NDArray[Any]], upload: Upload, choice: Choice) -> list[Mask]:
     with np.errstate(over="ignore", invalid="ignore"):
         logits, ious = combine(tensors, choice)
-    if not (np.isfinite(logits).all() and np.isfinite(ious).all()):
-        raise _unusable(contract.SEGMENT, "its masks or scores are not finite numbers")
+    _check_finite(logits, ious)
     return [
         # A copy, so that one mask does not keep the whole response in memory.
         Mask(one.copy(), float(iou), upload.size, upload.full_image)
         for one, iou in zip(logits, ious, strict=True)
     ]
+
+
+def _finished_masks(tensors: dict[str, NDArray[Any]], upload: Upload, choice: Choice) -> list[Mask]:
+    ious = scores(tensors, choice)
+    _check_finite(ious)
+    try:
+        return [
+            Mask(RunLengths.read(text, upload.size), float(iou), upload.size, upload.full_image)
+            for text, iou in zip(tensors["mask_rle"], ious, strict=True)
+        ]
+    except RunLengthsError as error:
+        raise _unusable(contract.SEGMENT, str(error)) from error
+
+
+def _check_finite(*arrays: NDArray[np.float32]) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise _unusable(contract.SEGMENT, "its masks or scores are not finite numbers")
 
 
 def _embed_request(image_id: str, encoded: bytes | None = None) -> Any:
@@ -271,8 +244,10 @@ def is_stored_call(image_id: str) -> Call:
     return Call(_embed_request(image_id), image_id)
 
 
-def segment_call(image_id: str, prompts: Prompts, choice: Choice) -> Call:
-    """Return the call that segments an image which the server has."""
+def segment_call(
+    image_id: str, prompts: Prompts, choice: Choice, finished: Mode | None = None
+) -> Call:
+    """Return the call that segments an image which the server has; see `segment_flow`."""
     request = service_pb2.ModelInferRequest(model_name=contract.SEGMENT.name)
     _add_image_id(request, image_id)
     _add_array(request, "point_coords", prompts.coords)
@@ -280,15 +255,21 @@ def segment_call(image_id: str, prompts: Prompts, choice: Choice) -> Call:
     if prompts.masks is not None and prompts.has_mask is not None:
         _add_array(request, "mask_input", prompts.masks)
         _add_array(request, "has_mask_input", prompts.has_mask)
-    for name in choice.outputs():
+    if finished is not None:
+        _add_string(request, "mode", finished)
+    for name in choice.outputs() if finished is None else ["mask_rle", choice.scores_output()]:
         request.outputs.add(name=name)
     return Call(request, image_id)
 
 
 def _add_image_id(request: Any, image_id: str) -> None:
-    raw = image_id.encode("ascii")
+    _add_string(request, "image_id", image_id)
+
+
+def _add_string(request: Any, name: str, text: str) -> None:
+    raw = text.encode("ascii")
     # Triton's BYTES: each element after its length.
-    _add_input(request, "image_id", "BYTES", (1,), len(raw).to_bytes(4, "little") + raw)
+    _add_input(request, name, "BYTES", (1,), len(raw).to_bytes(4, "little") + raw)
 
 
 def _add_array(request: Any, name: str, array: NDArray[np.float32]) -> None:
@@ -308,7 +289,7 @@ def read_tensors(
     Args:
         response: of this model.
         model: what the outputs are checked against.
-        names: the outputs that are needed; of any dtype of the contract but BYTES.
+        names: the outputs that are needed; of any dtype of the contract.
         prompts: number of prompts in the request, which dynamic dimensions have to match.
 
     Raises:
@@ -332,11 +313,28 @@ def read_tensors(
             raise _unusable(
                 model, f"{name} is {output.datatype} {list(output.shape)}, expected {dtype} {shape}"
             )
+        if dtype == "BYTES":
+            tensors[name] = _strings(model, name, raw, shape)
+            continue
         values = np.dtype(_DTYPES[dtype])
         if len(raw) != math.prod(shape) * values.itemsize:
             raise _unusable(model, f"{name} has {len(raw)} bytes, which do not fill its shape")
         tensors[name] = np.frombuffer(raw, values).reshape(shape)
     return tensors
+
+
+def _strings(
+    model: contract.ModelSpec, name: str, raw: bytes, shape: Sequence[int]
+) -> NDArray[Any]:
+    strings = np.empty(shape, np.object_)
+    place = 0
+    for number in range(strings.size):
+        start = place + 4
+        place = start + int.from_bytes(raw[place:start], "little")
+        strings.flat[number] = raw[start:place]
+    if place != len(raw):
+        raise _unusable(model, f"{name} has {len(raw)} bytes, which do not fill its shape")
+    return strings
 
 
 def _unusable(model: contract.ModelSpec, problem: str) -> ServerFailedError:

@@ -42,12 +42,14 @@ class Upload:
         image_id: their SHA-256, 64 lower-case hex digits.
         size: (height, width) of the upright full image, which `encoded` may be a
             smaller version of: original pixels.
+        is_shrunk: whether it is.
         source: the upright full image, if it is in memory already.
     """
 
     encoded: bytes
     image_id: str
     size: Size
+    is_shrunk: bool = False
     source: Image.Image | None = field(default=None, repr=False)
 
     def full_image(self) -> Image.Image:
@@ -218,7 +220,8 @@ def _encode(image: Image.Image, file_format: str, size: Size, source: Image.Imag
     buffer = io.BytesIO()
     image.save(buffer, file_format)
     encoded = buffer.getvalue()
-    return Upload(encoded, _digest(encoded), size, source)
+    is_shrunk = (image.height, image.width) != size
+    return Upload(encoded, _digest(encoded), size, is_shrunk, source)
 
 
 def _digest(encoded: bytes) -> str:

@@ -32,6 +32,7 @@ class TritonPythonModel:
                 self._segmenter.segment(
                     adapter.read_text(request, "image_id"),
                     {name: adapter.read(request, name) for name in _PROMPTS},
+                    adapter.read_text(request, "mode"),
                     request.requested_output_names(),
                     caller,
                 )

@@ -179,7 +179,7 @@ def write(response: Any, is_binary: Any) -> tuple[bytes, int | None]:
     """Return a `ModelInferResponse` as a body, and the length of its JSON if data follows it.
 
     Raises:
-        RefusedError: an output is too large to be sent as text.
+        RefusedError: an output is too large to be sent as text, or is none.
     """
     outputs: list[dict[str, Any]] = []
     binary: list[bytes] = []
@@ -204,7 +204,7 @@ def write(response: Any, is_binary: Any) -> tuple[bytes, int | None]:
 
 def _elements(output: Any, raw: bytes) -> list[Any]:
     if output.datatype == BYTES:
-        return _strings(raw)
+        return _strings(output.name, raw)
     if len(raw) > MAX_TEXT_ELEMENTS * DTYPES[output.datatype][0]:
         raise invalid(
             f"the output {output.name} has more than {MAX_TEXT_ELEMENTS} elements: ask for it with "
@@ -214,11 +214,17 @@ def _elements(output: Any, raw: bytes) -> list[Any]:
     return elements
 
 
-def _strings(raw: bytes) -> list[str]:
+def _strings(name: str, raw: bytes) -> list[str]:
     found = []
     place = 0
     while place < len(raw):
         end = place + 4 + int.from_bytes(raw[place : place + 4], "little")
-        found.append(raw[place + 4 : end].decode(errors="replace"))
+        try:
+            found.append(raw[place + 4 : end].decode())
+        except UnicodeDecodeError as error:
+            raise invalid(
+                f"the output {name} is no text: ask for it with "
+                '"parameters": {"binary_data": true}'
+            ) from error
         place = end
     return found

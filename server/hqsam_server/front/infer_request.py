@@ -90,6 +90,7 @@ def check(data: bytes, models: Collection[str], caller: str, max_prompts: int) -
         raise invalid(f"the id has {len(request.id)} characters, expected at most {_MAX_NAME}")
     request.parameters.pop(CALLER_PARAMETER, None)
     _check_parameters("the request", request.parameters)
+    _name_outputs(request)
     _check_outputs(request.outputs)
     _check_inputs(request.inputs, contents)
     request.parameters[CALLER_PARAMETER].string_param = caller
@@ -192,6 +193,15 @@ def _check_parameters(owner: str, parameters: Any) -> None:
         raise invalid(f"{owner} has the parameter {name[:40]!r}, expected none")
 
 
+def _name_outputs(request: Any) -> None:
+    """Name the usual outputs where none are: Triton would have all made, also those on request."""
+    spec = _SPECS.get(request.model_name)
+    if spec is not None and not request.outputs and any(it.on_request for it in spec.outputs):
+        for output in spec.outputs:
+            if not output.on_request:
+                request.outputs.add(name=output.name)
+
+
 def _check_outputs(outputs: Any) -> None:
     if len(outputs) > MAX_TENSORS:
         raise invalid(f"{len(outputs)} outputs are requested, expected at most {MAX_TENSORS}")
@@ -281,7 +291,10 @@ def _check_strings(name: str, count: int, content: memoryview) -> None:
 
 
 def _response_bytes(request: Any, max_prompts: int) -> int:
-    """Return the size that the contract gives the response; dynamic sides are prompts."""
+    """Return the size that the contract gives the response; dynamic sides are prompts.
+
+    Strings for each prompt have the most bytes that they may have.
+    """
     spec = _SPECS.get(request.model_name)
     prompts = max(
         (tensor.shape[0] for tensor in request.inputs if len(tensor.shape) > 1), default=1
@@ -290,7 +303,14 @@ def _response_bytes(request: Any, max_prompts: int) -> int:
         return 0
     wanted = {output.name for output in request.outputs}
     return sum(
-        math.prod(prompts if side < 0 else side for side in output.shape) * DTYPES[output.dtype][0]
+        _output_bytes(output, prompts)
         for output in spec.outputs
         if not wanted or output.name in wanted
     )
+
+
+def _output_bytes(output: contract.TensorSpec, prompts: int) -> int:
+    if output.dtype == BYTES and output.shape == (-1,):
+        return contract.max_finished_bytes(prompts)
+    count = math.prod(prompts if side < 0 else side for side in output.shape)
+    return count * DTYPES[output.dtype][0]

@@ -1,7 +1,8 @@
 """The model `segment`: masks for prompts on a stored image, decoded in its own process.
 
 A request is checked and its image looked up at once; a scheduler decodes its prompts in turn with
-those of others. The images of the last clicks stay where they are decoded.
+those of others, and has their masks finished if that is requested. The images of the last clicks
+stay where they are decoded.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from hqsam_client.contract import PROMPT_DECODER
+from hqsam_client.contract import FINISHED_OUTPUTS, PROMPT_DECODER
+from hqsam_client.errors import PromptError
+from hqsam_client.shared import modes
 from numpy.typing import NDArray
 
 from hqsam_server.errors import BadRequestError, UnknownImageError
@@ -19,6 +22,7 @@ from hqsam_server.models.caller import Caller
 from hqsam_server.models.metrics import Metrics
 from hqsam_server.models.prompt_checks import PromptLimits, Prompts
 from hqsam_server.prompt_decoding.decoder import Decoder, PlacedImage
+from hqsam_server.prompt_decoding.finishing import Finish
 from hqsam_server.prompt_decoding.lru import Lru
 from hqsam_server.prompt_decoding.scheduler import Request, Scheduler
 from hqsam_server.runtime.config import Arrays
@@ -75,6 +79,7 @@ class Segmenter:
         self,
         image_id: str | None,
         inputs: Mapping[str, NDArray[Any] | None],
+        mode: str | None,
         requested: Collection[str],
         caller: Caller[Arrays],
     ) -> None:
@@ -85,17 +90,20 @@ class Segmenter:
                 and have an optional input instead.
             inputs: the other inputs of the contract's `segment` by name, None where missing. They
                 are not read after this returns.
+            mode: which mask finished outputs are of; None for the default.
             requested: names of the outputs to return.
             caller: gets the outputs by name, with the contract's shapes and dtypes, or an error.
 
         Raises:
-            BadRequestError: `image_id` or a prompt is malformed.
+            BadRequestError: `image_id`, `mode` or a prompt is malformed, or the image is too long
+                for the finished masks that are requested.
             UnknownImageError: the image is not stored.
             OverloadedError: too much is waiting.
             StoreError: the store cannot be read.
         """
         if image_id is None:
             raise BadRequestError("expected image_id, got none")
+        choice = _choice(mode)
         prompts = Prompts.checked(inputs, self._limits.prompts)
         size = self._store.original_size(image_id)
         if size is None:
@@ -106,7 +114,9 @@ class Segmenter:
         if "original_size" in requested:
             outputs["original_size"] = np.array(size, np.int32)  # [2]
         wanted = [spec.name for spec in PROMPT_DECODER.outputs if spec.name in requested]
-        if not wanted:
+        finished = [name for name in FINISHED_OUTPUTS if name in requested]
+        finish = Finish(finished, choice, size) if finished else None
+        if not wanted and finish is None:
             caller.reply(outputs)
             return
 
@@ -124,6 +134,7 @@ class Segmenter:
                 wanted,
                 reply,
                 caller.is_cancelled,
+                finish,
             )
         )
 
@@ -136,6 +147,13 @@ class Segmenter:
     def _report(self, size: int, count: int) -> None:
         self._metrics.resident_bytes.set(size)
         self._metrics.resident_images.set(count)
+
+
+def _choice(mode: str | None) -> modes.Choice:
+    try:
+        return modes.choice(modes.DEFAULT_MODE if mode is None else mode)
+    except PromptError as error:
+        raise BadRequestError(str(error)) from error
 
 
 def _unknown(image_id: str) -> UnknownImageError:

@@ -6,6 +6,8 @@ threads. Which way a prompt is decoded changes no bit of its answer.
 
 Narrow turns of a caller with many prompts run at the priority of an encode, so that clicks and
 encodes of others get processor time beside them.
+
+A request that wants finished masks is handed on, once it is decoded, to threads that finish them.
 """
 
 from __future__ import annotations
@@ -18,18 +20,15 @@ from typing import NamedTuple
 
 import numpy as np
 from hqsam_client.contract import PROMPT_DECODER
+from hqsam_client.shared.modes import combine
+from numpy.typing import NDArray
 
 from hqsam_server.errors import OverloadedError, RequestCancelledError, ServingError
 from hqsam_server.models.prompt_checks import Prompts
 from hqsam_server.prompt_decoding.decoder import Decoder, Job, PlacedImage
+from hqsam_server.prompt_decoding.finishing import MANY, NICE, Finish, FinishedMasks, Finisher
 from hqsam_server.prompt_decoding.turns import PromptTurns
 from hqsam_server.runtime.config import Arrays
-
-_MANY = 16
-"""A caller with more prompts than this that wait does not click: it sends work in bulk."""
-
-_NICE = 19
-"""The priority of work in bulk, which is that of the encoder's processes."""
 
 _OUTPUT_SHAPES = {spec.name: spec.shape[1:] for spec in PROMPT_DECODER.outputs}
 
@@ -46,6 +45,7 @@ class Request:
         requested: names of the outputs to return.
         reply: takes the outputs or the error, once, from any thread.
         is_cancelled: whether nobody waits for the answer any more.
+        finish: the finished masks to return besides; None for none.
     """
 
     caller: str
@@ -54,7 +54,9 @@ class Request:
     requested: Sequence[str]
     reply: Callable[[Arrays | Exception], None]
     is_cancelled: Callable[[], bool]
+    finish: Finish | None = None
     outputs: Arrays = field(default_factory=dict, init=False)
+    logits: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False)
     taken: int = field(default=0, init=False)
     decoded: int = field(default=0, init=False)
     failed: bool = field(default=False, init=False)
@@ -65,14 +67,21 @@ class Request:
         return len(self.prompts) - self.taken
 
     @property
+    def needed(self) -> set[str]:
+        """Names of the outputs to decode: those to return, and those to finish masks of."""
+        return {*self.requested, *(self.finish.choice.outputs() if self.finish else ())}
+
+    @property
     def nbytes(self) -> int:
         """What its masks take while it is worked on, those to refine included."""
         answer = sum(4 * int(np.prod(_OUTPUT_SHAPES[name])) for name in self.requested)
         mask = self.prompts.mask_input
-        return answer * len(self.prompts) + (0 if mask is None else mask.nbytes)
+        count = len(self.prompts)
+        finished = 0 if self.finish is None else self.finish.nbytes(count)
+        return answer * count + finished + (0 if mask is None else mask.nbytes)
 
     def keep(self, number: int, outputs: Arrays) -> None:
-        """Keep the outputs of a prompt."""
+        """Keep the outputs of a prompt, and the logits of its mask if it is to be finished."""
         if not self.outputs:
             count = len(self.prompts)
             self.outputs = {
@@ -81,6 +90,8 @@ class Request:
             }  # [P, ...]
         for name in self.requested:
             self.outputs[name][number] = outputs[name][0]
+        if self.finish is not None:
+            self.logits[number] = combine(outputs, self.finish.choice)[0][0]  # [256, 256]
 
 
 class _Turn(NamedTuple):
@@ -111,6 +122,7 @@ class Scheduler:
         self._open: list[Request] = []
         self._running = {True: 0, False: 0}  # calls of the decoder by whether they are narrow
         self._is_closed = False
+        self._finisher = Finisher()
         count = max(self._lanes.wide, self._lanes.narrow)
         self._threads = [
             threading.Thread(target=self._work, args=(False,), name=f"decode-{number}", daemon=True)
@@ -154,11 +166,12 @@ class Scheduler:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        self._finisher.close()
 
     def _work(self, bulk: bool) -> None:
         """Decode what is work in bulk, or what is not."""
         if bulk:
-            os.nice(_NICE)  # of this thread alone
+            os.nice(NICE)  # of this thread alone
         while True:
             with self._changed:
                 while (narrow := self._mode()) is None or self._is_bulk(narrow) != bulk:
@@ -187,7 +200,7 @@ class Scheduler:
         return False if running[False] < self._lanes.wide else None
 
     def _is_bulk(self, narrow: bool) -> bool:
-        return narrow and self._turns.next_has_more_than(_MANY)
+        return narrow and self._turns.next_has_more_than(MANY)
 
     def _take(self, narrow: bool) -> _Turn:
         taken: list[tuple[Request, int]] = []
@@ -212,9 +225,7 @@ class Scheduler:
                 self._fail(request, error)
         if not jobs:
             return
-        requested = [
-            name for name in _OUTPUT_SHAPES if any(name in it.requested for it, _ in prompts)
-        ]
+        requested = [name for name in _OUTPUT_SHAPES if any(name in it.needed for it, _ in prompts)]
         try:
             decoded = self._decoder.run(jobs, requested, narrow=turn.narrow)
         except Exception as error:
@@ -237,8 +248,23 @@ class Scheduler:
             request.decoded += 1
             if request.decoded < len(request.prompts):
                 return
+        if request.finish is None:
+            self._answer(request, request.outputs)
+            return
+
+        def reply(answer: Arrays | Exception) -> None:
+            whole = {**request.outputs, **answer} if isinstance(answer, dict) else answer
+            self._answer(request, whole)
+
+        logits = [request.logits.pop(number) for number in range(len(request.prompts))]
+        self._finisher.submit(
+            FinishedMasks(request.caller, request.finish, [*logits], reply, request.is_cancelled)
+        )
+
+    def _answer(self, request: Request, answer: Arrays | Exception) -> None:
+        with self._changed:
             self._open.remove(request)
-        request.reply(request.outputs)
+        request.reply(answer)
 
     def _fail(self, request: Request, error: Exception) -> None:
         with self._changed:
