@@ -14,7 +14,7 @@ from PIL import Image
 
 from hqsam_client import drawing, image_files
 from hqsam_client.errors import ImageError, MissingPackageError, OptionError
-from hqsam_client.shared.finishing import PngFile
+from hqsam_client.shared.finishing import png_file
 from hqsam_client.shared.geometry import Size, upsampled_bands
 from hqsam_client.shared.run_lengths import RunLengths
 
@@ -136,9 +136,7 @@ class Mask:
 
     def png(self) -> bytes:
         """Return the mask as a PNG file of one bit a pixel: white the object, black the rest."""
-        file = PngFile(self.size)
-        file.add(self.array)
-        return file.content()
+        return png_file(np.packbits(self.array, axis=1).tobytes(), self.size)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write `image()` to a file, without loss.

@@ -16,7 +16,7 @@ import pytest
 import torch
 from hqsam_client import HQSam, contract, server_status
 from hqsam_client.shared import prompt_encoding
-from hqsam_client.shared.protocol import Mode, choice, combine
+from hqsam_client.shared.modes import Mode, choice, combine
 from hqsam_export import checkpoint, onnx_files, repository
 from hqsam_export.modeling import HQSamModel
 from hqsam_server import TritonServer, Tuning

@@ -1,7 +1,7 @@
 """Finished masks: from logits to run lengths and PNG, band by band.
 
-Client and server share it, so that both give the same pixels. Run lengths need no memory for the whole
-mask; a PNG file needs a byte for each of its pixels while it is written.
+Client and server share it, so that both give the same pixels. Run lengths need no memory for the
+whole mask; a PNG file needs a byte for each of its pixels while it is written.
 """
 
 from __future__ import annotations
@@ -78,32 +78,26 @@ def finish(
     Raises:
         RunLengthsError: there are more.
     """
-    bands = (band for _, band in mask_bands(logits, size))
-    if not png:
-        return Finished(RunLengths.of_rows(bands, size, most_runs), None)
-    file = PngFile(size)
-    runs = RunLengths.of_rows(file.through(bands), size, most_runs)
-    return Finished(runs, file.content())
+    packed: list[bytes] = []
 
-
-class PngFile:
-    """A mask as a PNG file of one bit a pixel, from bands."""
-
-    def __init__(self, size: Size) -> None:
-        """Begin a file for a mask of (height, width) pixels."""
-        self._size = size
-        self._packed: list[bytes] = []
-
-    def through(self, bands: Iterator[NDArray[np.bool_]]) -> Iterator[NDArray[np.bool_]]:
-        """Take bands, bool [rows, width], from top to bottom, and yield them."""
-        for band in bands:
-            self._packed.append(np.packbits(band, axis=1).tobytes())
+    def bands() -> Iterator[NDArray[np.bool_]]:
+        for _, band in mask_bands(logits, size):
+            if png:
+                packed.append(np.packbits(band, axis=1).tobytes())
             yield band
 
-    def content(self) -> bytes:
-        """Return the file; all rows have been taken."""
-        height, width = self._size
-        file = io.BytesIO()
-        image = Image.frombytes("1", (width, height), b"".join(self._packed))
-        image.save(file, "PNG", compress_level=1)
-        return file.getvalue()
+    runs = RunLengths.of_rows(bands(), size, most_runs)
+    return Finished(runs, png_file(b"".join(packed), size) if png else None)
+
+
+def png_file(packed: bytes, size: Size) -> bytes:
+    """Return a mask as a PNG file of one bit a pixel.
+
+    Args:
+        packed: eight pixels in a byte, each row padded to whole bytes, as `numpy.packbits` does.
+        size: (height, width) in pixels.
+    """
+    height, width = size
+    file = io.BytesIO()
+    Image.frombytes("1", (width, height), packed).save(file, "PNG", compress_level=1)
+    return file.getvalue()
