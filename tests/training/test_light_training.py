@@ -67,7 +67,7 @@ def masks() -> Tensor:
     """A square, a line and a single pixel: bool [3, 256, 256]."""
     masks = torch.zeros(3, 256, 256, dtype=torch.bool)
     masks[0, 100:150, 30:80] = True
-    masks[1, 10, :] = True
+    masks[1, 12, :] = True
     masks[2, 7, 5] = True
     return masks
 
@@ -80,6 +80,8 @@ def place(point: Tensor) -> tuple[int, int]:
 
 def test_first_prompts_point_at_their_objects(masks: Tensor) -> None:
     torch.manual_seed(0)
+    masks = masks[:, ::4, ::4]
+    masks[2, 7, 5] = True
     seen: set[float] = set()
     for _ in range(40):
         coords, labels = prompts.first(masks)
