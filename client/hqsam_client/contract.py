@@ -188,6 +188,9 @@ MODELS = (
     SEGMENT,
 )
 
+MODEL_PARAMETER = "hqsam_model"
+"""Parameter of the encoder's config as `hqsam serve` serves it: the name of the family's member."""
+
 _MEMBERS = {
     (1, 160): "Light HQ-SAM",
     (4, 768): "HQ-SAM ViT-B",
@@ -197,13 +200,13 @@ _MEMBERS = {
 
 
 def member(interm_shape: Sequence[int]) -> str | None:
-    """Name the member of the HQ-SAM family that a server has.
+    """Name the member of the HQ-SAM family whose intermediate embeddings have a shape.
 
     Args:
-        interm_shape: of the encoder's `interm_embeddings`, [G, 1, 64, 64, width].
+        interm_shape: [G, 1, 64, 64, width], without padding: a ViT narrower than ViT-B pads its
+            embeddings to ViT-B's shape.
 
     Returns:
-        its name, or None if no published model has embeddings of that shape. A ViT narrower
-        than ViT-B pads its embeddings to ViT-B's shape.
+        its name, or None if no published model has embeddings of that shape.
     """
     return _MEMBERS.get((interm_shape[0], interm_shape[-1])) if interm_shape else None

@@ -40,8 +40,8 @@ class ServerStatus:
 
     Attributes:
         version: Triton's version.
-        model: the member of the HQ-SAM family that the server has; see `contract.member`. None if
-            it is another, or the server does not say.
+        model: the member of the HQ-SAM family that the server has. None if it is another, or the
+            server does not say: an export's manifest names the model, and `hqsam serve` tells.
         ready: whether the server says that it and all its models are ready, and `embed` and
             `segment` really answer.
         models: all models of the contract, loaded or not.
@@ -119,11 +119,14 @@ def _model(name: str) -> Flow[Model]:
 
 
 def member() -> Flow[str | None]:
-    """Ask which member of the HQ-SAM family the server has; see `contract.member`."""
-    request = service_pb2.ModelMetadataRequest(name=contract.ENCODER.name)
-    encoder = yield Call(request, "", method="ModelMetadata")
-    shapes = {tensor.name: tensor.shape for tensor in encoder.outputs}
-    return contract.member(shapes.get("interm_embeddings", ()))
+    """Ask which member of the HQ-SAM family the server has; None if it does not say."""
+    request = service_pb2.ModelConfigRequest(name=contract.ENCODER.name)
+    try:
+        answer = yield Call(request, "", method="ModelConfig")
+    except HQSamError:
+        return None
+    name = answer.config.parameters[contract.MODEL_PARAMETER].string_value
+    return printable(name) or None
 
 
 def _answers() -> Flow[None]:

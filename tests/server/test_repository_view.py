@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import text_format
+from hqsam_client import contract
 from hqsam_server import Tuning
 from hqsam_server.launcher.repository_view import computed_by, write_repository
 from hqsam_server.runtime.openvino import resolved_precision
@@ -29,6 +32,23 @@ def written(source: Path, folder: Path, tuning: Tuning) -> dict[str, Any]:
 def accelerator(config: Any) -> dict[str, str]:
     (found,) = config.optimization.execution_accelerators.cpu_execution_accelerator
     return {"name": found.name, **found.parameters}
+
+
+def test_the_encoders_config_names_the_model_that_the_manifest_names(
+    whole_repository: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(whole_repository, source)
+    manifest = {"files": {}, "template_files": {}}
+    for number, model in enumerate((None, "Light HQ-SAM")):
+        (source / "manifest.json").write_text(json.dumps({**manifest, "model": model}))
+        configs = written(source, tmp_path / str(number), Tuning())
+        named = {
+            name: config.parameters[contract.MODEL_PARAMETER].string_value
+            for name, config in configs.items()
+            if contract.MODEL_PARAMETER in config.parameters
+        }
+        assert named == ({} if model is None else {"encoder": model})
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

@@ -108,23 +108,18 @@ class _Api:
 
     async def status(self, request: Request) -> Response:
         """Tell whether the HQ-SAM server is ready, which model it has, and the page's limits."""
-        ready = await self._sam.is_ready(_STATUS_TIMEOUT_S)
+        ready, model = await self._sam.is_ready(_STATUS_TIMEOUT_S), None
+        if ready:
+            model = await self._sam.run(server_status.member(), timeout_s=_STATUS_TIMEOUT_S)
         return JSONResponse(
             {
                 "ready": ready,
-                "model": await self._member() if ready else None,
+                "model": model,
                 "url": self._sam.url,
                 "max_image_bytes": self._max_image_bytes,
                 "folder": None if self._folder is None else self._folder.name,
             }
         )
-
-    async def _member(self) -> str | None:
-        """Name the member of the HQ-SAM family that the server has."""
-        try:
-            return await self._sam.run(server_status.member(), timeout_s=_STATUS_TIMEOUT_S)
-        except HQSamError:
-            return None
 
     async def open(self, request: Request) -> Response:
         """Take an image file and have it encoded, unless the server has its embedding."""

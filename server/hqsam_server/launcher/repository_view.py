@@ -123,6 +123,8 @@ def _write_model(folder: Path, source: Path, tuning: Tuning) -> None:
             )
         if tuning.backend_directory is None:
             _tune(config, tuning)
+    if config.name == contract.ENCODER.name and (name := member(source.parent)) is not None:
+        config.parameters[contract.MODEL_PARAMETER].string_value = name
     (folder / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
     for version in source.glob("[0-9]*"):
         if config.backend == "python":
