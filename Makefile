@@ -22,7 +22,7 @@ test-all: $(VENV)/.dev ## Run all tests, with the slow ones: full-size ViT-B, tr
 	$(PYTEST)
 
 test-cluster: $(VENV)/.dev ## Test two and three replicas, behind a real Envoy and without a proxy.
-	$(BIN)/python -m pytest tests/cluster
+	HQSAM_TEST_REPLICAS="2 3" $(BIN)/python -m pytest tests/cluster
 
 test-containers: $(VENV)/.dev ## Build the image on stand-ins for its bases, and run it as compose and Kubernetes do.
 	$(BIN)/python -m pytest -rs tests/containers

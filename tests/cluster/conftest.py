@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import pytest
 from hqsam_testing.envoy import Envoy
 from hqsam_testing.replicas import Replica
 
+REPLICAS = [int(count) for count in os.environ.get("HQSAM_TEST_REPLICAS", "2").split()]
+"""How many replicas to test with. `make test-cluster` tests with two, and with three."""
 
-@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
+
+@pytest.fixture(scope="module", params=REPLICAS)
 def started(
     request: pytest.FixtureRequest,
     cheap_repository: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[list[Replica]]:
-    """Two or three replicas that the tests of a file share, and that they may stop."""
+    """Replicas that the tests of a file share, and that they may stop."""
     replicas = [
         Replica(cheap_repository, tmp_path_factory.mktemp("replica") / "temporary")
         for _ in range(request.param)

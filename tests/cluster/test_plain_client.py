@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -133,4 +134,6 @@ def test_it_loses_no_click_while_replicas_go_and_come_back(
         # Images moved with the replicas.
         assert sum(client.embeds for client in clients) > CLIENTS
 
-    asyncio.run(main())
+    # A browser of earlier tests may leave an event loop in this thread.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, main()).result()

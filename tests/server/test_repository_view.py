@@ -39,7 +39,7 @@ def test_the_encoders_config_names_the_model_that_the_manifest_names(
 ) -> None:
     source = tmp_path / "source"
     shutil.copytree(whole_repository, source)
-    manifest = {"files": {}, "template_files": {}}
+    manifest: dict[str, object] = {"files": {}, "template_files": {}}
     for number, model in enumerate((None, "Light HQ-SAM")):
         (source / "manifest.json").write_text(json.dumps({**manifest, "model": model}))
         configs = written(source, tmp_path / str(number), Tuning())
