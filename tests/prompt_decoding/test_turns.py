@@ -8,18 +8,19 @@ from hqsam_server.prompt_decoding.turns import PromptTurns
 @dataclass(eq=False)
 class Request:
     name: str
-    left: int
+    prompts: int
+    taken: int = 0
+
+    @property
+    def left(self) -> int:
+        return self.prompts - self.taken
 
 
 def order(turns: PromptTurns[Request]) -> str:
     """Take all prompts, and return the names of their requests in that order."""
     taken = ""
     while turns:
-        request = turns.next()
-        taken += request.name
-        request.left -= 1
-        if not request.left:
-            turns.remove(request)
+        taken += turns.take()[0].name
     return taken
 
 
@@ -35,7 +36,7 @@ def test_callers_take_turns_whatever_the_size_of_their_requests() -> None:
 def test_a_new_caller_is_the_next() -> None:
     turns: PromptTurns[Request] = PromptTurns()
     turns.add("many", Request("a", 3))
-    turns.next().left -= 1
+    turns.take()
     turns.add("one", Request("z", 1))
     assert order(turns) == "zaa"
 
@@ -63,11 +64,7 @@ def test_a_stream_of_clicks_does_not_keep_their_callers_large_request_waiting() 
     taken = ""
     for _ in range(6):
         turns.add("", Request("c", 1))
-        request = turns.next()
-        taken += request.name
-        request.left -= 1
-        if not request.left:
-            turns.remove(request)
+        taken += turns.take()[0].name
     assert taken.count("A") == 3
 
 

@@ -7,13 +7,12 @@ finish them, at the priority of an encode.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from hqsam_client.contract import MASK_SIZE, MAX_FINISHED_SIDE, max_finished_bytes
+from hqsam_client.contract import MASK_SIZE, MAX_FINISHED_SIDE, SEGMENT, max_finished_bytes
 from hqsam_client.shared.finishing import finish
 from hqsam_client.shared.geometry import Size
 from hqsam_client.shared.modes import Choice
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from hqsam_server.errors import BadRequestError, RequestCancelledError, ServingError
 from hqsam_server.prompt_decoding.turns import PromptTurns
+from hqsam_server.prompt_decoding.workers import Workers
 from hqsam_server.runtime.config import Arrays
 
 MANY = 16
@@ -32,12 +32,8 @@ NICE = 19
 
 _MOST_THREADS = 4
 
-_OUTPUTS: dict[str, tuple[tuple[int, ...], type]] = {
-    "mask_rle": ((), np.object_),
-    "mask_png": ((), np.object_),
-    "box": ((4,), np.int32),
-    "area": ((), np.int64),
-}
+_OUTPUTS = {spec.name: spec for spec in SEGMENT.outputs if spec.on_request}
+_DTYPES: dict[str, type] = {"BYTES": np.object_, "INT32": np.int32, "INT64": np.int64}
 _STRINGS = ("mask_rle", "mask_png")
 
 
@@ -99,8 +95,8 @@ class FinishedMasks:
         """Make room for the outputs."""
         self._bytes = dict.fromkeys(_STRINGS, 0)
         self.outputs = {
-            name: np.zeros((len(self.logits), *shape), dtype)
-            for name, (shape, dtype) in _OUTPUTS.items()
+            name: np.zeros((len(self.logits), *spec.shape[1:]), _DTYPES[spec.dtype])
+            for name, spec in _OUTPUTS.items()
             if name in self.wanted.outputs
         }  # [P, ...]
 
@@ -192,15 +188,10 @@ class _Threads:
     """Threads of one priority, and what waits for them."""
 
     def __init__(self, name: str, count: int, nice: int) -> None:
-        self._changed = threading.Condition()
         self._turns: PromptTurns[FinishedMasks] = PromptTurns()
-        self._is_closed = False
-        self._threads = [
-            threading.Thread(target=self._work, args=(nice,), name=f"{name}-{number}", daemon=True)
-            for number in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._workers = Workers()
+        self._changed = self._workers.changed
+        self._workers.start(name, count, self._work, nice)
 
     def submit(self, masks: FinishedMasks) -> None:
         with self._changed:
@@ -208,11 +199,7 @@ class _Threads:
             self._changed.notify()
 
     def close(self) -> None:
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._workers.close()
 
     def _work(self, nice: int) -> None:
         os.nice(nice)  # of this thread alone
@@ -235,16 +222,12 @@ class _Threads:
         """Wait for the next mask; return it and its number, or None when there are no more."""
         with self._changed:
             while not self._turns:
-                if self._is_closed:
+                if self._workers.is_closed:
                     return None
                 self._changed.wait()
-            masks = self._turns.next()
-            number = masks.taken
-            masks.taken += 1
+            masks, number = self._turns.take()
             if masks.left:
                 self._changed.notify()
-            else:
-                self._turns.remove(masks)
             return masks, number
 
     def _fail(self, masks: FinishedMasks, error: Exception) -> None:

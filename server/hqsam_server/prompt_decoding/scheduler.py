@@ -13,7 +13,6 @@ A request that wants finished masks is handed on, once it is decoded, to threads
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -28,6 +27,7 @@ from hqsam_server.models.prompt_checks import Prompts
 from hqsam_server.prompt_decoding.decoder import Decoder, Job, PlacedImage
 from hqsam_server.prompt_decoding.finishing import MANY, NICE, Finish, FinishedMasks, Finisher
 from hqsam_server.prompt_decoding.turns import PromptTurns
+from hqsam_server.prompt_decoding.workers import Workers
 from hqsam_server.runtime.config import Arrays
 
 _OUTPUT_SHAPES = {spec.name: spec.shape[1:] for spec in PROMPT_DECODER.outputs}
@@ -56,7 +56,7 @@ class Request:
     is_cancelled: Callable[[], bool]
     finish: Finish | None = None
     outputs: Arrays = field(default_factory=dict, init=False)
-    logits: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False)
+    logits: list[NDArray[np.float32] | None] = field(default_factory=list, init=False)
     taken: int = field(default=0, init=False)
     decoded: int = field(default=0, init=False)
     failed: bool = field(default=False, init=False)
@@ -91,6 +91,7 @@ class Request:
         for name in self.requested:
             self.outputs[name][number] = outputs[name][0]
         if self.finish is not None:
+            self.logits = self.logits or [None] * len(self.prompts)
             self.logits[number] = combine(outputs, self.finish.choice)[0][0]  # [256, 256]
 
 
@@ -117,23 +118,15 @@ class Scheduler:
         self._lanes = decoder.lanes
         self._max_waiting = max_waiting
         self._max_bytes = max_bytes
-        self._changed = threading.Condition()
+        self._workers = Workers()
+        self._changed = self._workers.changed
         self._turns: PromptTurns[Request] = PromptTurns()
         self._open: list[Request] = []
         self._running = {True: 0, False: 0}  # calls of the decoder by whether they are narrow
-        self._is_closed = False
         self._finisher = Finisher()
         count = max(self._lanes.wide, self._lanes.narrow)
-        self._threads = [
-            threading.Thread(target=self._work, args=(False,), name=f"decode-{number}", daemon=True)
-            for number in range(count)
-        ]
-        self._threads += [
-            threading.Thread(target=self._work, args=(True,), name=f"bulk-{number}", daemon=True)
-            for number in range(self._lanes.narrow)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._workers.start("decode", count, self._work, False)
+        self._workers.start("bulk", self._lanes.narrow, self._work, True)
 
     def submit(self, request: Request) -> None:
         """Take a request; its `reply` is called later.
@@ -161,11 +154,7 @@ class Scheduler:
 
     def close(self) -> None:
         """Answer what was submitted, and end the threads."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._workers.close()
         self._finisher.close()
 
     def _work(self, bulk: bool) -> None:
@@ -175,7 +164,7 @@ class Scheduler:
         while True:
             with self._changed:
                 while (narrow := self._mode()) is None or self._is_bulk(narrow) != bulk:
-                    if self._is_closed and not self._turns:
+                    if self._workers.is_closed and not self._turns:
                         return
                     self._changed.wait()
                 turn = self._take(narrow)
@@ -205,11 +194,7 @@ class Scheduler:
     def _take(self, narrow: bool) -> _Turn:
         taken: list[tuple[Request, int]] = []
         while self._turns and len(taken) < self._lanes.together:
-            request = self._turns.next()
-            taken.append((request, request.taken))
-            request.taken += 1
-            if not request.left:
-                self._turns.remove(request)
+            taken.append(self._turns.take())
         return _Turn(taken, narrow)
 
     def _decode(self, turn: _Turn) -> None:
@@ -256,9 +241,10 @@ class Scheduler:
             whole = {**request.outputs, **answer} if isinstance(answer, dict) else answer
             self._answer(request, whole)
 
-        logits = [request.logits.pop(number) for number in range(len(request.prompts))]
         self._finisher.submit(
-            FinishedMasks(request.caller, request.finish, [*logits], reply, request.is_cancelled)
+            FinishedMasks(
+                request.caller, request.finish, request.logits, reply, request.is_cancelled
+            )
         )
 
     def _answer(self, request: Request, answer: Arrays | Exception) -> None:

@@ -14,7 +14,13 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Work(Protocol):
-    """A request of several prompts."""
+    """A request of several prompts.
+
+    Attributes:
+        taken: how many of them have been taken.
+    """
+
+    taken: int
 
     @property
     def left(self) -> int:
@@ -50,11 +56,20 @@ class PromptTurns(Generic[W]):
             self._callers.move_to_end(caller, last=False)
         self._callers[caller].requests.append(request)
 
-    def next(self) -> W:
-        """Return the request whose turn it is; the next call returns another caller's."""
+    def take(self) -> tuple[W, int]:
+        """Take the prompt whose turn it is; return its request and its number in there.
+
+        The next call takes another caller's. A request whose last prompt was taken gets no more
+        turns.
+        """
         name, caller = self._callers.popitem(last=False)
         self._callers[name] = caller
-        return caller.next()
+        request = caller.next()
+        number = request.taken
+        request.taken += 1
+        if not request.left:
+            self.remove(request)
+        return request, number
 
     def next_has_more_than(self, prompts: int) -> bool:
         """Tell whether the caller whose turn it is has more prompts waiting than that."""
