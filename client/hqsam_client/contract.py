@@ -139,17 +139,13 @@ _MASKS = (
     TensorSpec("sam_masks", "FP32", (-1, 4, 256, 256)),
     TensorSpec("sam_iou_predictions", "FP32", (-1, 4)),
 )
-FINISHED = (
+# P finished masks at the image's own size.
+_FINISHED = (
     TensorSpec("mask_rle", "BYTES", (-1,), on_request=True),
     TensorSpec("mask_png", "BYTES", (-1,), on_request=True),
     TensorSpec("box", "INT32", (-1, 4), on_request=True),  # (x0, y0, x1, y1), original pixels
     TensorSpec("area", "INT64", (-1,), on_request=True),
 )
-"""Outputs of `segment` that need no further work: P masks at the image's own size, of the mode that
-its input `mode` names."""
-
-FINISHED_OUTPUTS = tuple(spec.name for spec in FINISHED)
-"""Their names."""
 
 ENCODER = ModelSpec("encoder", (_IMAGE,), (_IMAGE_EMBEDDINGS, _INTERM_EMBEDDINGS))
 DECODER = ModelSpec("decoder", (_IMAGE_EMBEDDINGS, _INTERM_EMBEDDINGS, *_ONE_PROMPT), _ONE_MASK)
@@ -175,8 +171,11 @@ SEGMENT = ModelSpec(
         TensorSpec("has_mask_input", "FP32", (-1,), optional=True),
         TensorSpec("mode", "BYTES", (1,), optional=True),
     ),
-    (*_MASKS, _ORIGINAL_SIZE, *FINISHED),
+    (*_MASKS, _ORIGINAL_SIZE, *_FINISHED),
 )
+
+FINISHED_OUTPUTS = tuple(spec.name for spec in SEGMENT.outputs if spec.on_request)
+"""Outputs of `segment` that need no further work; its input `mode` says of which mask."""
 
 MODELS = (
     ENCODER,

@@ -7,6 +7,7 @@ errors. It does no I/O, so the sync and the async client share it.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
@@ -14,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
+from tritonclient.utils import deserialize_bytes_tensor
 
 from hqsam_client import contract
 from hqsam_client.errors import (
@@ -318,7 +320,7 @@ def read_tensors(
             continue
         values = np.dtype(_DTYPES[dtype])
         if len(raw) != math.prod(shape) * values.itemsize:
-            raise _unusable(model, f"{name} has {len(raw)} bytes, which do not fill its shape")
+            raise _length(model, name, raw)
         tensors[name] = np.frombuffer(raw, values).reshape(shape)
     return tensors
 
@@ -326,15 +328,14 @@ def read_tensors(
 def _strings(
     model: contract.ModelSpec, name: str, raw: bytes, shape: Sequence[int]
 ) -> NDArray[Any]:
-    strings = np.empty(shape, np.object_)
-    place = 0
-    for number in range(strings.size):
-        start = place + 4
-        place = start + int.from_bytes(raw[place:start], "little")
-        strings.flat[number] = raw[start:place]
-    if place != len(raw):
-        raise _unusable(model, f"{name} has {len(raw)} bytes, which do not fill its shape")
-    return strings
+    try:
+        return np.asarray(deserialize_bytes_tensor(raw)).reshape(shape)
+    except (struct.error, ValueError) as error:
+        raise _length(model, name, raw) from error
+
+
+def _length(model: contract.ModelSpec, name: str, raw: bytes) -> ServerFailedError:
+    return _unusable(model, f"{name} has {len(raw)} bytes, which do not fill its shape")
 
 
 def _unusable(model: contract.ModelSpec, problem: str) -> ServerFailedError:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 from tritonclient.grpc import service_pb2
+from tritonclient.utils import deserialize_bytes_tensor
 
 from hqsam_server.front.errors import invalid
 from hqsam_server.front.infer_request import BYTES, DTYPES, MAX_TENSORS
@@ -215,16 +216,9 @@ def _elements(output: Any, raw: bytes) -> list[Any]:
 
 
 def _strings(name: str, raw: bytes) -> list[str]:
-    found = []
-    place = 0
-    while place < len(raw):
-        end = place + 4 + int.from_bytes(raw[place : place + 4], "little")
-        try:
-            found.append(raw[place + 4 : end].decode())
-        except UnicodeDecodeError as error:
-            raise invalid(
-                f"the output {name} is no text: ask for it with "
-                '"parameters": {"binary_data": true}'
-            ) from error
-        place = end
-    return found
+    try:
+        return [text.decode() for text in deserialize_bytes_tensor(raw)]
+    except UnicodeDecodeError as error:
+        raise invalid(
+            f'the output {name} is no text: ask for it with "parameters": {{"binary_data": true}}'
+        ) from error
