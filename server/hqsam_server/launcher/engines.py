@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
-
 from hqsam_server.file_lock import locked
+from hqsam_server.launcher.repository_view import read_config
 
 LOCK = ".hqsam-start.lock"
 """Name of the file in such a folder that a server locks while it starts."""
@@ -29,8 +27,7 @@ def folders(repository: Path) -> list[Path]:
     """
     found = set()
     for file in repository.glob("*/config.pbtxt"):
-        config = text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-        for it in config.optimization.execution_accelerators.gpu_execution_accelerator:
+        for it in read_config(file).optimization.execution_accelerators.gpu_execution_accelerator:
             kept = it.parameters.get("trt_engine_cache_enable", "").lower() in _ENABLED
             if it.name == "tensorrt" and kept and "trt_engine_cache_path" in it.parameters:
                 found.add(Path(it.parameters["trt_engine_cache_path"]))

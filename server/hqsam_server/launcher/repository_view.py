@@ -69,8 +69,8 @@ def computed_by(repository: Path) -> str:
         repository: the server's view, as `write_repository` wrote it.
     """
     names = (contract.ENCODER.name, contract.FEATURES.name)
-    configs = (_config(repository, name) for name in names)
-    return " ".join(_run_by(config) for config in configs if config is not None)
+    files = (repository / name / "config.pbtxt" for name in names)
+    return " ".join(_run_by(read_config(file)) for file in files if file.exists())
 
 
 def member(repository: Path) -> str | None:
@@ -86,12 +86,13 @@ def member(repository: Path) -> str | None:
     return None if name is None else str(name)
 
 
-def _config(repository: Path, name: str) -> Any:
-    file = repository / name / "config.pbtxt"
-    if not file.exists():
-        return None
-    text = file.read_text(encoding="utf-8")
-    return text_format.Parse(text, model_config_pb2.ModelConfig())
+def read_config(file: Path) -> Any:
+    """Return the `ModelConfig` in a file.
+
+    Raises:
+        OSError, UnicodeDecodeError, text_format.ParseError: it cannot be read.
+    """
+    return text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
 
 
 def _run_by(config: Any) -> str:
@@ -112,8 +113,7 @@ def _write_model(folder: Path, source: Path, tuning: Tuning) -> None:
     variant = source / "configs" / f"{tuning.model_config_name}.pbtxt"
     config_file = variant if variant.exists() else source / "config.pbtxt"
     try:
-        text = config_file.read_text(encoding="utf-8")
-        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        config = read_config(config_file)
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         raise StartError(f"cannot read {config_file}: {error}") from error
     if config.backend == "onnxruntime":

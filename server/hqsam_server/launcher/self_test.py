@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from hqsam_server.errors import StartError
+from hqsam_server.store.embedding_store import entries
 
 _SIDE_PX = 8
 _HINT = "read the log above, or start without --self-test"
@@ -109,7 +110,7 @@ def _is_finite(values: Any) -> bool:
 
 
 def _entries(store: Path, image_id: str) -> list[Path]:
-    return list(store.glob(f"*-{image_id}.safetensors"))
+    return [entry.path for entry in entries(store) if image_id in entry.path.name]
 
 
 def _check(holds: bool, part: str, why: str) -> None:

@@ -32,6 +32,7 @@ from hqsam_server.launcher.options import Endpoint, Tls, Tuning, absolute
 from hqsam_server.launcher.process import Process, instances
 from hqsam_server.launcher.services import Services
 from hqsam_server.launcher.workspace import Workspace
+from hqsam_server.models.settings import default_store_folder
 
 _FREE_PORT = Endpoint()
 _PORT_ATTEMPTS = 3
@@ -276,8 +277,6 @@ class TritonServer:
 
     def _store_folder(self) -> Path:
         if self._store == _AUTO:
-            from hqsam_server.models.settings import default_store_folder
-
             return default_store_folder()
         return Path(self._store or self._workspace.store)
 
