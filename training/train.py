@@ -18,7 +18,6 @@ import argparse
 import time
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from hqsam_client import contract
@@ -27,7 +26,7 @@ from hqsam_export.modeling.image_encoder import take
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from training import losses
+from training import losses, options
 from training.initial import new_model
 from training.samples import PATCH, Batch, Batches
 
@@ -46,19 +45,10 @@ DECAY = 0.999
 
 def main() -> None:
     """Train, or resume training."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder for state and weights")
+    parser = options.parser(__doc__)
     parser.add_argument("--steps", type=int, default=7900)
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(args.seed)
-    train(args)
+    train(options.parsed(parser))
 
 
 def train(args: argparse.Namespace) -> None:

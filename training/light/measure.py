@@ -14,6 +14,8 @@ import torch
 from hqsam_client import contract
 from hqsam_export import checkpoint
 from hqsam_export.modeling import HQSamModel
+from hqsam_server.models.preprocess import Limits
+from hqsam_testing.preprocess import preprocess
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -51,16 +53,12 @@ def _read(file: Path) -> Labelled:
         np.asarray(Image.open(it).convert("L")) > 127
         for it in sorted(file.parent.glob(f"{file.stem}-*.png"))
     ]
-    with Image.open(file) as opened:
-        rgb = opened.convert("RGB")
-    scale = SIDE / max(rgb.size)
-    width, height = (int(side * scale + 0.5) for side in rgb.size)
-    resized = np.asarray(rgb.resize((width, height), Image.Resampling.BILINEAR), np.float32)
-    image = np.zeros((3, SIDE, SIDE), np.float32)
-    normalised = (resized - contract.PIXEL_MEAN) / np.array(contract.PIXEL_STD)
-    image[:, :height, :width] = normalised.transpose(2, 0, 1)
+    image, size = preprocess(file.read_bytes(), Limits())
     return Labelled(
-        file.stem, torch.from_numpy(image), (height, width), torch.from_numpy(np.stack(masks))
+        file.stem,
+        torch.from_numpy(image[0]),
+        contract.resized_size(size),
+        torch.from_numpy(np.stack(masks)),
     )
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from training import scenes
 from training.light import collages, prompts
 from training.light.material import Material
-from training.samples import LOW_RES
+from training.samples import LOW_RES, MEAN, STD
 
 SIDE = contract.INPUT_SIZE
 
@@ -186,6 +186,5 @@ def _large(masks: Tensor) -> Tensor:
 
 def _normalised(images: Tensor) -> Tensor:
     """Return images as the encoder takes them, of [B, 3, H, W] from 0 to 1."""
-    mean = torch.tensor(contract.PIXEL_MEAN, device=images.device)[:, None, None] / 255
-    std = torch.tensor(contract.PIXEL_STD, device=images.device)[:, None, None] / 255
+    mean, std = (torch.from_numpy(it / 255)[:, None, None].to(images.device) for it in (MEAN, STD))
     return torch.where(images == collages.PADDING, 0.0, (images - mean) / std)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import deque
 from pathlib import Path
 
 import torch
 from hqsam_export.modeling import HQSamModel
 from torch import nn
 
-from training import losses
+from training import losses, options
 from training.light import measure, prompts
 from training.light.initial import new_model
 from training.light.material import Material
@@ -34,28 +35,21 @@ NEW = ("hf_token", "hf_mlp", "compress_vit_feat", "embedding_encoder", "embeddin
 
 def main() -> None:
     """Train."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = options.parser(__doc__)
+    parser.add_argument(
+        "--material", type=Path, required=True, help="cutouts/, photos/ and masked/"
     )
-    parser.add_argument("--material", type=Path, required=True, help="cutouts/ and photos/")
     parser.add_argument("--start", type=Path, help="weights to begin with")
     parser.add_argument(
         "--labelled", type=Path, action="append", default=[], help="see training.light.measure"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the weights")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--steps", type=int, help="end after so many steps, for a trial")
     parser.add_argument("--images", type=int, default=24, help="images in a batch")
     parser.add_argument("--prompts", type=int, default=4, help="prompts on an image")
     parser.add_argument("--rate", type=float, default=3e-4, help="highest learning rate")
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
     parser.add_argument("--measure-every", type=float, default=90, metavar="SECONDS")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(args.seed)
-    train(args)
+    train(options.parsed(parser))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -70,7 +64,7 @@ def train(args: argparse.Namespace) -> None:
     labelled = {folder.name: measure.read(folder) for folder in args.labelled}
     print(f"ready after {time.monotonic() - began:.0f} s", flush=True)
     step, start, measured = 0, time.monotonic(), time.monotonic()
-    sums: dict[str, float] = {}
+    recent: deque[dict[str, float]] = deque(maxlen=25)
     while (done := (time.monotonic() - start) / (60 * args.minutes)) < 1 and step != args.steps:
         for group in optimizer.param_groups:
             group["lr"] = args.rate * group["factor"] * schedule(step, done)
@@ -82,12 +76,12 @@ def train(args: argparse.Namespace) -> None:
         optimizer.step()
         average.update_parameters(model)
         step += 1
-        sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
+        recent.append(figures)
         if step % 25 == 0 or step == args.steps:
-            shown = "  ".join(f"{name} {total / 25:.3f}" for name, total in sums.items())
+            means = {name: sum(it[name] for it in recent) / len(recent) for name in figures}
+            shown = "  ".join(f"{name} {mean:.3f}" for name, mean in means.items())
             pace = (time.monotonic() - start) / step
             print(f"{step}  {shown}  {pace:.2f} s a step", flush=True)
-            sums = {}
         if time.monotonic() - measured > args.measure_every:
             _report(step, average, labelled, args.output)
             measured = time.monotonic()
