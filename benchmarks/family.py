@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from hqsam_client import HQSam, RemoteImage, contract
-from hqsam_export import checkpoint, exporter
 from hqsam_export.modeling import Architecture, ViT
 from hqsam_server import TritonServer, Tuning
 from hqsam_testing import rebuilt
@@ -70,14 +67,9 @@ def main() -> None:
 
 
 def export(name: str, folder: Path) -> Path:
-    """Export a member, in a process of its own: PyTorch keeps gigabytes afterwards."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        process.submit(_export, name, folder).result()
+    """Export a member with rebuilt weights, and return the folder."""
+    rebuilt.export(folder, MEMBERS[name])
     return folder
-
-
-def _export(name: str, folder: Path) -> None:
-    exporter.export(checkpoint.build_model(rebuilt.state_dict(MEMBERS[name])), folder)
 
 
 def encodes(clients: Mapping[str, HQSam]) -> Iterator[Row]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from hqsam_export import checkpoint, exporter
 from hqsam_export.modeling import Architecture
 from hqsam_testing import browser, rebuilt
 from hqsam_testing import cheap_repository as cheap
@@ -103,18 +100,8 @@ def _made_once(folder: Path, make: Callable[[Path], object]) -> Path:
     return folder
 
 
-def _export(folder: Path, architecture: Architecture | None) -> None:
-    exporter.export(checkpoint.build_model(rebuilt.state_dict(architecture)), folder)
-
-
 def _exported_once(folder: Path, architecture: Architecture | None) -> Path:
-    """Export rebuilt weights in a process of its own: PyTorch keeps gigabytes afterwards."""
-
-    def make(unfinished: Path) -> None:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            process.submit(_export, unfinished, architecture).result()
-
-    return _made_once(folder, make)
+    return _made_once(folder, lambda unfinished: rebuilt.export(unfinished, architecture))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
 import torch
+from hqsam_export import checkpoint, exporter
 from hqsam_export.modeling import Architecture, HQSamModel, TinyViT, ViT
 from torch import Tensor
 
@@ -29,3 +34,13 @@ def state_dict(architecture: Architecture | None = None, seed: int = 0) -> dict[
     return {
         name: torch.from_numpy(weights.tensor(name, shape, seed)) for name, shape in shapes.items()
     }
+
+
+def export(folder: Path, architecture: Architecture | None = None) -> None:
+    """Export rebuilt weights in a process of its own: PyTorch keeps gigabytes afterwards."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        process.submit(_export, folder, architecture).result()
+
+
+def _export(folder: Path, architecture: Architecture | None) -> None:
+    exporter.export(checkpoint.build_model(state_dict(architecture)), folder)
