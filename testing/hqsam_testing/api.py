@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def serve(
             **(options or {}),
         },
         start_timeout_s=TIMEOUT_S,
+        log=sys.stdout,
     )
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import signal
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -461,6 +462,8 @@ def test_the_stateless_prompt_decoder_is_served_where_it_is_opened(
             tuning=Tuning(model_config_name="none"),
             environment={"HQSAM_STORE_FOLDER": str(tmp_path)},
             front=Front(open_models=("prompt_decoder",)),
+            start_timeout_s=TIMEOUT_S,
+            log=sys.stdout,
         ) as server,
         Api(server) as other,
     ):

@@ -24,9 +24,9 @@ class Listener:
     """Listens at one address, and answers with one ASGI application."""
 
     def __init__(
-        self, app: Any, endpoint: Endpoint, bounds: Bounds, tls: ssl.SSLContext | None
+        self, app: Any, endpoint: Endpoint | str, bounds: Bounds, tls: ssl.SSLContext | None
     ) -> None:
-        """Prepare."""
+        """Prepare; an endpoint that is no address is the path of a Unix-domain socket."""
         self._endpoint = endpoint
         self._bounds = bounds
         self._most = most_connections(bounds)
@@ -61,9 +61,13 @@ class Listener:
         Raises:
             StartError: the address is in use.
         """
+        loop = asyncio.get_running_loop()
+        if isinstance(self._endpoint, str):
+            self._server = await loop.create_unix_server(self._connect, self._endpoint)
+            return
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: _Connection(self, self._config),
+            self._server = await loop.create_server(
+                self._connect,
                 self._endpoint.address or ANY,
                 self._endpoint.port,
                 ssl=self._tls,
@@ -71,6 +75,9 @@ class Listener:
             )
         except OSError as error:
             raise StartError(f"cannot listen on {self._endpoint.url}: {error}") from error
+
+    def _connect(self) -> _Connection:
+        return _Connection(self, self._config)
 
     async def stop(self, timeout_s: float) -> None:
         """Listen no longer, and wait until requests under way are answered."""

@@ -27,7 +27,14 @@ from hqsam_server.front.connections import open_channel
 from hqsam_server.front.errors import RefusedError, invalid
 from hqsam_server.front.http_connections import Listener
 from hqsam_server.front.limit import TimeLimit
-from hqsam_server.front.settings import FRONT_GRPC, METRICS_METHOD, TRITON_METRICS, Settings
+from hqsam_server.front.settings import (
+    FRONT_GRPC,
+    FRONT_HTTP,
+    METRICS_METHOD,
+    TRITON_METRICS,
+    Bounds,
+    Settings,
+)
 from hqsam_server.launcher.options import Tls
 
 _SERVICE = "/inference.GRPCInferenceService"
@@ -99,7 +106,7 @@ class Request:
         self.headers = {
             name.decode("latin-1"): it.decode("latin-1") for name, it in scope["headers"]
         }
-        host, port = scope["client"]
+        host, port = scope["client"] or ("", 0)  # the launcher has no address
         self.peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
         self._receive = receive
 
@@ -339,6 +346,8 @@ async def serve(settings: Settings) -> None:
     listeners = [
         Listener(front.public, settings.http, settings.front.bounds, tls),
         Listener(front.operators, settings.metrics, settings.front.bounds, None),
+        # Last: who is answered here knows that the others listen.
+        Listener(front.operators, FRONT_HTTP.removeprefix("unix:"), Bounds(), None),
     ]
     for listener in listeners:
         await listener.start()

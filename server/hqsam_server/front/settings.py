@@ -32,6 +32,8 @@ TRITON_PORT = 1
 """Triton appends a port to the address of its gRPC service."""
 FRONT_GRPC = "unix:front-grpc"
 """Where the front's own processes and the launcher call the gRPC front."""
+FRONT_HTTP = "unix:front-http"
+"""Where the launcher calls the HTTP front: callers can use up the connections of its ports."""
 METRICS_METHOD = "/hqsam.Front/Metrics"
 """What the gRPC front measures, in Prometheus's text format; only there."""
 

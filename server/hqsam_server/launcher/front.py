@@ -19,6 +19,8 @@ _LONGEST_PAUSE_S = 5.0
 _STEADY_S = 60.0
 _CHECK_S = 0.5
 _FAILED_CHECKS = 3
+_FAILED_CHECKS_OF_A_START = 60
+"""On a busy machine, a start takes seconds. Killed for that, the process would never come up."""
 
 
 class FrontProcess:
@@ -100,11 +102,16 @@ class FrontProcess:
 
     def _watch(self) -> None:
         """Kill it when it hangs."""
-        failed = 0
+        failed, most, watched = 0, _FAILED_CHECKS, self._process
         while not self._stopping.wait(_CHECK_S):
             process = self._process
-            failed = 0 if self._is_alive() else failed + 1
-            if failed >= _FAILED_CHECKS and not self._stopping.is_set():
+            if process is not watched:
+                failed, most, watched = 0, _FAILED_CHECKS_OF_A_START, process
+            if self._is_alive():
+                failed, most = 0, _FAILED_CHECKS
+            else:
+                failed += 1
+            if failed >= most and not self._stopping.is_set():
                 self._log.say(f"the {self.kind} front does not answer: starting it again")
                 process.kill()
                 failed = 0

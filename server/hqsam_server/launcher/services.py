@@ -85,11 +85,8 @@ class Services:
         return self._ask_front("/v2/health/live") in (0, http.client.OK)
 
     def _ask_front(self, path: str) -> int:
-        endpoint = self.endpoints["metrics"]
-        connection = http.client.HTTPConnection(
-            endpoint.host, endpoint.port, timeout=_READY_TIMEOUT_S
-        )
-        return _ask(connection, "GET", path)[0]
+        file = self._folder / settings.FRONT_HTTP.removeprefix("unix:")
+        return _ask(_UnixConnection(file, _READY_TIMEOUT_S), "GET", path)[0]
 
     def _is_ok(self, service: str, path: str) -> bool:
         return self._ask_triton(service, "GET", path, _READY_TIMEOUT_S)[0] == http.client.OK
