@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -123,3 +125,22 @@ def test_a_file_that_contradicts_its_config_is_refused(tmp_path: Path) -> None:
     broken.write_bytes(b"not ONNX")
     with pytest.raises(StartError, match=r"cannot load .*model\.onnx"):
         opened(replace(file, path=broken))
+
+
+def test_a_call_may_use_every_core(decoder: OpenVinoDecoder) -> None:
+    """The narrow lanes were bound to the same core, where two calls took as long as two in turn."""
+    prompt = job(decoder.place(embedding(3)), 2)
+    cores = os.sched_getaffinity(0)
+    found: set[frozenset[int]] = set()
+
+    def decode(narrow: bool) -> int:
+        run(decoder, prompt, CLICK, narrow=narrow)
+        return threading.get_native_id()
+
+    for narrow in (False, True):
+        with ThreadPoolExecutor(1) as pool:
+            thread = pool.submit(decode, narrow).result()
+            calls = [pool.submit(decode, narrow) for _ in range(3)]
+            while not all(call.done() for call in calls):
+                found.add(frozenset(os.sched_getaffinity(thread)))
+    assert found == {frozenset(cores)}

@@ -80,6 +80,9 @@ class Compiler:
             **self._properties,
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads,
+            # Otherwise the first thread of each graph is bound to the same core, and graphs that
+            # run at once share it.
+            "ENABLE_CPU_PINNING": False,
         }
         lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self._cache_dir is not None:
