@@ -168,18 +168,28 @@ def test_a_click_waits_for_one_prompt_of_another_callers_many(two_cores: Bench) 
     assert numbers(many) == [*range(10, 20)]
 
 
-def test_a_caller_with_many_prompts_gives_way_to_clicks_and_encodes(two_cores: Bench) -> None:
+@pytest.mark.parametrize("caller", ["many", "one"])
+def test_a_click_waits_for_no_work_in_bulk(two_cores: Bench, caller: str) -> None:
     many = two_cores.submit(*range(100, 120), caller="many")
     running = [two_cores.decoder.next(), two_cores.decoder.next()]
     assert [(call.narrow, call.nice) for call in running] == [(True, 19), (True, 19)]
-    click = two_cores.submit(1, caller="one")
-    running.pop(0).go_on.set()
-    after = two_cores.decoder.next()
-    assert (after.prompts, after.nice) == ([1], os.getpriority(os.PRIO_PROCESS, 0))
-    after.go_on.set()
+    click = two_cores.submit(1, caller=caller)
+    beside = two_cores.decoder.next()
+    assert beside.prompts == [1]
+    assert (beside.narrow, beside.nice) == (False, os.getpriority(os.PRIO_PROCESS, 0))
+    beside.go_on.set()
     assert numbers(click) == [1]
     two_cores.decoder.go_on()
     assert numbers(many) == [*range(100, 120)]
+
+
+def test_many_small_requests_of_a_caller_are_work_in_bulk_too(two_cores: Bench) -> None:
+    answers = [two_cores.submit(*range(8), caller="many") for _ in range(3)]
+    calls = [two_cores.decoder.next() for _ in range(4)]
+    normal = os.getpriority(os.PRIO_PROCESS, 0)
+    assert sorted(call.nice for call in calls) == [normal, normal, 19, 19]
+    two_cores.decoder.go_on()
+    assert [numbers(answer) for answer in answers] == [[*range(8)]] * 3
 
 
 def test_prompts_of_several_requests_are_decoded_together(gpu: Bench) -> None:

@@ -68,6 +68,14 @@ def test_a_stream_of_clicks_does_not_keep_their_callers_large_request_waiting() 
     assert taken.count("A") == 3
 
 
+def test_what_waits_of_a_caller_is_counted() -> None:
+    turns: PromptTurns[Request] = PromptTurns()
+    for prompts in (3, 2):
+        turns.add("a", Request("a", prompts))
+    turns.take()
+    assert (turns.waiting_of("a"), turns.waiting_of("b")) == (4, 0)
+
+
 def test_a_request_that_is_removed_gets_no_turn() -> None:
     turns: PromptTurns[Request] = PromptTurns()
     gone = Request("a", 3)

@@ -4,8 +4,8 @@ Few prompts get all threads each. As soon as at least as many wait or run as the
 each gets a share of the threads: two decodes of one thread take less time than two in turn on two
 threads. Which way a prompt is decoded changes no bit of its answer.
 
-Narrow turns of a caller with many prompts run at the priority of an encode, so that clicks and
-encodes of others get processor time beside them.
+Large requests are work in bulk. Their prompts are decoded in narrow lanes of their own, at the
+priority of an encode: a click does not wait for them, and leaves them next to no processor time.
 
 A request that wants finished masks is handed on, once it is decoded, to threads that finish them.
 """
@@ -92,7 +92,9 @@ class Request:
             self.outputs[name][number] = outputs[name][0]
         if self.finish is not None:
             self.logits = self.logits or [None] * len(self.prompts)
-            self.logits[number] = combine(outputs, self.finish.choice)[0][0]  # [256, 256]
+            logits, ious = combine(outputs, self.finish.choice)  # [1, 256, 256], [1]
+            if self.finish.quality.accepts_iou(float(ious[0])):
+                self.logits[number] = logits[0]
 
 
 class _Turn(NamedTuple):
@@ -100,6 +102,19 @@ class _Turn(NamedTuple):
 
     prompts: list[tuple[Request, int]]
     narrow: bool
+
+
+class _Line:
+    """Requests of one priority: those that wait, and the calls that run.
+
+    Attributes:
+        turns: whose prompt is next.
+        running: calls of the decoder by whether they are narrow.
+    """
+
+    def __init__(self) -> None:
+        self.turns: PromptTurns[Request] = PromptTurns()
+        self.running = {True: 0, False: 0}
 
 
 class Scheduler:
@@ -120,13 +135,12 @@ class Scheduler:
         self._max_bytes = max_bytes
         self._workers = Workers()
         self._changed = self._workers.changed
-        self._turns: PromptTurns[Request] = PromptTurns()
+        self._clicks, self._bulk = _Line(), _Line()
         self._open: list[Request] = []
-        self._running = {True: 0, False: 0}  # calls of the decoder by whether they are narrow
         self._finisher = Finisher()
         count = max(self._lanes.wide, self._lanes.narrow)
-        self._workers.start("decode", count, self._work, False)
-        self._workers.start("bulk", self._lanes.narrow, self._work, True)
+        self._workers.start("decode", count, self._work, self._clicks, self._click_mode)
+        self._workers.start("bulk", self._lanes.narrow, self._work_in_bulk)
 
     def submit(self, request: Request) -> None:
         """Take a request; its `reply` is called later.
@@ -149,7 +163,7 @@ class Scheduler:
                         f"limit is {self._max_bytes}: try again later, or send fewer prompts"
                     )
             self._open.append(request)
-            self._turns.add(request.caller, request)
+            self._line_of(request).turns.add(request.caller, request)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -157,29 +171,41 @@ class Scheduler:
         self._workers.close()
         self._finisher.close()
 
-    def _work(self, bulk: bool) -> None:
-        """Decode what is work in bulk, or what is not."""
-        if bulk:
-            os.nice(NICE)  # of this thread alone
+    def _line_of(self, request: Request) -> _Line:
+        """Return the line for a new request; one of many small requests is work in bulk, too."""
+        together = len(request.prompts) + self._clicks.turns.waiting_of(request.caller)
+        return self._bulk if self._lanes.narrow and together > MANY else self._clicks
+
+    def _work_in_bulk(self) -> None:
+        os.nice(NICE)  # of this thread alone
+        self._work(self._bulk, self._bulk_mode)
+
+    def _work(self, line: _Line, mode: Callable[[], bool | None]) -> None:
+        """Decode what waits in a line; `mode` says whether and how a call may begin now."""
         while True:
             with self._changed:
-                while (narrow := self._mode()) is None or self._is_bulk(narrow) != bulk:
-                    if self._workers.is_closed and not self._turns:
+                while (narrow := mode()) is None:
+                    if self._workers.is_closed and not line.turns:
                         return
                     self._changed.wait()
-                turn = self._take(narrow)
-                self._running[narrow] += 1
+                turn = self._take(line, narrow)
+                line.running[narrow] += 1
                 self._changed.notify_all()  # the next turn may be one of the other threads
             try:
                 self._decode(turn)
             finally:
                 with self._changed:
-                    self._running[narrow] -= 1
+                    line.running[narrow] -= 1
                     self._changed.notify_all()
 
-    def _mode(self) -> bool | None:
-        """Return whether the next call is narrow; None if none may begin now."""
-        waiting, running = len(self._turns), self._running
+    def _bulk_mode(self) -> bool | None:
+        """Return whether the next call of work in bulk is narrow; None if none may begin now."""
+        may_begin = self._bulk.turns and self._bulk.running[True] < self._lanes.narrow
+        return True if may_begin else None
+
+    def _click_mode(self) -> bool | None:
+        """Return whether the next call for a click is narrow; None if none may begin now."""
+        waiting, running = len(self._clicks.turns), self._clicks.running
         if not waiting:
             return None
         together = waiting + running[True] + running[False]
@@ -188,13 +214,10 @@ class Scheduler:
             return True if may_begin else None
         return False if running[False] < self._lanes.wide else None
 
-    def _is_bulk(self, narrow: bool) -> bool:
-        return narrow and self._turns.next_has_more_than(MANY)
-
-    def _take(self, narrow: bool) -> _Turn:
+    def _take(self, line: _Line, narrow: bool) -> _Turn:
         taken: list[tuple[Request, int]] = []
-        while self._turns and len(taken) < self._lanes.together:
-            taken.append(self._turns.take())
+        while line.turns and len(taken) < self._lanes.together:
+            taken.append(line.turns.take())
         return _Turn(taken, narrow)
 
     def _decode(self, turn: _Turn) -> None:
@@ -257,6 +280,7 @@ class Scheduler:
             if request.failed:
                 return
             request.failed = True
-            self._turns.remove(request)
+            for line in (self._clicks, self._bulk):
+                line.turns.remove(request)
             self._open.remove(request)
         request.reply(error)

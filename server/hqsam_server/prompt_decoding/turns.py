@@ -71,10 +71,10 @@ class PromptTurns(Generic[W]):
             self.remove(request)
         return request, number
 
-    def next_has_more_than(self, prompts: int) -> bool:
-        """Tell whether the caller whose turn it is has more prompts waiting than that."""
-        caller = next(iter(self._callers.values()))
-        return sum(request.left for request in caller.requests) > prompts
+    def waiting_of(self, caller: str) -> int:
+        """Return how many prompts of a caller wait."""
+        requests = self._callers[caller].requests if caller in self._callers else []
+        return sum(request.left for request in requests)
 
     def remove(self, request: W) -> None:
         """Let a request take part no longer."""
