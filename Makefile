@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-cluster test-containers test-integrations environments check docs figures bench bench-graphs bench-family bench-client bench-cluster bench-compare bench-gpu bench-attack fuzz soak clean bench-page
+.PHONY: help demo test test-all test-long test-cluster test-containers test-integrations environments check docs figures bench bench-graphs bench-family bench-everything bench-client bench-cluster bench-compare bench-gpu bench-attack fuzz soak clean bench-page
 
 PYTHON ?= python3
 SOAK_MINUTES ?= 30
@@ -16,10 +16,13 @@ demo: $(VENV)/.demo$(if $(HQSAM_CHECKPOINT),-export) ## Start a server, segment 
 PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test: $(VENV)/.dev ## Run the tests, without the slow ones: less than 10 minutes on two cores.
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not long"
 
-test-all: $(VENV)/.dev ## Run all tests, with the slow ones: full-size ViT-B, training, a short soak.
-	$(PYTEST)
+test-all: $(VENV)/.dev ## Run the tests of CI, with the slow ones: full-size ViT-B, training, faults.
+	$(PYTEST) -m "not long"
+
+test-long: $(VENV)/.dev ## Run the longest: a soak, hundreds of images, starved processors.
+	$(PYTEST) -m long
 
 test-cluster: $(VENV)/.dev ## Test two and three replicas, behind a real Envoy and without a proxy.
 	HQSAM_TEST_REPLICAS="2 3" $(BIN)/python -m pytest tests/cluster
@@ -75,6 +78,9 @@ bench-page: $(VENV)/.dev ## Measure clicks and frames of the page in a browser.
 
 bench-compare: $(VENV)/.dev ## Measure this checkout against the one in the folder BEFORE, with clients.
 	$(BIN)/python -m benchmarks.compare --before $(BEFORE) --after .
+
+bench-everything: $(VENV)/.dev ## Measure everything in an image, and clicks meanwhile.
+	$(BIN)/python -m benchmarks.everything
 
 bench-attack: $(VENV)/.dev ## Measure what another user notices of an attack.
 	$(BIN)/python -m benchmarks.attack

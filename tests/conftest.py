@@ -64,9 +64,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=without)
         items[:] = [it for it in items if it not in without]
     for item in items:
-        if item.get_closest_marker("slow") or "vit_b_repository" in getattr(
-            item, "fixturenames", ()
-        ):
+        is_slow = any(item.get_closest_marker(name) for name in ("slow", "long"))
+        if is_slow or "vit_b_repository" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(LONG_TIMEOUT_S))
 
 

@@ -52,7 +52,7 @@ def encodes(server: TritonServer) -> int:
     return int(read_metrics(host, int(port), TIMEOUT_S)["encodes"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_300_images_stay_on_their_server_and_move_when_it_is_killed(
     servers: list[TritonServer],
 ) -> None:

@@ -160,7 +160,7 @@ def test_a_model_that_computes_for_long_is_not_taken_for_one_that_hangs(tmp_path
     assert len(lines) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_server_that_is_starved_of_processor_is_not_restarted(
     start: Callable[..., World],
 ) -> None:
