@@ -198,3 +198,23 @@ def test_the_list_scrolls_to_the_selected_object(visit: Visit) -> None:
     assert len(masks) > 200
     np.testing.assert_array_equal(exported(page), masks)
     assert saved(page, "overlay")[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_all_objects_are_found_and_those_that_are_there_stay(visit: Visit) -> None:
+    page = visit()
+    open_coins(page)
+    click(page, COIN)
+    (mine,) = exported(page)
+    page.keyboard.press("a")
+    expect(page.locator("#state")).to_have_text(re.compile("Found [0-9]+ new objects"))
+    count = len(rows(page))
+    assert count > 3
+    found = exported(page)
+    assert len(found) == count
+    assert np.array_equal(found[0], mine)
+    # Looking again finds nothing new, and one step takes all away.
+    page.keyboard.press("a")
+    expect(page.locator("#state")).to_have_text(re.compile("Found no new objects"))
+    page.keyboard.press("z")
+    assert len(rows(page)) == 1

@@ -16,7 +16,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from hqsam_client import AsyncHQSam, AsyncRemoteImage, HQSamError, Mask, server_status
+from hqsam_client import (
+    AsyncHQSam,
+    AsyncRemoteImage,
+    EverythingOptions,
+    HQSamError,
+    Mask,
+    server_status,
+)
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -41,6 +48,13 @@ _STATUS_TIMEOUT_S = 2.0
 
 _BODIES = 4
 """Image files that are received at once; others wait before their first byte."""
+
+_SEARCHES = 4
+"""Searches for everything at once; others wait."""
+
+EVERYTHING = EverythingOptions(points_per_side=16, pred_iou_thresh=0.7, stability_score_thresh=0.85)
+"""A fourth of the authors' points, for somebody waits; and lower thresholds, for it is quicker to
+delete an object than to make one."""
 
 T = TypeVar("T")
 
@@ -68,6 +82,7 @@ def create_app(
         Route("/api/status", api.status),
         Route("/api/images", api.open, methods=["POST"]),
         Route("/api/images/{image_id}/mask", api.segment, methods=["POST"]),
+        Route("/api/images/{image_id}/everything", api.everything, methods=["POST"]),
         Route("/api/shown", api.shown, methods=["POST"]),
         *([] if folder is None else folder_routes(folder, api.files)),
         *static.routes(),
@@ -96,6 +111,7 @@ class _Api:
         self._max_image_bytes = max_image_bytes
         # Each holds a file.
         self._receiving = asyncio.Semaphore(_BODIES)
+        self._searching = asyncio.Semaphore(_SEARCHES)
         self.files = ImageFiles()
         self._sam: AsyncHQSam
 
@@ -157,6 +173,14 @@ class _Api:
                 "server-timing": f"segment;dur={1000 * took_s:.1f}",
             },
         )
+
+    async def everything(self, request: Request) -> Response:
+        """Answer with the masks of all objects, as COCO's run lengths."""
+        await wire.body(request, 0)
+        image = self._images.get(request.path_params["image_id"])
+        async with self._searching:
+            found = await _while_connected(request, image.everything(EVERYTHING))
+        return JSONResponse({"masks": [mask.rle() for mask in found]})
 
     async def shown(self, request: Request) -> Response:
         """Answer an image file that browsers cannot show with a JPEG of what the model sees."""

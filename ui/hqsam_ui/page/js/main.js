@@ -108,6 +108,7 @@ project.classes.addEventListener("change", () => {
 });
 project.addEventListener("opened", () => {
   tools.stopMerge();
+  tools.stopSearch();
   preview.cancel();
   pointing.cancel();
   stage.cross = null;
@@ -158,6 +159,7 @@ const clicks = {
   split: () => tools.split(),
   duplicate: edit((history) => history.duplicate()),
   clean: () => tools.cleanUp(),
+  everything: () => tools.everything(),
   "zoom-in": () => stage.view.zoom(1.4),
   "zoom-out": () => stage.view.zoom(1 / 1.4),
   fit: () => stage.view.fit(),
@@ -193,7 +195,7 @@ project.mode = select("mode").value;
 listen(
   {
     z: clicks.undo, y: clicks.redo, "Shift+z": clicks.redo, "Ctrl+z": clicks.undo, "Ctrl+y": clicks.redo, "Ctrl+Shift+z": clicks.redo,
-    c: clicks.clear, n: clicks.new, m: clicks.merge, s: clicks.split, d: clicks.duplicate, w: clicks.clean,
+    c: clicks.clear, n: clicks.new, m: clicks.merge, s: clicks.split, d: clicks.duplicate, w: clicks.clean, a: clicks.everything,
     "[": edit((history) => history.selectBy(-1)), "]": edit((history) => history.selectBy(1)),
     Delete: edit((history) => history.remove(history.selected.id)), Backspace: edit((history) => history.remove(history.selected.id)),
     r: () => input("name").select(), i: () => element("canvas").focus(),
@@ -205,6 +207,7 @@ listen(
     "Ctrl+enter": done, o: clicks.choose, "Ctrl+s": clicks.save, "?": clicks["help-open"],
     Escape: () => {
       tools.stopMerge();
+      tools.stopSearch();
       pointing.cancel();
     },
   },

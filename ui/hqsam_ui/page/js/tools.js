@@ -1,8 +1,10 @@
 // The tools: what a click on the image does, and what is done to the selected object.
 
 import { cleaned } from "./mask/parts.js";
+import { fromRle } from "./mask/rle.js";
+import { overlap } from "./mask/shape.js";
 import { brushed } from "./model/brush.js";
-import { isBlank, shapeOfItem } from "./model/item.js";
+import { blankItem, isBlank, shapeOfItem } from "./model/item.js";
 import { element, input } from "./panel/dom.js";
 
 /** @typedef {import("./work/project.js").Project} Project @typedef {import("./view/pointing.js").Tool} Tool */
@@ -10,11 +12,16 @@ import { element, input } from "./panel/dom.js";
 /** Specks and holes up to this share of an object are cleaned up. */
 const SPECK = 0.02;
 
+/** A mask that is found is one of an object that is there already if their IoU is above this. */
+const SAME = 0.7;
+
 export class Tools {
   /** Label of a plain click: 1 adds, 0 removes. @type {0 | 1} */
   label = 1;
   /** @type {Tool} */
   tool = "click";
+  /** @type {AbortController | null} */
+  #search = null;
 
   /**
    * @param {Project} project @param {import("./panel/objects.js").ObjectsPanel} objects
@@ -82,6 +89,32 @@ export class Tools {
     if (work?.size) work.history.merge(id, work.size);
   }
 
+  /** Find all objects of the image and add those that are new; while it looks, stop that. */
+  async everything() {
+    if (this.#search) return this.stopSearch();
+    const work = this.#work;
+    if (!work?.size || work.phase !== "ready") return;
+    const search = (this.#search = new AbortController());
+    element("everything").setAttribute("aria-pressed", "true");
+    this.status.note("Looking for all objects. You can go on; Escape stops.");
+    try {
+      const masks = await work.everything(search.signal);
+      const count = add(work, masks);
+      this.status.note(count ? `Found ${count} new objects. Delete those that you do not need.` : "Found no new objects.");
+    } catch (error) {
+      this.status.note("");
+      if (!search.signal.aborted) this.status.showError(error);
+    } finally {
+      if (this.#search === search) this.stopSearch();
+    }
+  }
+
+  stopSearch() {
+    this.#search?.abort();
+    this.#search = null;
+    element("everything").setAttribute("aria-pressed", "false");
+  }
+
   split() {
     const work = this.#work;
     if (!work?.size || isBlank(work.history.selected)) return;
@@ -98,4 +131,20 @@ export class Tools {
     if (clean.area === shape.area && clean.runs.length === shape.runs.length) this.status.note("There are no small specks or holes.");
     else work.history.setShape(clean, work.size);
   }
+}
+
+/**
+ * Add masks that are found, the largest first; returns how many are new.
+ *
+ * @param {import("./work/work.js").Work} work @param {import("./mask/rle.js").Rle[]} masks
+ */
+function add(work, masks) {
+  const { history } = work;
+  const size = /** @type {import("./model/item.js").Size} */ (work.size);
+  const known = history.state.items.map((item) => shapeOfItem(item, size)).filter((shape) => shape !== null);
+  const found = masks.map(fromRle).filter((shape) => shape !== null);
+  const made = found.filter((shape) => known.every((other) => overlap(shape, other) <= SAME));
+  made.sort((a, b) => b.area - a.area);
+  if (made.length) history.import(made.map((given) => ({ ...blankItem(0, history.mode), cls: history.cls, given })));
+  return made.length;
 }

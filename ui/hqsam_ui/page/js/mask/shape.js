@@ -142,6 +142,14 @@ export function minus(a, b) {
   return shapeOf(rest);
 }
 
+/** Return the IoU of two masks. @param {Shape} a @param {Shape} b */
+export function overlap(a, b) {
+  const apart = a.x + a.width <= b.x || b.x + b.width <= a.x || a.y + a.height <= b.y || b.y + b.height <= a.y;
+  if (apart) return 0;
+  const both = a.area - (minus(a, b)?.area ?? 0);
+  return both / (a.area + b.area - both);
+}
+
 /** Tell whether a pixel is inside. @param {Shape} shape @param {number} x @param {number} y */
 export function contains(shape, x, y) {
   const column = x - shape.x;

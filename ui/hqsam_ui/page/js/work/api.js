@@ -85,6 +85,17 @@ export async function segment(imageId, prompt, refine, signal) {
   return { logits, iou: Number(response.headers.get("x-mask-iou")) };
 }
 
+/**
+ * Find all objects in an image.
+ *
+ * @param {string} imageId
+ * @param {AbortSignal} signal
+ * @returns {Promise<import("../mask/rle.js").Rle[]>}
+ */
+export async function everything(imageId, signal) {
+  return (await (await call(`/api/images/${imageId}/everything`, { method: "POST", signal })).json()).masks;
+}
+
 /** Return an image that the browser cannot show as a JPEG. @param {Blob} file @returns {Promise<Blob>} */
 export async function shown(file) {
   const headers = { "content-type": "application/octet-stream" };

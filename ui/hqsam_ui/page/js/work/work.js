@@ -215,16 +215,27 @@ export class Work extends EventTarget {
    */
   async segment({ points, box, mode }, previous, signal) {
     const prompt = { points: points.map(({ x, y }) => [x, y]), labels: points.map(({ label }) => label), box, mode };
+    return this.#known((id) => api.segment(id, prompt, previous, signal));
+  }
+
+  /** Find all objects. @param {AbortSignal} signal */
+  everything(signal) {
+    this.project.wasUsed();
+    return this.#known((id) => api.everything(id, signal));
+  }
+
+  /** @template T @param {(imageId: string) => Promise<T>} call on the image; the page's server may not know it */
+  async #known(call) {
     const { image_id } = /** @type {Opened} */ (this.image);
     try {
-      return await api.segment(image_id, prompt, previous, signal);
+      return await call(image_id);
     } catch (error) {
       if (!(error instanceof api.CallError) || error.code !== "unknown-image") throw error;
     }
     // The page's server has dropped the image, or was started again.
     this.#sendingAgain ??= this.#sendAgain().finally(() => (this.#sendingAgain = null));
     await this.#sendingAgain;
-    return api.segment(image_id, prompt, previous, signal);
+    return call(image_id);
   }
 
   async #sendAgain() {
