@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from hqsam_client import HQSam, Mask
+from hqsam_client import EverythingOptions, HQSam, Mask
 from hqsam_client.drawing import COLORS
 from hqsam_client.shared.modes import Mode
 from hqsam_server import TritonServer
@@ -36,6 +36,13 @@ MANY: tuple[Box, ...] = (
     (183, 102, 228, 146),
     (314, 103, 358, 147),
 )
+EVERYTHING = EverythingOptions(
+    points_per_side=40,
+    pred_iou_thresh=0.7,
+    stability_score_thresh=0.9,
+    box_nms_thresh=0.4,
+    min_mask_region_area=100,
+)
 MODES: tuple[Mode, ...] = ("hq", "hq+sam", "best")
 
 
@@ -56,6 +63,8 @@ def main() -> None:
         save("clicks", [one, two, with_prompts(less.overlay(), [COIN], [SECOND_COIN])])
         both = image.segment([BESIDE_IN_BOX], [0], BOX)
         save("boxes", [box, with_prompts(both.overlay(), negative=[BESIDE_IN_BOX], boxes=[BOX])])
+        found = image.everything(EVERYTHING)
+        save("everything", [together(sorted(found, key=lambda mask: -mask.area))])
         masks = image.segment(boxes=MANY)
         save("many", [with_prompts(together(masks), boxes=MANY)])
         modes = [image.segment([COIN], mode=mode).overlay() for mode in MODES]

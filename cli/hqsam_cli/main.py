@@ -37,6 +37,7 @@ COMMANDS = {
     "small": Command("hqsam_cli.commands.small", "write the small model as a model repository"),
     "ui": Command("hqsam_cli.commands.ui", "serve a web page to click on images", "ui"),
     "segment": Command("hqsam_cli.commands.segment", "segment images through a server"),
+    "everything": Command("hqsam_cli.commands.everything", "find all objects in images"),
     "embed": Command("hqsam_cli.commands.embed", "encode images ahead of time"),
     "evaluate": Command(
         "hqsam_cli.commands.evaluate", "score a server's masks against true ones", "evaluate"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import sys
@@ -157,19 +158,30 @@ def print_failure(command: str, name: object, error: HQSamError) -> None:
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[], object]]:
+def progress(unit: str) -> Iterator[Callable[[int, int], object]]:
     """Show a progress bar if tqdm is installed and standard error is a terminal.
 
     Args:
-        total: number of images.
+        unit: what is counted.
 
     Returns:
-        what to call after each image.
+        what to call after each step, with the number that is done and the number of all.
     """
     try:
         from tqdm import tqdm
     except ImportError:
-        yield lambda: None
+        yield lambda done, total: None
         return
-    with tqdm(total=total, unit="image", disable=None) as bar:
-        yield bar.update
+    with tqdm(unit=unit, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def each(show: Callable[[int, int], object], total: int) -> Callable[..., object]:
+    """Return what to call after each of `total` steps; what it is called with does not count."""
+    done = itertools.count(1)
+    return lambda *_: show(next(done), total)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     __version__: str
     from hqsam_client.async_client import AsyncHQSam, AsyncRemoteImage
     from hqsam_client.client import HQSam, RemoteImage
+    from hqsam_client.everything import EverythingOptions, FoundMask
     from hqsam_client.mask import Mask, Polygon
     from hqsam_client.shared.base import EmbedResult
 
@@ -47,6 +48,8 @@ __all__ = [
     "AsyncRemoteImage",
     "ConnectionLostError",
     "EmbedResult",
+    "EverythingOptions",
+    "FoundMask",
     "HQSam",
     "HQSamError",
     "ImageError",
@@ -74,6 +77,8 @@ _LAZY = {
     "AsyncHQSam": "async_client",
     "AsyncRemoteImage": "async_client",
     "EmbedResult": "shared.base",
+    "EverythingOptions": "everything",
+    "FoundMask": "everything",
     "HQSam": "client",
     "Mask": "mask",
     "Polygon": "mask",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hqsam_client.errors import HQSamError, SupersededError
+from hqsam_client.everything import EverythingOptions, FoundMask
 from hqsam_client.mask import Mask
 from hqsam_client.shared.base import (
     BaseClient,
@@ -22,6 +23,7 @@ from hqsam_client.shared.base import (
     deadline,
     readiness,
 )
+from hqsam_client.shared.mask_search import IN_FLIGHT, Search
 from hqsam_client.shared.modes import Mode
 from hqsam_client.shared.prompt_encoding import Box, Labels, Points
 from hqsam_client.shared.protocol import Call, Flow, embed_flow, patiently
@@ -236,6 +238,39 @@ class AsyncRemoteImage(BaseImage):
         """Segment one object, or many at once; see `RemoteImage.segment`."""
         flow = self._segmenting(points, labels, box, boxes, refine, mode, logits)
         return await self._client.run(flow, turn=self._turn())
+
+    async def everything(
+        self,
+        options: EverythingOptions | None = None,
+        *,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[FoundMask]:
+        """Look for all objects; see `RemoteImage.everything`."""
+        run, search = self._client.run, Search(self._upload, options or EverythingOptions())
+        places = asyncio.Semaphore(IN_FLIGHT)
+
+        async def in_turn(flow: Flow[T]) -> T:
+            async with places:
+                return await run(flow)
+
+        for crop in search.crops:
+            upload = await asyncio.to_thread(search.upload_of, crop)
+            await run(embed_flow(upload, ask=True))
+            batches = search.batches(crop)
+            calls = [asyncio.ensure_future(in_turn(search.flow(upload, it))) for it in batches]
+            found = []
+            try:
+                for points, call in zip(batches, calls, strict=True):
+                    found += await call
+                    search.answered(len(points))
+                    if progress is not None:
+                        progress(search.done, search.total)
+            finally:
+                for call in calls:
+                    call.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
+            await asyncio.to_thread(search.add, crop, found)
+        return await asyncio.to_thread(search.masks)
 
     def _turn(self) -> Turn | None:
         return None if self._turns is None else self._turns.next()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hqsam_client.errors import HQSamError, SupersededError
+from hqsam_client.everything import EverythingOptions, FoundMask
 from hqsam_client.mask import Mask
 from hqsam_client.shared.base import (
     BaseClient,
@@ -24,6 +25,7 @@ from hqsam_client.shared.base import (
     deadline,
     readiness,
 )
+from hqsam_client.shared.mask_search import IN_FLIGHT, Search
 from hqsam_client.shared.modes import Mode
 from hqsam_client.shared.prompt_encoding import Box, Labels, Points
 from hqsam_client.shared.protocol import Call, Flow, embed_flow, patiently
@@ -298,7 +300,7 @@ class RemoteImage(BaseImage):
                 "best" adds the best of SAM's three masks for ambiguous prompts.
             logits: whether the masks need logits, for `refine` and `Mask.logits`. Without them,
                 the server sends run lengths of the finished mask, a few kilobytes instead of 262
-                or 1,310. Images that are sent shrunk have logits in any case.
+                or 1,310.
 
         Returns:
             A mask; a list of masks, in order, if `boxes` is given or `points` is a list of lists.
@@ -311,6 +313,46 @@ class RemoteImage(BaseImage):
         """
         flow = self._segmenting(points, labels, box, boxes, refine, mode, logits)
         return self._client.run(flow, turn=self._turn())
+
+    def everything(
+        self,
+        options: EverythingOptions | None = None,
+        *,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[FoundMask]:
+        """Look for all objects, as the authors' `SamAutomaticMaskGenerator` does.
+
+        Clicks of others go first. An error or an interruption ends it within two batches of
+        prompts.
+
+        Args:
+            options: how to look; None for the authors' defaults.
+            progress: called after each batch with the number of prompts done and of all.
+
+        Returns:
+            The masks, without duplicates, in the order of the authors' records: of the highest
+            predicted IoU first, unless there are crops or small regions were removed. `FoundMask`
+            makes such records.
+
+        Raises:
+            MissingPackageError: small regions are to be removed, and OpenCV is not installed.
+            ConnectionLostError: no server can be reached, or none answers in time.
+            RequestRefusedError: the server answered with an error.
+        """
+        run, search = self._client.run, Search(self._upload, options or EverythingOptions())
+        with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="hqsam-everything") as pool:
+            for crop in search.crops:
+                upload, batches = search.upload_of(crop), search.batches(crop)
+                run(embed_flow(upload, ask=True))
+                flows = [search.flow(upload, points) for points in batches]
+                found = []
+                for points, candidates in zip(batches, pool.map(run, flows), strict=True):
+                    found += candidates
+                    search.answered(len(points))
+                    if progress is not None:
+                        progress(search.done, search.total)
+                search.add(crop, found)
+        return search.masks()
 
     def _turn(self) -> Turn | None:
         return None if self._turns is None else self._turns.next()

@@ -145,6 +145,7 @@ _FINISHED = (
     TensorSpec("mask_png", "BYTES", (-1,), on_request=True),
     TensorSpec("box", "INT32", (-1, 4), on_request=True),  # (x0, y0, x1, y1), original pixels
     TensorSpec("area", "INT64", (-1,), on_request=True),
+    TensorSpec("stability_score", "FP32", (-1,), on_request=True),
 )
 
 ENCODER = ModelSpec("encoder", (_IMAGE,), (_IMAGE_EMBEDDINGS, _INTERM_EMBEDDINGS))
@@ -170,12 +171,19 @@ SEGMENT = ModelSpec(
         TensorSpec("mask_input", "FP32", (-1, 1, 256, 256), optional=True),
         TensorSpec("has_mask_input", "FP32", (-1,), optional=True),
         TensorSpec("mode", "BYTES", (1,), optional=True),
+        TensorSpec("mask_size", "INT32", (2,), optional=True),  # (height, width)
+        TensorSpec("pred_iou_thresh", "FP32", (1,), optional=True),
+        TensorSpec("stability_score_thresh", "FP32", (1,), optional=True),
+        TensorSpec("stability_score_offset", "FP32", (1,), optional=True),
     ),
     (*_MASKS, _ORIGINAL_SIZE, *_FINISHED),
 )
 
 FINISHED_OUTPUTS = tuple(spec.name for spec in SEGMENT.outputs if spec.on_request)
 """Outputs of `segment` that need no further work; its input `mode` says of which mask."""
+
+QUALITY_INPUTS = ("pred_iou_thresh", "stability_score_thresh", "stability_score_offset")
+"""Inputs of `segment` that say which masks it finishes."""
 
 MODELS = (
     ENCODER,

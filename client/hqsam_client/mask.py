@@ -110,6 +110,12 @@ class Mask:
         return full
 
     @cached_property
+    def run_lengths(self) -> RunLengths:
+        """The mask as run lengths; computed at first use, then kept."""
+        found = self._found
+        return found if isinstance(found, RunLengths) else RunLengths.of_mask(self.array)
+
+    @cached_property
     def area(self) -> int:
         """Number of pixels of the object."""
         if isinstance(self._found, RunLengths):
@@ -200,10 +206,7 @@ class Mask:
         Returns:
             ``{"size": [height, width], "counts": "..."}``, original pixels.
         """
-        runs = self._found
-        if not isinstance(runs, RunLengths):
-            runs = RunLengths.of_mask(self.array)
-        return {"size": list(self.size), "counts": runs.text().decode("ascii")}
+        return {"size": list(self.size), "counts": self.run_lengths.text().decode("ascii")}
 
     def cleaned(self, min_area: int) -> Mask:
         """Return the mask without small holes and specks, as the authors' demo cleans masks.

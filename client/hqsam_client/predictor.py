@@ -60,6 +60,25 @@ sam_model_registry: dict[str, Callable[..., RemoteSam]] = {
 """The official registry's entries for ViT-B, the model that the server has."""
 
 
+def client_of(model: RemoteSam | HQSam, name: str) -> HQSam:
+    """Return the client behind a model.
+
+    Args:
+        model: what `sam_model_registry` returns, or an `HQSam`.
+        name: of the argument, for the message.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    client = model.client if isinstance(model, RemoteSam) else model
+    if not isinstance(client, HQSam):
+        raise OptionError(
+            f"{name} is of type {type(model).__name__}, expected an HQSam or what "
+            "hqsam_client.predictor.sam_model_registry returns"
+        )
+    return client
+
+
 class SamPredictor:
     """Segments one image after the other, with the official class's methods.
 
@@ -76,13 +95,7 @@ class SamPredictor:
     _upload: Upload | None
 
     def __init__(self, sam_model: RemoteSam | HQSam) -> None:
-        client = sam_model.client if isinstance(sam_model, RemoteSam) else sam_model
-        if not isinstance(client, HQSam):
-            raise OptionError(
-                f"sam_model is of type {type(sam_model).__name__}, expected an HQSam or what "
-                "hqsam_client.predictor.sam_model_registry returns"
-            )
-        self._client = client
+        self._client = client_of(sam_model, "sam_model")
         self.reset_image()
 
     def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:

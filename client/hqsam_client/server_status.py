@@ -136,7 +136,7 @@ def _answers() -> Flow[None]:
         HQSamError: one of them does not answer.
     """
     prompts = prompt_encoding.build((1, 1), points=[(0, 0)])
-    segment = protocol.segment_call(_NO_IMAGE_ID, prompts, modes.choice("hq"))
+    segment = protocol.segment_call(_NO_IMAGE_ID, prompts, ["low_res_masks"])
     for call in (protocol.is_stored_call(_NO_IMAGE_ID), segment):
         with suppress(InvalidRequestError):
             yield call

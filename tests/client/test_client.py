@@ -175,11 +175,12 @@ def test_without_logits_the_server_finishes_the_same_masks(
         image.segment(box=boxes[0], refine=one)
 
 
-def test_an_image_that_is_sent_shrunk_has_logits_in_any_case(sam: HQSam) -> None:
-    array = np.tile(np.arange(1300, dtype=np.uint8)[:, None], (900, 1, 3))
-    mask = sam.open(array).segment(points=[(600, 400)], logits=False)
-    assert mask.has_logits
-    assert mask.array.shape == (900, 1300)
+def test_masks_of_an_image_that_is_sent_shrunk_are_finished_at_its_full_size(sam: HQSam) -> None:
+    image = sam.open(np.tile(np.arange(1300, dtype=np.uint8)[:, None], (900, 1, 3)))
+    mask = image.segment(points=[(600, 400)], logits=False)
+    assert not mask.has_logits
+    assert mask.size == (900, 1300)
+    assert mask.rle() == image.segment(points=[(600, 400)]).rle()
 
 
 def test_refining_starts_from_the_earlier_mask(sam: HQSam, api: Api, photo: bytes) -> None:

@@ -23,6 +23,7 @@ from hqsam_client.shared.protocol import (
     Call,
     Flow,
     embed_flow,
+    finished_flow,
     segment_flow,
 )
 from hqsam_client.shared.run_lengths import RunLengths
@@ -235,12 +236,12 @@ ALL_OFF = RunLengths.of_mask(np.zeros(UPLOAD.size, np.bool_)).text()
 
 
 def test_finished_masks_come_as_run_lengths() -> None:
-    flow = segment_flow(UPLOAD, PROMPTS, choice("best"), "best")
+    flow = finished_flow(UPLOAD, PROMPTS, "best")
     request = next(flow).request
     assert [output.name for output in request.outputs] == ["mask_rle", "sam_iou_predictions"]
     assert (request.inputs[-1].name, request.raw_input_contents[-1]) == ("mode", b"\4\0\0\0best")
     response = run_lengths(ALL_OFF, ALL_OFF)
-    _, (first, _) = drive(segment_flow(UPLOAD, PROMPTS, choice("hq"), "hq"), response)
+    _, (first, _) = drive(finished_flow(UPLOAD, PROMPTS, "hq"), response)
     assert (first.area, first.size, first.iou) == (0, UPLOAD.size, 0.5)
 
 
@@ -265,7 +266,7 @@ def test_an_answer_that_is_no_finished_mask_is_an_error_of_the_server(
     response: Any, message: str
 ) -> None:
     with pytest.raises(ServerFailedError, match=f"answer of segment cannot be used: .*{message}"):
-        drive(segment_flow(UPLOAD, PROMPTS, choice("hq"), "hq"), response)
+        drive(finished_flow(UPLOAD, PROMPTS, "hq"), response)
 
 
 def test_masks_whose_sum_is_infinite_are_an_error_of_the_server() -> None:

@@ -119,6 +119,13 @@ def _prompts(draw: st.DrawFn) -> dict[str, Raw]:
     return {"point_coords": array(count, points, 2), "point_labels": array(count, points)}
 
 
+@st.composite
+def _mask_sizes(draw: st.DrawFn) -> Raw:
+    """Sizes of which few are the stored image's."""
+    sides = st.sampled_from([0, 1, 200, 300, 400, 600, 20_000, 30_000, -1, 2**31 - 1, -(2**31)])
+    return Raw("INT32", (2,), np.array([draw(sides), draw(sides)], np.int32).tobytes())
+
+
 _IMAGE_IDS = st.binary(max_size=80) | st.text("0123456789abcdef", min_size=64, max_size=64).map(
     str.encode
 )
@@ -140,6 +147,11 @@ def _requests(draw: st.DrawFn) -> tuple[str, dict[str, Raw], list[str]]:
         del inputs["mask_input"], inputs["has_mask_input"]
         if draw(st.booleans()):
             inputs["mode"] = text(draw(st.sampled_from([b"hq", b"hq+sam", b"best", b"worst", b""])))
+        for name in contract.QUALITY_INPUTS:
+            if draw(st.booleans()):
+                inputs[name] = floats([draw(_FLOATS)])
+        if draw(st.booleans()):
+            inputs["mask_size"] = draw(_mask_sizes())
     if model is not contract.EMBED and draw(st.booleans()):
         inputs |= draw(_prompts())
     spoilt = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))

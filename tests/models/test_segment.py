@@ -167,6 +167,52 @@ def test_empty_and_full_masks_are_finished(bench: Bench) -> None:
             assert np.array_equal(np.asarray(png), mask)
 
 
+def test_masks_of_low_scores_are_left_empty(bench: Bench) -> None:
+    # The predicted IoU of a prompt, and its logits, are its number: 0, 1, 2 and 3.
+    outputs = bench.segment(
+        {
+            **prompts(4),
+            "pred_iou_thresh": np.array([0.5], np.float32),
+            "stability_score_thresh": np.array([0.9], np.float32),
+            "stability_score_offset": np.array([1.5], np.float32),
+        },
+        requested=[*FINISHED, "iou_predictions"],
+    )
+    assert outputs["iou_predictions"][:, 0].tolist() == [0, 1, 2, 3]
+    assert outputs["stability_score"].tolist() == [0, 0, 1, 1]
+    assert outputs["area"].tolist() == [0, 0, 240_000, 240_000]
+    assert outputs["box"].tolist() == [[0] * 4, [0] * 4, [0, 0, 600, 400], [0, 0, 600, 400]]
+    for name in ("mask_rle", "mask_png"):
+        assert [len(text) > 0 for text in outputs[name]] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pred_iou_thresh", np.nan),
+        ("stability_score_thresh", np.inf),
+        ("stability_score_offset", -1.0),
+    ],
+)
+def test_a_threshold_that_is_no_number_is_refused(bench: Bench, name: str, value: float) -> None:
+    with pytest.raises(BadRequestError, match=f"{name} is .*, expected"):
+        bench.segment({**prompts(1), name: np.array([value], np.float32)}, requested=["area"])
+
+
+def test_masks_of_a_shrunk_image_are_finished_at_the_full_size(bench: Bench) -> None:
+    size = np.array([2400, 3600], np.int32)
+    outputs = bench.segment({**prompts(2), "mask_size": size}, requested=["area", "box"])
+    assert outputs["area"].tolist() == [0, 2400 * 3600]
+    assert outputs["box"].tolist()[1] == [0, 0, 3600, 2400]
+
+
+@pytest.mark.parametrize("size", [(400, 601), (600, 400), (0, 0), (-400, -600), (40_000, 60_000)])
+def test_a_size_of_another_image_is_refused(bench: Bench, size: tuple[int, int]) -> None:
+    inputs = {**prompts(2), "mask_size": np.array(size, np.int32)}
+    with pytest.raises(BadRequestError, match="expected height and width of the image that the"):
+        bench.segment(inputs, requested=["area"])
+
+
 def test_an_unknown_mode_is_refused(bench: Bench) -> None:
     with pytest.raises(BadRequestError, match=r"mode is 'worst', expected one of 'hq', 'hq\+sam'"):
         bench.segment(mode="worst")

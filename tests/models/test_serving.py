@@ -193,6 +193,28 @@ def test_finished_masks_are_those_that_the_client_makes_of_the_logits(
         assert outputs["area"][number] == mask.area
 
 
+def test_only_good_masks_are_finished_and_at_the_size_that_is_asked_for(api: Api) -> None:
+    image_id, _, _ = api.embed(image_files.encoded(Image.fromarray(images.draw(120, 80)), "PNG"))
+    size = (800, 1200)
+    inputs = {
+        **two_prompts(),
+        "mode": np.array([b"best"], np.object_),
+        "mask_size": np.array(size, np.int32),
+    }
+    outputs = api.segment(image_id, inputs, [*MASKS, *contract.FINISHED_OUTPUTS])
+    logits, ious = combine(outputs, choice("best"))
+    masks = [Mask(one, float(iou), size) for one, iou in zip(logits, ious, strict=True)]
+    for number, mask in enumerate(masks):
+        assert outputs["mask_rle"][number].decode() == mask.rle()["counts"]
+        inner, outer = (mask.logits > cut for cut in (1, -1))
+        assert outputs["stability_score"][number] == pytest.approx(inner.sum() / outer.sum())
+    scores = outputs["stability_score"]
+    assert scores[0] != scores[1]
+    inputs["stability_score_thresh"] = np.array([scores.max()], np.float32)
+    found = api.segment(image_id, inputs, ["mask_rle"])["mask_rle"]
+    assert [text != b"" for text in found] == [score == scores.max() for score in scores]
+
+
 def test_finished_masks_are_of_the_hq_mask_and_need_no_other_output(api: Api) -> None:
     image_id, _, _ = api.embed(new_png())
     finished = api.segment(image_id, outputs=["area", "mask_rle"])

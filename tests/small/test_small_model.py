@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hqsam_cli.main import main
-from hqsam_client import HQSam, contract
+from hqsam_client import EverythingOptions, HQSam, contract
 from hqsam_evaluation.measures import iou
 from hqsam_export import onnx_files, repository
 from hqsam_server import TritonServer, Tuning, small_model
@@ -25,6 +26,8 @@ EACH = 0.75
 
 CLICK, BOX, THREE_CLICKS = 0.80, 0.85, 0.88
 """Least mean IoU of masks from one click, a box, and three clicks."""
+
+EVERYTHING = Path(__file__).with_name("everything.json")
 
 SIZES = [
     (1024, 768), (640, 480), (900, 1400), (1600, 500), (400, 1100), (96, 64), (4000, 3000),
@@ -87,6 +90,22 @@ def test_coins_of_a_photograph(sam: HQSam) -> None:
     assert np.mean([iou(m.array, coin) for m, coin in zip(boxed, masks, strict=True)]) >= BOX
 
 
+def test_everything_is_what_the_authors_generator_finds(sam: HQSam) -> None:
+    """The records are those of the authors' code, driven by this model's logits in fp32."""
+    golden = json.loads(EVERYTHING.read_text("utf-8"))
+    masks = sam.open(COINS).everything(EverythingOptions(**golden["options"]))
+    records = [mask.record("coco_rle") for mask in masks]
+    assert [it["point_coords"] for it in records] == [
+        it["point_coords"] for it in golden["records"]
+    ]
+    for record, expected in zip(records, golden["records"], strict=True):
+        assert np.abs(np.subtract(record["bbox"], expected["bbox"])).max() <= 1
+        assert record["crop_box"] == expected["crop_box"]
+        assert record["area"] == pytest.approx(expected["area"], rel=0.01)
+        for score in ("predicted_iou", "stability_score"):
+            assert record[score] == pytest.approx(expected[score], abs=0.003)
+
+
 def test_two_clicks_take_two_objects_and_a_negative_one_gives_one_back(sam: HQSam) -> None:
     kept = []
     for seed in range(4):
@@ -101,8 +120,10 @@ def test_two_clicks_take_two_objects_and_a_negative_one_gives_one_back(sam: HQSa
     assert min(kept) >= EACH
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    "precision",
+    [pytest.param("bf16", marks=pytest.mark.slow), pytest.param("fp16", marks=pytest.mark.long)],
+)
 def test_lower_precision_gives_the_same_masks(
     sam: HQSam, scenes: list[Scene], tmp_path: Path, precision: str
 ) -> None:

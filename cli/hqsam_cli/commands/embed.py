@@ -47,10 +47,13 @@ def run(args: argparse.Namespace) -> int:
     images = _images(args.paths)
     with (
         HQSam(args.url, **options.client_options(args)) as sam,
-        options.progress(len(images)) as step,
+        options.progress("image") as show,
     ):
         results = sam.embed(
-            images, upload=args.upload, concurrency=args.concurrency, progress=lambda _: step()
+            images,
+            upload=args.upload,
+            concurrency=args.concurrency,
+            progress=options.each(show, len(images)),
         )
     failed = 0
     for path, result in zip(images, results, strict=True):

@@ -81,10 +81,14 @@ def run(args: argparse.Namespace) -> int:
     settings = scores.Settings(args.clicks, args.mode, args.refine, args.labels)
     with (
         HQSam(args.url, **options.client_options(args)) as sam,
-        options.progress(len(pairs)) as step,
+        options.progress("image") as show,
     ):
         results = scores.evaluate_pairs(
-            sam, pairs, settings, concurrency=args.concurrency, progress=step
+            sam,
+            pairs,
+            settings,
+            concurrency=args.concurrency,
+            progress=options.each(show, len(pairs)),
         )
     evaluated: list[tuple[Pair, list[Scores]]] = []
     for pair, result in zip(pairs, results, strict=True):

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from hqsam_client import drawing
 from hqsam_client.client import HQSam
-from hqsam_client.errors import HQSamError, ImageError, OptionError
-from hqsam_client.mask import MASK_ENDINGS, Mask
+from hqsam_client.errors import HQSamError, ImageError
+from hqsam_client.mask import Mask
 from hqsam_client.shared.modes import Mode
-from PIL import Image
 
-from hqsam_cli import options, prompt_options
-from hqsam_cli.options import UsageError
+from hqsam_cli import mask_files, options, prompt_options
 from hqsam_cli.prompt_options import Job
 
 _EXAMPLES = """\
@@ -91,30 +87,12 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _name(template: str, image: str, index: int) -> Path:
-    name = template.replace("{stem}", Path(image).stem).replace("{index}", str(index))
-    return Path(name).expanduser()
-
-
 def _check_names(output: str | None, overlay: str | None, jobs: list[Job]) -> None:
-    """Refuse names of an unknown format, and names that would be written twice."""
     masks = [(job.image, index) for job in jobs for index in range(len(job.prompts))]
     images = [(job.image, 0) for job in jobs]
+    mask_files.check_masks("--output", output, masks)
     per_mask = overlay is not None and "{index}" in overlay
-    for flag, template, targets in (
-        ("--output", output, masks),
-        ("--overlay", overlay, masks if per_mask else images),
-    ):
-        if template is None:
-            continue
-        endings = MASK_ENDINGS if flag == "--output" else Image.registered_extensions()
-        if Path(template).suffix.lower() not in endings:
-            lossless = ": masks are written without loss" if flag == "--output" else ""
-            raise UsageError(f"{flag} is {template!r}, expected an ending such as .png{lossless}")
-        if len({_name(template, *entry) for entry in targets}) < len(targets):
-            raise UsageError(
-                f"{flag} is {template!r} for {len(targets)} files: use {{stem}} and {{index}} in it"
-            )
+    mask_files.check_overlays("--overlay", overlay, masks if per_mask else images)
 
 
 def _segment(sam: HQSam, job: Job, args: argparse.Namespace) -> None:
@@ -132,31 +110,11 @@ def _segment(sam: HQSam, job: Job, args: argparse.Namespace) -> None:
     for index, mask in enumerate(masks):
         written = None
         if args.output is not None:
-            written = _name(args.output, job.image, index)
-            _save(mask.save, written)
+            written = mask_files.name(args.output, job.image, index)
+            mask_files.save(mask.save, written)
         _print(job.image, index, mask, written, args)
     if args.overlay is not None:
-        _draw(args.overlay, job.image, masks)
-
-
-def _draw(template: str, image: str, masks: list[Mask]) -> None:
-    if "{index}" in template:
-        for index, mask in enumerate(masks):
-            _save(mask.overlay().save, _name(template, image, index))
-        return
-    drawn = None
-    for index, mask in enumerate(masks):
-        drawn = mask.overlay(drawn, color=drawing.COLORS[index % len(drawing.COLORS)])
-    if drawn is not None:
-        _save(drawn.save, _name(template, image, 0))
-
-
-def _save(save: Callable[[Path], None], path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(path)
-    except OSError as error:
-        raise OptionError(f"{path} cannot be written: {error.strerror or error}") from error
+        mask_files.draw(args.overlay, job.image, masks)
 
 
 def _print(

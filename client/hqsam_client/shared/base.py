@@ -187,12 +187,13 @@ class BaseImage:
     ) -> Flow[Mask | list[Mask]]:
         """Check the prompts now; return what sends them, see `RemoteImage.segment`."""
         choice = modes.choice(mode)
-        # The server knows a shrunk image in another size than the mask is to have.
-        finished = None if logits or self._upload.is_shrunk else mode
         prompts = prompt_encoding.build(self.size, points, labels, box, boxes, refine)
 
         def flow() -> Flow[Mask | list[Mask]]:
-            masks = yield from protocol.segment_flow(self._upload, prompts, choice, finished)
+            if logits:
+                masks = yield from protocol.segment_flow(self._upload, prompts, choice)
+            else:
+                masks = yield from protocol.finished_flow(self._upload, prompts, mode)
             return masks if prompts.many else masks[0]
 
         return flow()

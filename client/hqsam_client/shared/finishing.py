@@ -90,6 +90,26 @@ def finish(
     return Finished(runs, png_file(b"".join(packed), size) if png else None)
 
 
+def stability_score(logits: NDArray[np.float32], size: Size, offset: float) -> float:
+    """Return how little a mask depends on where its logits are cut, 0 to 1.
+
+    It is the IoU of the masks of logits above `offset` and above ``-offset``, as in the authors'
+    `calculate_stability_score`; 0 if both are empty.
+
+    Args:
+        logits: float32 [256, 256], rows first, over the whole input frame.
+        size: (height, width) in original pixels, whose pixels are counted.
+        offset: 0 or more.
+    """
+    inner = outer = first = 0
+    for rows, values in upsampled_bands(logits, size):
+        new = values[first - rows.start :]  # the last band repeats rows
+        inner += int(np.count_nonzero(new > offset))
+        outer += int(np.count_nonzero(new > -offset))
+        first = rows.stop
+    return float(np.float32(inner) / np.float32(outer)) if outer else 0.0
+
+
 def png_file(packed: bytes, size: Size) -> bytes:
     """Return a mask as a PNG file of one bit a pixel.
 

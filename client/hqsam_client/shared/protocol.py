@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from hqsam_client.errors import (
 )
 from hqsam_client.mask import Mask
 from hqsam_client.shared.channel import BROKE_OFF, REPEATED_BYTES, REPEATED_CODES
-from hqsam_client.shared.modes import Choice, Mode, combine, scores
+from hqsam_client.shared.modes import Choice, Mode, choice, combine, scores
 from hqsam_client.shared.prompt_encoding import Prompts
 from hqsam_client.shared.run_lengths import RunLengths, RunLengthsError
 from hqsam_client.shared.upload import Upload
@@ -51,6 +51,30 @@ _DTYPES: dict[str, Any] = {
 }
 
 T = TypeVar("T")
+
+
+class Quality(NamedTuple):
+    """Which masks the server finishes; by the names of the contract's `QUALITY_INPUTS`."""
+
+    pred_iou_thresh: float
+    stability_score_thresh: float
+    stability_score_offset: float
+
+
+class Found(NamedTuple):
+    """A mask that is good enough.
+
+    Attributes:
+        number: of its prompt in the request.
+        runs: the mask.
+        iou: its predicted IoU.
+        stability_score: its stability score.
+    """
+
+    number: int
+    runs: RunLengths
+    iou: float
+    stability_score: float
 
 
 @dataclass(frozen=True)
@@ -159,33 +183,76 @@ def _wherever_it_is_served(call: Call) -> Flow[Any]:
     return (yield call)
 
 
-def segment_flow(
-    upload: Upload, prompts: Prompts, choice: Choice, finished: Mode | None = None
-) -> Flow[list[Mask]]:
+def segment_flow(upload: Upload, prompts: Prompts, wanted: Choice) -> Flow[list[Mask]]:
     """Segment by `image_id`, in parts if there are many prompts; returns a mask for each.
 
     Args:
         upload: the image.
         prompts: what to segment.
-        choice: which of the decoder's masks to take.
-        finished: the mode that stands for `choice`, to have the server finish the masks and send
-            their run lengths; None for logits.
+        wanted: which of the decoder's masks to take.
     """
     masks: list[Mask] = []
     for part in prompts.parts():
-        masks += yield from _segment_part(upload, part, choice, finished)
+        call = segment_call(upload.image_id, part, wanted.outputs())
+        tensors = yield from _answer(upload, call, len(part.coords))
+        masks += _masks(tensors, upload, wanted)
     return masks
 
 
-def _segment_part(
-    upload: Upload, prompts: Prompts, choice: Choice, finished: Mode | None
-) -> Flow[list[Mask]]:
+def finished_flow(upload: Upload, prompts: Prompts, mode: Mode) -> Flow[list[Mask]]:
+    """Segment like `segment_flow`; the server finishes the masks, which have no logits then."""
+    masks: list[Mask] = []
+    for part in prompts.parts():
+        names = ["mask_rle", choice(mode).scores_output()]
+        call = _finished_call(upload, part, mode, names)
+        tensors = yield from _answer(upload, call, len(part.coords))
+        ious = scores(tensors, choice(mode))
+        _check_finite(ious)
+        for text, iou in zip(tensors["mask_rle"], ious, strict=True):
+            masks.append(Mask(_runs(text, upload), float(iou), upload.size, upload.full_image))
+    return masks
+
+
+def everything_flow(
+    upload: Upload, prompts: Prompts, mode: Mode, quality: Quality
+) -> Flow[list[Found]]:
+    """Segment like `finished_flow`, in one request; returns the masks that are good enough."""
+    names = ["mask_rle", "stability_score", choice(mode).scores_output()]
+    call = _finished_call(upload, prompts, mode, names)
+    for name, value in quality._asdict().items():
+        _add_array(call.request, name, np.array([value], np.float32))
+    tensors = yield from _answer(upload, call, len(prompts.coords))
+    ious = scores(tensors, choice(mode))
+    _check_finite(ious, tensors["stability_score"])
+    answered = zip(tensors["mask_rle"], ious, tensors["stability_score"], strict=True)
+    return [
+        Found(number, _runs(text, upload), float(iou), float(score))
+        for number, (text, iou, score) in enumerate(answered)
+        if text
+    ]
+
+
+def _runs(text: bytes, upload: Upload) -> RunLengths:
+    try:
+        return RunLengths.read(text, upload.size)
+    except RunLengthsError as error:
+        raise _unusable(contract.SEGMENT, str(error)) from error
+
+
+def _answer(upload: Upload, call: Call, prompts: int) -> Flow[dict[str, NDArray[Any]]]:
     """Segment; if the server lost the image, embed it and segment again.
 
     Once is enough, unless the server is shutting down. A request that failed and that gRPC could
     not repeat is sent once more: see `embed_flow`.
+
+    Args:
+        upload: the image.
+        call: to `segment`.
+        prompts: how many it has.
+
+    Returns:
+        The outputs that it asks for, by name.
     """
-    call = segment_call(upload.image_id, prompts, choice, finished)
     repeated = False
     for pause_s in (0.0, 0.0, *UNLOADING_PAUSES_S):
         try:
@@ -200,32 +267,19 @@ def _segment_part(
             yield from embed_flow(upload, ask=True)
         else:
             names = [output.name for output in call.request.outputs]
-            tensors = read_tensors(response, contract.SEGMENT, names, len(prompts.coords))
-            return (_masks if finished is None else _finished_masks)(tensors, upload, choice)
+            return read_tensors(response, contract.SEGMENT, names, prompts)
     raise missed
 
 
-def _masks(tensors: dict[str, NDArray[Any]], upload: Upload, choice: Choice) -> list[Mask]:
+def _masks(tensors: dict[str, NDArray[Any]], upload: Upload, wanted: Choice) -> list[Mask]:
     with np.errstate(over="ignore", invalid="ignore"):
-        logits, ious = combine(tensors, choice)
+        logits, ious = combine(tensors, wanted)
     _check_finite(logits, ious)
     return [
         # A copy, so that one mask does not keep the whole response in memory.
         Mask(one.copy(), float(iou), upload.size, upload.full_image)
         for one, iou in zip(logits, ious, strict=True)
     ]
-
-
-def _finished_masks(tensors: dict[str, NDArray[Any]], upload: Upload, choice: Choice) -> list[Mask]:
-    ious = scores(tensors, choice)
-    _check_finite(ious)
-    try:
-        return [
-            Mask(RunLengths.read(text, upload.size), float(iou), upload.size, upload.full_image)
-            for text, iou in zip(tensors["mask_rle"], ious, strict=True)
-        ]
-    except RunLengthsError as error:
-        raise _unusable(contract.SEGMENT, str(error)) from error
 
 
 def _check_finite(*arrays: NDArray[np.float32]) -> None:
@@ -246,9 +300,7 @@ def is_stored_call(image_id: str) -> Call:
     return Call(_embed_request(image_id), image_id)
 
 
-def segment_call(
-    image_id: str, prompts: Prompts, choice: Choice, finished: Mode | None = None
-) -> Call:
+def segment_call(image_id: str, prompts: Prompts, outputs: Sequence[str]) -> Call:
     """Return the call that segments an image which the server has; see `segment_flow`."""
     request = service_pb2.ModelInferRequest(model_name=contract.SEGMENT.name)
     _add_image_id(request, image_id)
@@ -257,11 +309,19 @@ def segment_call(
     if prompts.masks is not None and prompts.has_mask is not None:
         _add_array(request, "mask_input", prompts.masks)
         _add_array(request, "has_mask_input", prompts.has_mask)
-    if finished is not None:
-        _add_string(request, "mode", finished)
-    for name in choice.outputs() if finished is None else ["mask_rle", choice.scores_output()]:
+    for name in outputs:
         request.outputs.add(name=name)
     return Call(request, image_id)
+
+
+def _finished_call(upload: Upload, prompts: Prompts, mode: Mode, outputs: Sequence[str]) -> Call:
+    """Return the call that segments and finishes masks at the size of the full image."""
+    call = segment_call(upload.image_id, prompts, outputs)
+    _add_string(call.request, "mode", mode)
+    if upload.is_shrunk:
+        size = np.array(upload.size, np.int32)
+        _add_input(call.request, "mask_size", "INT32", size.shape, size.tobytes())
+    return call
 
 
 def _add_image_id(request: Any, image_id: str) -> None:

@@ -1,11 +1,13 @@
 """An image_id and prompts in, masks out: adapts `hqsam_server.models.segment`."""
 
+from hqsam_client.contract import QUALITY_INPUTS
 from hqsam_server.models import adapter, settings
 from hqsam_server.models.caller import Caller
 from hqsam_server.models.segment import Segmenter
 from hqsam_server.prompt_decoding import open_decoder
 
 _PROMPTS = ("point_coords", "point_labels", "mask_input", "has_mask_input")
+_INPUTS = (*_PROMPTS, "mask_size", *QUALITY_INPUTS)
 
 
 class TritonPythonModel:
@@ -31,7 +33,7 @@ class TritonPythonModel:
             try:
                 self._segmenter.segment(
                     adapter.read_text(request, "image_id"),
-                    {name: adapter.read(request, name) for name in _PROMPTS},
+                    {name: adapter.read(request, name) for name in _INPUTS},
                     adapter.read_text(request, "mode"),
                     request.requested_output_names(),
                     caller,

@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from hqsam_client.contract import FINISHED_OUTPUTS, PROMPT_DECODER
+from hqsam_client.contract import (
+    FINISHED_OUTPUTS,
+    MAX_IMAGE_PIXELS,
+    PROMPT_DECODER,
+    QUALITY_INPUTS,
+    resized_size,
+)
 from hqsam_client.errors import PromptError
 from hqsam_client.shared import modes
+from hqsam_client.shared.geometry import Size
 from numpy.typing import NDArray
 
 from hqsam_server.errors import BadRequestError, UnknownImageError
@@ -22,7 +29,7 @@ from hqsam_server.models.caller import Caller
 from hqsam_server.models.metrics import Metrics
 from hqsam_server.models.prompt_checks import PromptLimits, Prompts
 from hqsam_server.prompt_decoding.decoder import Decoder, PlacedImage
-from hqsam_server.prompt_decoding.finishing import Finish
+from hqsam_server.prompt_decoding.finishing import Finish, Quality
 from hqsam_server.prompt_decoding.lru import Lru
 from hqsam_server.prompt_decoding.scheduler import Request, Scheduler
 from hqsam_server.runtime.config import Arrays
@@ -88,23 +95,24 @@ class Segmenter:
         Args:
             image_id: of an embedded image. Triton only counts inputs, so a request may lack it
                 and have an optional input instead.
-            inputs: the other inputs of the contract's `segment` by name, None where missing. They
-                are not read after this returns.
+            inputs: the other inputs of the contract's `segment` by name, but for `mode`; None where
+                missing. They are not read after this returns.
             mode: which mask finished outputs are of; None for the default.
             requested: names of the outputs to return.
             caller: gets the outputs by name, with the contract's shapes and dtypes, or an error.
 
         Raises:
-            BadRequestError: `image_id`, `mode` or a prompt is malformed, or the image is too long
-                for the finished masks that are requested.
+            BadRequestError: `image_id`, `mode`, a prompt or a threshold is malformed, or the image
+                is too long for the finished masks that are requested.
             UnknownImageError: the image is not stored.
             OverloadedError: too much is waiting.
             StoreError: the store cannot be read.
         """
         if image_id is None:
             raise BadRequestError("expected image_id, got none")
-        choice = _choice(mode)
+        choice, quality = _choice(mode), _quality(inputs)
         prompts = Prompts.checked(inputs, self._limits.prompts)
+        wanted_size = inputs.get("mask_size")
         size = self._store.original_size(image_id)
         if size is None:
             self._metrics.store_misses.increment(1)
@@ -115,7 +123,9 @@ class Segmenter:
             outputs["original_size"] = np.array(size, np.int32)  # [2]
         wanted = [spec.name for spec in PROMPT_DECODER.outputs if spec.name in requested]
         finished = [name for name in FINISHED_OUTPUTS if name in requested]
-        finish = Finish(finished, choice, size) if finished else None
+        finish = None
+        if finished:
+            finish = Finish(finished, choice, _mask_size(wanted_size, size), quality)
         if not wanted and finish is None:
             caller.reply(outputs)
             return
@@ -154,6 +164,48 @@ def _choice(mode: str | None) -> modes.Choice:
         return modes.choice(modes.DEFAULT_MODE if mode is None else mode)
     except PromptError as error:
         raise BadRequestError(str(error)) from error
+
+
+def _mask_size(wanted: NDArray[Any] | None, stored: Size) -> Size:
+    """Return the size that finished masks are to have.
+
+    Args:
+        wanted: (height, width) as the request says, [2]; None for that of the stored image.
+        stored: (height, width) of the stored image, which may be a smaller version of another.
+
+    Raises:
+        BadRequestError: an image of that size would fill another part of the input frame, or have
+            too many pixels.
+    """
+    if wanted is None:
+        return stored
+    height, width = (int(side) for side in wanted)
+    is_possible = min(height, width) > 0 and height * width <= MAX_IMAGE_PIXELS
+    if not is_possible or resized_size((height, width)) != resized_size(stored):
+        raise BadRequestError(
+            f"mask_size is {height}, {width}, expected height and width of the image that the "
+            f"embedded one, {stored[0]}, {stored[1]}, is a smaller version of"
+        )
+    return height, width
+
+
+def _quality(inputs: Mapping[str, NDArray[Any] | None]) -> Quality:
+    """Return what finished masks need.
+
+    Raises:
+        BadRequestError: a threshold is no number, or the offset is negative.
+    """
+    given = {
+        name: float(array.item())
+        for name in QUALITY_INPUTS
+        if (array := inputs.get(name)) is not None
+    }
+    for name, value in given.items():
+        is_offset = name == "stability_score_offset"
+        if not np.isfinite(value) or (is_offset and value < 0):
+            expected = "0 or more" if is_offset else "a finite number"
+            raise BadRequestError(f"{name} is {value:g}, expected {expected}")
+    return Quality(**given)
 
 
 def _unknown(image_id: str) -> UnknownImageError:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from hqsam_client.contract import MASK_SIZE, MAX_FINISHED_SIDE, SEGMENT, max_finished_bytes
-from hqsam_client.shared.finishing import finish
+from hqsam_client.shared.finishing import finish, stability_score
 from hqsam_client.shared.geometry import Size
 from hqsam_client.shared.modes import Choice
 from hqsam_client.shared.run_lengths import RunLengthsError
@@ -25,7 +25,7 @@ from hqsam_server.prompt_decoding.workers import Workers
 from hqsam_server.runtime.config import Arrays
 
 MANY = 16
-"""A caller with more prompts than this that wait does not click: it sends work in bulk."""
+"""A caller who has more prompts than this in a request, or waiting, sends work in bulk."""
 
 NICE = 19
 """The priority of work in bulk, which is that of the encoder's processes."""
@@ -33,8 +33,36 @@ NICE = 19
 _MOST_THREADS = 4
 
 _OUTPUTS = {spec.name: spec for spec in SEGMENT.outputs if spec.on_request}
-_DTYPES: dict[str, type] = {"BYTES": np.object_, "INT32": np.int32, "INT64": np.int64}
+_DTYPES: dict[str, type] = {
+    "BYTES": np.object_,
+    "FP32": np.float32,
+    "INT32": np.int32,
+    "INT64": np.int64,
+}
 _STRINGS = ("mask_rle", "mask_png")
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a mask needs in order to be finished, as the authors' mask generator filters masks.
+
+    Attributes:
+        pred_iou_thresh: the predicted IoU has to be above it; 0 or less for no filter.
+        stability_score_thresh: the stability score has to reach it; 0 or less for no filter.
+        stability_score_offset: how far from 0 the logits are cut for that score.
+    """
+
+    pred_iou_thresh: float = 0.0
+    stability_score_thresh: float = 0.0
+    stability_score_offset: float = 1.0
+
+    def accepts_iou(self, iou: float) -> bool:
+        """Tell whether a predicted IoU is good enough."""
+        return self.pred_iou_thresh <= 0 or iou > self.pred_iou_thresh
+
+    def accepts_stability(self, score: float) -> bool:
+        """Tell whether a stability score is good enough."""
+        return self.stability_score_thresh <= 0 or score >= self.stability_score_thresh
 
 
 @dataclass(frozen=True)
@@ -45,11 +73,13 @@ class Finish:
         outputs: names of the contract's `FINISHED_OUTPUTS`, one at least.
         choice: which of the decoder's masks to finish.
         size: (height, width) in original pixels.
+        quality: what a mask needs; one that lacks it is left empty.
     """
 
     outputs: Collection[str]
     choice: Choice
     size: Size
+    quality: Quality = Quality()
 
     def __post_init__(self) -> None:
         """Refuse an image so long that a row of numbers for its side is too large.
@@ -76,7 +106,8 @@ class FinishedMasks:
     Attributes:
         caller: whose they are; callers take turns.
         wanted: which outputs.
-        logits: of each prompt, float32 [256, 256]; None once it is finished.
+        logits: of each prompt, float32 [256, 256]; None once it is finished, or if its predicted
+            IoU is too low.
         reply: takes the outputs or the error, once, from any thread.
         is_cancelled: whether nobody waits for the answer any more.
     """
@@ -95,7 +126,11 @@ class FinishedMasks:
         """Make room for the outputs."""
         self._bytes = dict.fromkeys(_STRINGS, 0)
         self.outputs = {
-            name: np.zeros((len(self.logits), *spec.shape[1:]), _DTYPES[spec.dtype])
+            name: np.full(
+                (len(self.logits), *spec.shape[1:]),
+                b"" if spec.dtype == "BYTES" else 0,
+                _DTYPES[spec.dtype],
+            )
             for name, spec in _OUTPUTS.items()
             if name in self.wanted.outputs
         }  # [P, ...]
@@ -111,7 +146,7 @@ class FinishedMasks:
         return max_finished_bytes(len(self.logits))
 
     def finish(self, number: int) -> dict[str, Any]:
-        """Return the outputs of a mask by name.
+        """Return the outputs of a mask by name; without those that it is not good enough for.
 
         Raises:
             RequestCancelledError: nobody waits for it.
@@ -120,10 +155,17 @@ class FinishedMasks:
         """
         if self.is_cancelled():
             raise RequestCancelledError("cancelled before its mask was finished")
-        logits = self.logits[number]
-        assert logits is not None  # noqa: S101
+        logits, quality = self.logits[number], self.wanted.quality
+        if logits is None:
+            return {}
         if not np.isfinite(logits).all():
             raise ServingError("the prompt decoder's logits are not finite numbers")
+        made: dict[str, Any] = {}
+        if "stability_score" in self.outputs or quality.stability_score_thresh > 0:
+            score = stability_score(logits, self.wanted.size, quality.stability_score_offset)
+            made["stability_score"] = score
+            if not quality.accepts_stability(score):
+                return made
         try:
             runs, png = finish(
                 logits,
@@ -133,7 +175,7 @@ class FinishedMasks:
             )
         except RunLengthsError as error:
             raise self._too_large("mask_rle") from error
-        made = {"mask_png": png, "box": runs.box or (0, 0, 0, 0), "area": runs.area}
+        made |= {"mask_png": png, "box": runs.box or (0, 0, 0, 0), "area": runs.area}
         if "mask_rle" in self.outputs:
             made["mask_rle"] = runs.text()
         return made
@@ -146,6 +188,8 @@ class FinishedMasks:
         """
         self.logits[number] = None
         for name, values in self.outputs.items():
+            if name not in made:
+                continue
             if name in _STRINGS:
                 self._bytes[name] += len(made[name])
                 if self._bytes[name] > self.most_bytes:

@@ -15,7 +15,6 @@ from openvino import opset13
 from openvino.preprocess import PrePostProcessor
 
 from hqsam_server.prompt_decoding.decoder import (
-    NO_MASK,
     Job,
     Lanes,
     PlacedImage,
@@ -30,7 +29,7 @@ from hqsam_server.store.entry import Embedding
 _IMAGE = ("image_embeddings", "hq_features")
 _MASK = ("mask_input", "has_mask_input")
 _SAM = "sam_masks"
-_MOST_UNUSUAL = 3
+_MOST_UNUSUAL = 4
 _MOST_NARROW = 4
 """Each lane has graphs of its own, at 65 MB for a number of points."""
 
@@ -40,12 +39,14 @@ class _Kind(NamedTuple):
 
     Attributes:
         points: N.
-        full: with a mask to refine and SAM's masks; otherwise neither.
+        refines: with a mask to refine, and SAM's masks.
+        sam: with SAM's masks.
         narrow: for the narrow lanes.
     """
 
     points: int
-    full: bool
+    refines: bool
+    sam: bool
     narrow: bool
 
 
@@ -67,8 +68,9 @@ class OpenVinoDecoder:
     Where all dimensions are known, the plug-in chooses memory layouts across operators. So there is
     one graph for each number of points. Clicks that neither refine a mask nor ask for SAM's masks
     have graphs without these; for the usual numbers of points they are compiled at the start, and
-    those of the narrow lanes right after it. Other graphs are compiled when they are first needed,
-    and the last few are kept. All graphs give the same bits.
+    those of the narrow lanes right after it. Other graphs, such as those that ask for SAM's masks
+    alone, are compiled when they are first needed, and the last few are kept. All graphs give the
+    same bits.
     """
 
     def __init__(self, file: ModelFile, parameters: Mapping[str, str]) -> None:
@@ -96,7 +98,7 @@ class OpenVinoDecoder:
         self._usual_pools: Lru[_Kind, _Pool] = Lru(2 * len(self._usual), lambda pool: 1)
         self._other_pools: Lru[_Kind, _Pool] = Lru(_MOST_UNUSUAL, lambda pool: 1)
         for points in sorted(self._usual):
-            self._pool(_Kind(points, full=False, narrow=False))
+            self._pool(_Kind(points, refines=False, sam=False, narrow=False))
         if self.lanes.narrow:
             Thread(target=self._compile_narrow, daemon=True).start()
 
@@ -111,14 +113,15 @@ class OpenVinoDecoder:
         return [self._run(job, requested, narrow) for job in jobs]
 
     def _run(self, job: Job, requested: Collection[str], narrow: bool) -> Arrays:
-        full = job.mask_input is not None or _SAM in requested
-        pool = self._pool(_Kind(job.point_labels.shape[1], full, narrow))
+        mask = job.mask_input
+        refines = mask is not None
+        pool = self._pool(
+            _Kind(job.point_labels.shape[1], refines, refines or _SAM in requested, narrow)
+        )
         feeds: dict[str, Any] = {name: getattr(job.image, name) for name in _IMAGE}
         feeds |= {"point_coords": job.point_coords, "point_labels": job.point_labels}
-        if full:
-            mask = job.mask_input
-            feeds["has_mask_input"] = np.full(1, mask is not None, np.float32)
-            feeds["mask_input"] = NO_MASK if mask is None else mask
+        if refines:
+            feeds |= {"mask_input": mask, "has_mask_input": np.ones(1, np.float32)}
         with pool.graph() as graph:
             outputs = graph.run(feeds)
             # Copies: the next run writes into the same memory.
@@ -126,20 +129,20 @@ class OpenVinoDecoder:
 
     def _compile_narrow(self) -> None:
         for points in sorted(self._usual):
-            self._pool(_Kind(points, full=False, narrow=True))
+            self._pool(_Kind(points, refines=False, sam=False, narrow=True))
 
     def _pool(self, kind: _Kind) -> _Pool:
-        if kind.points in self._usual and not kind.full:
+        if kind.points in self._usual and not kind.sam:
             return self._usual_pools.get(kind, lambda: self._compiled(kind))
-        # Few of these are kept, at 100 MB each, and none for the narrow lanes.
-        kind = kind._replace(narrow=False)
+        # Few of these are kept, at 100 MB each; work in bulk takes the best of SAM's masks.
+        if kind.refines:
+            kind = kind._replace(narrow=False)
         return self._other_pools.get(kind, lambda: self._compiled(kind))
 
     def _compiled(self, kind: _Kind) -> _Pool:
         graph = self._compiler.read()
         graph.reshape({name: _shape(self._file, name, kind.points) for name in self._file.inputs})
-        if not kind.full:
-            _leave_out(graph, self._file)
+        _leave_out(graph, self._file, kind)
         steps = PrePostProcessor(graph)
         image = steps.input("image_embeddings")
         image.tensor().set_element_type(self._type).set_layout(openvino.Layout("NHWC"))
@@ -206,15 +209,15 @@ def _shape(file: ModelFile, name: str, points: int) -> list[int]:
     return [size if size > 0 else (1, points)[axis] for axis, size in enumerate(dims)]
 
 
-def _leave_out(graph: openvino.Model, file: ModelFile) -> None:
-    """Remove the mask to refine, which is zeros then, and SAM's masks."""
+def _leave_out(graph: openvino.Model, file: ModelFile, kind: _Kind) -> None:
+    """Remove what a kind has no use for: the mask to refine, which is zeros then; SAM's masks."""
     for name, port in named_ports(graph.inputs, file.inputs).items():
-        if name in _MASK:
+        if name in _MASK and not kind.refines:
             zeros = opset13.constant(np.zeros(list(port.shape), np.float32))
             port.replace(zeros.output(0))
             graph.remove_parameter(port.get_node())
     for result in graph.get_results():
-        if _SAM in result.output(0).get_names():
+        if _SAM in result.output(0).get_names() and not kind.sam:
             graph.remove_result(result)
 
 
