@@ -109,6 +109,22 @@ def test_an_interruption_ends_the_search(
     assert 1 <= stand_in.models.count("segment") < 20
 
 
+def test_a_batch_may_take_as_long_as_an_encode(
+    stand_in: StandIn, serve: Callable[..., str], photo: bytes
+) -> None:
+    usual, left_s = stand_in.answer, []
+
+    def answer(request: Any, context: Any) -> Any:
+        if request.model_name == "segment":
+            left_s.append(context.time_remaining())
+        return answer_finished(usual, request, context)
+
+    stand_in.answer = answer
+    with HQSam(serve(), timeout_s=TIMEOUT_S, embed_timeout_s=10 * TIMEOUT_S) as sam:
+        assert sam.open(photo).everything(EverythingOptions(points_per_side=1)) == []
+    assert left_s[0] > 5 * TIMEOUT_S
+
+
 def answer_finished(usual: Callable[[Any, Any], Any], request: Any, context: Any) -> Any:
     """Answer that every mask has too low scores."""
     if request.model_name != "segment":

@@ -59,7 +59,8 @@ class BaseClient:
             addresses are looked up again when connections break. Requests for an
             image go to the same replica as long as it answers.
         timeout_s: seconds to wait for an answer that needs no encoding; None for no limit.
-        embed_timeout_s: seconds to wait for an image to be encoded; None for no limit.
+        embed_timeout_s: seconds to wait for an image to be encoded, or for a batch of
+            `everything`; None for no limit.
         tls: encrypt; each of the three files below implies it.
         root_certificates: PEM file to check the server's certificate with, instead of
             the system's.
@@ -114,7 +115,8 @@ class BaseClient:
         if deadline is not None:
             timeout_s: float | None = max(0.0, deadline - time.monotonic())
         else:
-            timeout_s = self._embed_timeout_s if call.encodes else self._timeout_s
+            is_slow = call.encodes or call.is_slow
+            timeout_s = self._embed_timeout_s if is_slow else self._timeout_s
         image = ((contract.IMAGE_ID_HEADER, call.image_id),) if call.image_id else ()
         return {"timeout": timeout_s, "metadata": (*self._metadata, *image)}
 

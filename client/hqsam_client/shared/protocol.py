@@ -84,7 +84,8 @@ class Call:
     Attributes:
         request: the request, such as a `ModelInferRequest`.
         image_id: which image it is about, for the load balancing; "" for none.
-        encodes: whether it may take as long as encoding an image does.
+        encodes: whether it encodes an image, which goes on when nobody waits for it any more.
+        is_slow: whether it may take as long as an encode: it waits behind the clicks of others.
         after_s: seconds to wait before it is sent.
         method: the method of Triton's gRPC service.
     """
@@ -92,6 +93,7 @@ class Call:
     request: Any
     image_id: str
     encodes: bool = False
+    is_slow: bool = False
     after_s: float = 0.0
     method: str = "ModelInfer"
 
@@ -218,7 +220,7 @@ def everything_flow(
 ) -> Flow[list[Found]]:
     """Segment like `finished_flow`, in one request; returns the masks that are good enough."""
     names = ["mask_rle", "stability_score", choice(mode).scores_output()]
-    call = _finished_call(upload, prompts, mode, names)
+    call = replace(_finished_call(upload, prompts, mode, names), is_slow=True)
     for name, value in quality._asdict().items():
         _add_array(call.request, name, np.array([value], np.float32))
     tensors = yield from _answer(upload, call, len(prompts.coords))
