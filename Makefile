@@ -13,7 +13,7 @@ demo: $(VENV)/.demo$(if $(HQSAM_CHECKPOINT),-export) ## Start a server, segment 
 	$(BIN)/python -m demo
 
 # Two processes. Groups of tests start in the order of tests/conftest.py, the longest first.
-PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(PYTEST_OPTIONS)
 
 test: $(VENV)/.dev ## Run the tests, without the slow ones: less than 10 minutes on two cores.
 	$(PYTEST) -m "not slow and not long"

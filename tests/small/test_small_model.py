@@ -120,10 +120,8 @@ def test_two_clicks_take_two_objects_and_a_negative_one_gives_one_back(sam: HQSa
     assert min(kept) >= EACH
 
 
-@pytest.mark.parametrize(
-    "precision",
-    [pytest.param("bf16", marks=pytest.mark.slow), pytest.param("fp16", marks=pytest.mark.long)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_gives_the_same_masks(
     sam: HQSam, scenes: list[Scene], tmp_path: Path, precision: str
 ) -> None:
