@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from hqsam_client import EverythingOptions, HQSam, Mask
-from hqsam_client.drawing import COLORS
+from hqsam_client import EverythingOptions, HQSam, Mask, drawing
 from hqsam_client.shared.modes import Mode
 from hqsam_server import TritonServer
 from PIL import Image
@@ -73,9 +72,7 @@ def main() -> None:
 
 def together(masks: Sequence[Mask]) -> Image.Image:
     """Return the image with all masks, each in its own colour."""
-    drawn = None
-    for mask, color in zip(masks, COLORS, strict=False):
-        drawn = mask.overlay(drawn, color)
+    drawn = drawing.together(masks)
     assert drawn is not None  # noqa: S101 - there are masks
     return drawn
 

@@ -61,9 +61,7 @@ def draw(template: str, image: str, masks: Sequence[Mask]) -> None:
         for index, mask in enumerate(masks):
             save(mask.overlay().save, name(template, image, index))
         return
-    drawn = None
-    for index, mask in enumerate(masks):
-        drawn = mask.overlay(drawn, color=drawing.COLORS[index % len(drawing.COLORS)])
+    drawn = drawing.together(masks)
     if drawn is not None:
         save(drawn.save, name(template, image, 0))
 

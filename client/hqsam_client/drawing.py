@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import cycle
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from hqsam_client import image_files
+
+if TYPE_CHECKING:
+    from hqsam_client.mask import Mask
 
 DEFAULT_COLOR = (30, 144, 255)
 """RGB. Rare in photographs, and easy to tell from both skin and leaves."""
@@ -53,6 +60,18 @@ def overlay(
     drawn.paste(color, mask=inside.point([round(value * _TINT) for value in range(256)]))
     drawn.paste((255, 255, 255), mask=border.point(_opacity(*_HALO)))
     drawn.paste(color, mask=border.point(_opacity(*_CONTOUR)))
+    return drawn
+
+
+def together(masks: Iterable[Mask]) -> Image.Image | None:
+    """Draw masks of one image on it, each in its own colour until `COLORS` begin again.
+
+    Returns:
+        A new image of mode RGB; None if there are no masks.
+    """
+    drawn = None
+    for mask, color in zip(masks, cycle(COLORS), strict=False):
+        drawn = mask.overlay(drawn, color)
     return drawn
 
 

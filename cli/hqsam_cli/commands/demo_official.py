@@ -83,11 +83,9 @@ def _segment(sam: HQSam, file: Path, example: _Example, output: Path) -> None:
         masks = image.segment(boxes=example.boxes, mode=example.mode)
     else:
         masks = [image.segment(example.points, mode=example.mode)]
-    overlay = None
     for index, mask in enumerate(masks):
         name = file.stem if len(masks) == 1 else f"{file.stem}-{index}"
         mask.save(output / f"{name}-mask.png")
-        overlay = mask.overlay(overlay, color=drawing.COLORS[index])
         print(f"{name}: {mask.area} pixels, predicted IoU {mask.iou:.3f}")
-    if overlay is not None:
+    if overlay := drawing.together(masks):
         overlay.save(output / f"{file.stem}.png")
