@@ -85,16 +85,16 @@ class Services:
         return self._ask_front("/v2/health/live") in (0, http.client.OK)
 
     def _ask_front(self, path: str) -> int:
-        file = self._folder / settings.FRONT_HTTP.removeprefix("unix:")
-        return _ask(_UnixConnection(file, _READY_TIMEOUT_S), "GET", path)[0]
+        return self._ask_socket(settings.FRONT_HTTP, "GET", path, _READY_TIMEOUT_S)[0]
 
     def _is_ok(self, service: str, path: str) -> bool:
-        return self._ask_triton(service, "GET", path, _READY_TIMEOUT_S)[0] == http.client.OK
+        status, _ = self._ask_socket(_TRITON[service], "GET", path, _READY_TIMEOUT_S)
+        return status == http.client.OK
 
     def load(self, model: str, timeout_s: float) -> str | None:
         """Load a model; return None, or why it was not loaded in that time."""
         path = f"/v2/repository/models/{model}/load"
-        status, answer = self._ask_triton("http", "POST", path, timeout_s)
+        status, answer = self._ask_socket(_TRITON["http"], "POST", path, timeout_s)
         return None if status == http.client.OK else answer
 
     def call(
@@ -111,17 +111,18 @@ class Services:
         body: dict[str, Any] = {"inputs": inputs}
         if outputs:
             body["outputs"] = [{"name": name} for name in outputs]
-        return self._ask_triton("http", "POST", f"/v2/models/{model}/infer", timeout_s, body)
+        path = f"/v2/models/{model}/infer"
+        return self._ask_socket(_TRITON["http"], "POST", path, timeout_s, body)
 
-    def _ask_triton(
+    def _ask_socket(
         self,
-        service: str,
+        address: str,
         method: str,
         path: str,
         timeout_s: float,
         body: dict[str, Any] | None = None,
     ) -> tuple[int, str]:
-        file = self._folder / _TRITON[service].removeprefix("unix:")
+        file = self._folder / address.removeprefix("unix:")
         return _ask(_UnixConnection(file, timeout_s), method, path, body)
 
 
