@@ -13,9 +13,10 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import psutil
 from hqsam_client import EverythingOptions, HQSam
-from hqsam_client.client import RemoteImage
+from hqsam_client.shared.mask_search import grid
 from hqsam_server import TritonServer
 from hqsam_testing.coins import COINS
+from hqsam_testing.processes import memory_bytes
 from PIL import Image
 
 from benchmarks import report
@@ -39,20 +40,20 @@ def main() -> None:
             stack.enter_context(HQSam(server.grpc_url, timeout_s=600.0)) for _ in range(2)
         )
         image, clicked = one.open(photograph), other.open(photograph)
-        before = memory_mb(server)
+        before = memory_bytes(server.pid)
         counted = sent_bytes()
         found = image.everything(OPTIONS)
         wire_mb = (sent_bytes() - counted) / 1e6
-        grown_mb = memory_mb(server) - before
+        grown_mb = (memory_bytes(server.pid) - before) / 1e6
 
         def everything() -> None:
             image.everything(OPTIONS)
 
         def prompts() -> None:
-            points = grid(image, OPTIONS.points_per_side or 0)
+            points = grid(OPTIONS.points_per_side or 0) * image.size[::-1]
             for start in range(0, len(points), PROMPTS_IN_A_REQUEST):
                 part = points[start : start + PROMPTS_IN_A_REQUEST]
-                image.segment([[point] for point in part], mode="best")
+                image.segment(part[:, None], mode="best")
 
         def click() -> None:
             _ = clicked.segment(points=[(400, 500)]).array
@@ -92,13 +93,6 @@ def main() -> None:
     report.write("everything", "Everything in an image", "make bench-everything", rows)
 
 
-def grid(image: RemoteImage, per_side: int) -> list[tuple[float, float]]:
-    """Return the centres of the cells of a grid, in original pixels."""
-    height, width = image.size
-    shares = (np.arange(per_side) + 0.5) / per_side
-    return [(x * width, y * height) for y in shares for x in shares]
-
-
 @contextmanager
 def meanwhile(work: Callable[[], object]) -> Iterator[None]:
     """Do something again and again, in a thread, during the block."""
@@ -115,12 +109,6 @@ def meanwhile(work: Callable[[], object]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def memory_mb(server: TritonServer) -> float:
-    """Return the memory of the server's processes; what they share counts once."""
-    processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
-    return float(sum(process.memory_full_info().pss for process in processes)) / 1e6
 
 
 def sent_bytes() -> int:

@@ -246,7 +246,8 @@ class AsyncRemoteImage(BaseImage):
         progress: Callable[[int, int], object] | None = None,
     ) -> list[FoundMask]:
         """Look for all objects; see `RemoteImage.everything`."""
-        run, search = self._client.run, Search(self._upload, options or EverythingOptions())
+        run = self._client.run
+        search = Search(self._upload, options or EverythingOptions(), progress)
         places = asyncio.Semaphore(IN_FLIGHT)
 
         async def in_turn(flow: Flow[T]) -> T:
@@ -263,8 +264,6 @@ class AsyncRemoteImage(BaseImage):
                 for points, call in zip(batches, calls, strict=True):
                     found += await call
                     search.answered(len(points))
-                    if progress is not None:
-                        progress(search.done, search.total)
             finally:
                 for call in calls:
                     call.cancel()

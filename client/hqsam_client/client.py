@@ -339,7 +339,8 @@ class RemoteImage(BaseImage):
             ConnectionLostError: no server can be reached, or none answers in time.
             RequestRefusedError: the server answered with an error.
         """
-        run, search = self._client.run, Search(self._upload, options or EverythingOptions())
+        run = self._client.run
+        search = Search(self._upload, options or EverythingOptions(), progress)
         with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="hqsam-everything") as pool:
             for crop in search.crops:
                 upload, batches = search.upload_of(crop), search.batches(crop)
@@ -349,8 +350,6 @@ class RemoteImage(BaseImage):
                 for points, candidates in zip(batches, pool.map(run, flows), strict=True):
                     found += candidates
                     search.answered(len(points))
-                    if progress is not None:
-                        progress(search.done, search.total)
                 search.add(crop, found)
         return search.masks()
 

@@ -176,17 +176,26 @@ class FoundMask(Mask):
             segmentation = {"size": list(self.size), "counts": self.run_lengths.counts.tolist()}
         elif output_mode == "coco_rle":
             segmentation = self.rle()
-        x0, y0, x1, y1 = self.box or (0, 0, 1, 1)
+        x0, y0, x1, y1 = inclusive_box(self.run_lengths)
         crop_x0, crop_y0, crop_x1, crop_y1 = self.crop_box
         return {
             "segmentation": segmentation,
             "area": self.area,
-            "bbox": [x0, y0, x1 - 1 - x0, y1 - 1 - y0],
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
             "predicted_iou": self.iou,
             "point_coords": [list(self.point)],
             "stability_score": self.stability_score,
             "crop_box": [crop_x0, crop_y0, crop_x1 - crop_x0, crop_y1 - crop_y0],
         }
+
+
+def inclusive_box(runs: RunLengths) -> tuple[int, int, int, int]:
+    """Return a mask's (x0, y0, x1, y1) as the authors count: x1 and y1 are the last column and row.
+
+    It is 0, 0, 0, 0 if the mask is empty.
+    """
+    x0, y0, x1, y1 = runs.box or (0, 0, 1, 1)
+    return x0, y0, x1 - 1, y1 - 1
 
 
 def check_output_mode(output_mode: str) -> None:

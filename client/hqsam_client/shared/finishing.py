@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,43 @@ class Finished(NamedTuple):
     png: bytes | None
 
 
+@dataclass(frozen=True)
+class Quality:
+    """What a mask needs in order to be finished, as the authors' mask generator filters masks.
+
+    Its attributes have the names of the contract's `QUALITY_INPUTS`.
+
+    Attributes:
+        pred_iou_thresh: the predicted IoU has to be above it; 0 or less for no filter.
+        stability_score_thresh: the stability score has to reach it; 0 or less for no filter.
+        stability_score_offset: how far from 0 the logits are cut for that score.
+    """
+
+    pred_iou_thresh: float = 0.0
+    stability_score_thresh: float = 0.0
+    stability_score_offset: float = 1.0
+
+    def accepts_iou(self, iou: float) -> bool:
+        """Tell whether a predicted IoU is good enough."""
+        return self.pred_iou_thresh <= 0 or iou > self.pred_iou_thresh
+
+    def accepts_stability(self, score: float) -> bool:
+        """Tell whether a stability score is good enough."""
+        return self.stability_score_thresh <= 0 or score >= self.stability_score_thresh
+
+
+ANY_QUALITY = Quality()
+"""Every mask is finished."""
+
+
+def _new_rows(logits: NDArray[np.float32], size: Size) -> Iterator[NDArray[np.float32]]:
+    """Yield each row of `upsampled_bands` once, some at a time: its last band repeats rows."""
+    first = 0
+    for rows, values in upsampled_bands(logits, size):
+        yield values[first - rows.start :]
+        first = rows.stop
+
+
 def mask_bands(
     logits: NDArray[np.float32], size: Size
 ) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
@@ -50,8 +88,8 @@ def mask_bands(
     # More rows than an interpolated band has: what follows works on all of them at once.
     block = np.empty((min(height, max(_ROWS, _PIXELS // width)), width), np.bool_)
     first = filled = 0
-    for rows, values in upsampled_bands(logits, size):
-        left = values[first + filled - rows.start :]  # the last band repeats rows
+    for new in _new_rows(logits, size):
+        left = new
         while len(left):
             part = left[: len(block) - filled]
             np.greater(part, 0, out=block[filled : filled + len(part)])
@@ -101,12 +139,10 @@ def stability_score(logits: NDArray[np.float32], size: Size, offset: float) -> f
         size: (height, width) in original pixels, whose pixels are counted.
         offset: 0 or more.
     """
-    inner = outer = first = 0
-    for rows, values in upsampled_bands(logits, size):
-        new = values[first - rows.start :]  # the last band repeats rows
-        inner += int(np.count_nonzero(new > offset))
-        outer += int(np.count_nonzero(new > -offset))
-        first = rows.stop
+    inner = outer = 0
+    for rows in _new_rows(logits, size):
+        inner += int(np.count_nonzero(rows > offset))
+        outer += int(np.count_nonzero(rows > -offset))
     return float(np.float32(inner) / np.float32(outer)) if outer else 0.0
 
 

@@ -11,7 +11,7 @@ automatic stage", and appendix B.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hqsam_client.everything import EverythingOptions, FoundMask
+from hqsam_client.everything import EverythingOptions, FoundMask, inclusive_box
 from hqsam_client.shared import prompt_encoding
+from hqsam_client.shared.finishing import Quality
 from hqsam_client.shared.geometry import Size
-from hqsam_client.shared.protocol import Flow, Quality, everything_flow
+from hqsam_client.shared.protocol import Flow, everything_flow
 from hqsam_client.shared.run_lengths import RunLengths
 from hqsam_client.shared.upload import Upload, prepare
 
@@ -41,10 +42,10 @@ class Candidate(NamedTuple):
     """A mask of good scores.
 
     Attributes:
-        runs: at the size of its crop; later, of the image.
+        runs: at the size of its crop.
         iou: its predicted IoU.
         stability_score: its stability score.
-        point: the prompt, (x, y) in pixels of the crop; later, of the image.
+        point: the prompt, (x, y) in pixels of the crop.
     """
 
     runs: RunLengths
@@ -77,18 +78,29 @@ class Search:
 
     Attributes:
         crops: where to look, the whole image first.
-        done: prompts that were answered.
-        total: all prompts.
+        total: prompts in all of them.
     """
 
-    def __init__(self, upload: Upload, options: EverythingOptions) -> None:
-        """Plan it."""
+    def __init__(
+        self,
+        upload: Upload,
+        options: EverythingOptions,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> None:
+        """Plan it.
+
+        Args:
+            upload: the image.
+            options: how to look.
+            progress: is told how many prompts were answered, and how many there are.
+        """
         self._upload = upload
         self._options = options
         self._found: list[FoundMask] = []
         self.crops = _crops(upload.size, options)
-        self.done = 0
         self.total = sum(len(crop.points) for crop in self.crops)
+        self._progress = progress
+        self._answered = 0
 
     @cached_property
     def _image(self) -> Image.Image:
@@ -119,22 +131,25 @@ class Search:
         ]
 
     def answered(self, prompts: int) -> None:
-        """Count prompts that were answered."""
-        self.done += prompts
+        """Tell that so many more prompts were answered."""
+        self._answered += prompts
+        if self._progress is not None:
+            self._progress(self._answered, self.total)
 
     def add(self, crop: Crop, candidates: Sequence[Candidate]) -> None:
         """Take all masks that were found in a crop, in the order of their prompts."""
-        kept = [it for it in candidates if not _is_cut(_box(it.runs), crop.box, self._upload.size)]
-        boxes = np.array([_box(it.runs) for it in kept], np.float32).reshape(-1, 4)
+        size = self._upload.size
+        kept = [it for it in candidates if not _is_cut(inclusive_box(it.runs), crop.box, size)]
+        boxes = _boxes(it.runs for it in kept)
         ious = np.array([it.iou for it in kept], np.float32)
         x0, y0, _, _ = crop.box
         for number in suppress(boxes, ious, self._options.box_nms_thresh):
             runs, iou, score, (x, y) = kept[number]
             self._found.append(
                 FoundMask(
-                    _placed(runs, crop.box, self._upload.size),
+                    _placed(runs, crop.box, size),
                     iou,
-                    self._upload.size,
+                    size,
                     self._upload.full_image,
                     stability_score=score,
                     point=(x + x0, y + y0),
@@ -150,7 +165,7 @@ class Search:
         """
         found, options = self._found, self._options
         if len(self.crops) > 1:
-            boxes = np.array([_box(it.run_lengths) for it in found], np.float32).reshape(-1, 4)
+            boxes = _boxes(it.run_lengths for it in found)
             areas = [_area(it.crop_box) for it in found]
             scores = 1 / np.array(areas, np.float32)
             found = [found[number] for number in suppress(boxes, scores, options.crop_nms_thresh)]
@@ -177,7 +192,7 @@ def _crops(size: Size, options: EverythingOptions) -> list[Crop]:
         assert options.points_per_side is not None  # noqa: S101
         factor = options.crop_n_points_downscale_factor
         grids = [
-            _grid(int(options.points_per_side / factor**layer))
+            grid(int(options.points_per_side / factor**layer))
             for layer in range(options.crop_n_layers + 1)
         ]
     return [
@@ -186,7 +201,7 @@ def _crops(size: Size, options: EverythingOptions) -> list[Crop]:
     ]
 
 
-def _grid(per_side: int) -> NDArray[np.float64]:
+def grid(per_side: int) -> NDArray[np.float64]:
     """Return the centres of a grid's cells, row by row: (x, y) from 0 to 1, [N, 2]."""
     if not per_side:
         return np.empty((0, 2))
@@ -196,10 +211,9 @@ def _grid(per_side: int) -> NDArray[np.float64]:
     return np.stack([x.ravel(), y.ravel()], axis=-1)
 
 
-def _box(runs: RunLengths) -> _CropBox:
-    """Return (x0, y0, x1, y1) as the authors count: x1 and y1 are the last column and row."""
-    x0, y0, x1, y1 = runs.box or (0, 0, 1, 1)
-    return x0, y0, x1 - 1, y1 - 1
+def _boxes(runs: Iterable[RunLengths]) -> NDArray[np.float32]:
+    """Return the `inclusive_box` of each mask, float32 [N, 4]."""
+    return np.array([inclusive_box(it) for it in runs], np.float32).reshape(-1, 4)
 
 
 def _area(box: _CropBox) -> int:
@@ -256,7 +270,7 @@ def suppress(
 def _cleaned(found: Sequence[FoundMask], options: EverythingOptions) -> list[FoundMask]:
     """Remove small regions, and duplicates that this makes; masks that need none of it go first."""
     cleaned = [_clean(it, options.min_mask_region_area) for it in found]
-    boxes = np.array([_box(it.run_lengths) for it in cleaned], np.float32).reshape(-1, 4)
+    boxes = _boxes(it.run_lengths for it in cleaned)
     is_unchanged = [new is old for new, old in zip(cleaned, found, strict=True)]
     threshold = max(options.box_nms_thresh, options.crop_nms_thresh)
     kept = suppress(boxes, np.array(is_unchanged, np.float32), threshold)

@@ -27,6 +27,7 @@ from hqsam_client.errors import (
 )
 from hqsam_client.mask import Mask
 from hqsam_client.shared.channel import BROKE_OFF, REPEATED_BYTES, REPEATED_CODES
+from hqsam_client.shared.finishing import Quality
 from hqsam_client.shared.modes import Choice, Mode, choice, combine, scores
 from hqsam_client.shared.prompt_encoding import Prompts
 from hqsam_client.shared.run_lengths import RunLengths, RunLengthsError
@@ -51,14 +52,6 @@ _DTYPES: dict[str, Any] = {
 }
 
 T = TypeVar("T")
-
-
-class Quality(NamedTuple):
-    """Which masks the server finishes; by the names of the contract's `QUALITY_INPUTS`."""
-
-    pred_iou_thresh: float
-    stability_score_thresh: float
-    stability_score_offset: float
 
 
 class Found(NamedTuple):
@@ -205,11 +198,7 @@ def finished_flow(upload: Upload, prompts: Prompts, mode: Mode) -> Flow[list[Mas
     """Segment like `segment_flow`; the server finishes the masks, which have no logits then."""
     masks: list[Mask] = []
     for part in prompts.parts():
-        names = ["mask_rle", choice(mode).scores_output()]
-        call = _finished_call(upload, part, mode, names)
-        tensors = yield from _answer(upload, call, len(part.coords))
-        ious = scores(tensors, choice(mode))
-        _check_finite(ious)
+        tensors, ious = yield from _finished(upload, part, mode)
         for text, iou in zip(tensors["mask_rle"], ious, strict=True):
             masks.append(Mask(_runs(text, upload), float(iou), upload.size, upload.full_image))
     return masks
@@ -219,19 +208,38 @@ def everything_flow(
     upload: Upload, prompts: Prompts, mode: Mode, quality: Quality
 ) -> Flow[list[Found]]:
     """Segment like `finished_flow`, in one request; returns the masks that are good enough."""
-    names = ["mask_rle", "stability_score", choice(mode).scores_output()]
-    call = replace(_finished_call(upload, prompts, mode, names), is_slow=True)
-    for name, value in quality._asdict().items():
-        _add_array(call.request, name, np.array([value], np.float32))
-    tensors = yield from _answer(upload, call, len(prompts.coords))
-    ious = scores(tensors, choice(mode))
-    _check_finite(ious, tensors["stability_score"])
+    tensors, ious = yield from _finished(upload, prompts, mode, quality)
+    _check_finite(tensors["stability_score"])
     answered = zip(tensors["mask_rle"], ious, tensors["stability_score"], strict=True)
     return [
         Found(number, _runs(text, upload), float(iou), float(score))
         for number, (text, iou, score) in enumerate(answered)
         if text
     ]
+
+
+def _finished(
+    upload: Upload, prompts: Prompts, mode: Mode, quality: Quality | None = None
+) -> Flow[tuple[dict[str, NDArray[Any]], NDArray[np.float32]]]:
+    """Segment; returns run lengths at the size of the full image by name, and predicted IoU [P].
+
+    With a `quality`, stability scores too; that is work in bulk.
+    """
+    outputs = ["mask_rle", choice(mode).scores_output()]
+    call = segment_call(upload.image_id, prompts, outputs)
+    _add_string(call.request, "mode", mode)
+    if upload.is_shrunk:
+        size = np.array(upload.size, np.int32)
+        _add_input(call.request, "mask_size", "INT32", size.shape, size.tobytes())
+    if quality is not None:
+        call = replace(call, is_slow=True)
+        call.request.outputs.add(name="stability_score")
+        for name in contract.QUALITY_INPUTS:
+            _add_array(call.request, name, np.array([getattr(quality, name)], np.float32))
+    tensors = yield from _answer(upload, call, len(prompts.coords))
+    ious = scores(tensors, choice(mode))
+    _check_finite(ious)
+    return tensors, ious
 
 
 def _runs(text: bytes, upload: Upload) -> RunLengths:
@@ -314,16 +322,6 @@ def segment_call(image_id: str, prompts: Prompts, outputs: Sequence[str]) -> Cal
     for name in outputs:
         request.outputs.add(name=name)
     return Call(request, image_id)
-
-
-def _finished_call(upload: Upload, prompts: Prompts, mode: Mode, outputs: Sequence[str]) -> Call:
-    """Return the call that segments and finishes masks at the size of the full image."""
-    call = segment_call(upload.image_id, prompts, outputs)
-    _add_string(call.request, "mode", mode)
-    if upload.is_shrunk:
-        size = np.array(upload.size, np.int32)
-        _add_input(call.request, "mask_size", "INT32", size.shape, size.tobytes())
-    return call
 
 
 def _add_image_id(request: Any, image_id: str) -> None:

@@ -21,6 +21,7 @@ from hqsam_client.contract import (
 )
 from hqsam_client.errors import PromptError
 from hqsam_client.shared import modes
+from hqsam_client.shared.finishing import Quality
 from hqsam_client.shared.geometry import Size
 from numpy.typing import NDArray
 
@@ -29,7 +30,7 @@ from hqsam_server.models.caller import Caller
 from hqsam_server.models.metrics import Metrics
 from hqsam_server.models.prompt_checks import PromptLimits, Prompts
 from hqsam_server.prompt_decoding.decoder import Decoder, PlacedImage
-from hqsam_server.prompt_decoding.finishing import Finish, Quality
+from hqsam_server.prompt_decoding.finishing import Finish
 from hqsam_server.prompt_decoding.lru import Lru
 from hqsam_server.prompt_decoding.scheduler import Request, Scheduler
 from hqsam_server.runtime.config import Arrays
@@ -112,7 +113,6 @@ class Segmenter:
             raise BadRequestError("expected image_id, got none")
         choice, quality = _choice(mode), _quality(inputs)
         prompts = Prompts.checked(inputs, self._limits.prompts)
-        wanted_size = inputs.get("mask_size")
         size = self._store.original_size(image_id)
         if size is None:
             self._metrics.store_misses.increment(1)
@@ -125,7 +125,8 @@ class Segmenter:
         finished = [name for name in FINISHED_OUTPUTS if name in requested]
         finish = None
         if finished:
-            finish = Finish(finished, choice, _mask_size(wanted_size, size), quality)
+            finished_size = _mask_size(inputs.get("mask_size"), size)
+            finish = Finish(finished, choice, finished_size, quality)
         if not wanted and finish is None:
             caller.reply(outputs)
             return

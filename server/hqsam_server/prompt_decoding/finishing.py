@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from hqsam_client.contract import MASK_SIZE, MAX_FINISHED_SIDE, SEGMENT, max_finished_bytes
-from hqsam_client.shared.finishing import finish, stability_score
+from hqsam_client.shared.finishing import ANY_QUALITY, Quality, finish, stability_score
 from hqsam_client.shared.geometry import Size
 from hqsam_client.shared.modes import Choice
 from hqsam_client.shared.run_lengths import RunLengthsError
@@ -43,29 +43,6 @@ _STRINGS = ("mask_rle", "mask_png")
 
 
 @dataclass(frozen=True)
-class Quality:
-    """What a mask needs in order to be finished, as the authors' mask generator filters masks.
-
-    Attributes:
-        pred_iou_thresh: the predicted IoU has to be above it; 0 or less for no filter.
-        stability_score_thresh: the stability score has to reach it; 0 or less for no filter.
-        stability_score_offset: how far from 0 the logits are cut for that score.
-    """
-
-    pred_iou_thresh: float = 0.0
-    stability_score_thresh: float = 0.0
-    stability_score_offset: float = 1.0
-
-    def accepts_iou(self, iou: float) -> bool:
-        """Tell whether a predicted IoU is good enough."""
-        return self.pred_iou_thresh <= 0 or iou > self.pred_iou_thresh
-
-    def accepts_stability(self, score: float) -> bool:
-        """Tell whether a stability score is good enough."""
-        return self.stability_score_thresh <= 0 or score >= self.stability_score_thresh
-
-
-@dataclass(frozen=True)
 class Finish:
     """Which finished masks a request wants.
 
@@ -79,7 +56,7 @@ class Finish:
     outputs: Collection[str]
     choice: Choice
     size: Size
-    quality: Quality = Quality()
+    quality: Quality = ANY_QUALITY
 
     def __post_init__(self) -> None:
         """Refuse an image so long that a row of numbers for its side is too large.
