@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
-from hqsam_client import drawing
+from hqsam_client import drawing, raster
 from hqsam_client.errors import OptionError
 from hqsam_client.mask import MASK_ENDINGS, Mask
+from hqsam_client.windows import WindowMask
 from PIL import Image
 
 from hqsam_cli.options import UsageError
+
+_GEOJSON = ".geojson"
+
+
+def is_geojson(template: str) -> bool:
+    """Tell whether outlines are to be written."""
+    return Path(template).suffix.lower() == _GEOJSON
 
 
 def name(template: str, image: str, index: int) -> Path:
@@ -21,7 +31,7 @@ def name(template: str, image: str, index: int) -> Path:
 
 def check_masks(flag: str, template: str | None, targets: Sequence[tuple[str, int]]) -> None:
     """Refuse names of masks, as `check_overlays` does."""
-    _check(flag, template, targets, MASK_ENDINGS, ": masks are written without loss")
+    _check(flag, template, targets, MASK_ENDINGS | {_GEOJSON}, ": masks are written without loss")
 
 
 def check_overlays(flag: str, template: str | None, targets: Sequence[tuple[str, int]]) -> None:
@@ -55,15 +65,51 @@ def _check(
         )
 
 
-def draw(template: str, image: str, masks: Sequence[Mask]) -> None:
-    """Write the overlay of each mask, or, without {index}, of all on one image."""
+def write(masks: Sequence[Mask], path: Path, image: Path) -> None:
+    """Write a mask, or the outlines of masks, with their place on the map if the image has one.
+
+    Args:
+        masks: one, unless the file is one of outlines.
+        path: of the file.
+        image: that they are of.
+
+    Raises:
+        OptionError: it cannot be written.
+        MissingPackageError: outlines need OpenCV.
+    """
+    is_map = raster.is_georeferenced(image)
+    if is_geojson(path.name):
+        found = raster.feature_collection(masks, image) if is_map else _in_pixels(masks)
+        text = json.dumps(found) + "\n"
+        save(lambda file: file.write_text(text, "utf-8"), path)
+    elif is_map and path.suffix.lower() in (".tif", ".tiff"):
+        save(lambda file: raster.save_mask(masks[0], file, image), path)
+    else:
+        save(masks[0].save, path)
+
+
+def _in_pixels(masks: Sequence[Mask]) -> dict[str, Any]:
+    """Return outlines in original pixels."""
+    return raster.collection([(mask, mask.geojson()) for mask in masks])
+
+
+def draw(template: str, image: str, masks: Sequence[Mask], *, on_windows: bool = False) -> None:
+    """Write the overlay of each mask, or, without {index}, of all on one image.
+
+    Args:
+        template: see `name`.
+        image: of the masks.
+        masks: are drawn.
+        on_windows: draw a mask of its own on its window.
+    """
     if "{index}" in template:
         for index, mask in enumerate(masks):
-            save(mask.overlay().save, name(template, image, index))
+            drawn = mask.inner if on_windows and isinstance(mask, WindowMask) else mask
+            save(drawn.overlay().save, name(template, image, index))
         return
-    drawn = drawing.together(masks)
-    if drawn is not None:
-        save(drawn.save, name(template, image, 0))
+    together = drawing.together(masks)
+    if together is not None:
+        save(together.save, name(template, image, 0))
 
 
 def save(write: Callable[[Path], object], path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hqsam_client.errors import HQSamError, OptionError, printable
+from hqsam_client.windows import Windows
 
 
 class UsageError(OptionError):
@@ -71,6 +72,29 @@ def _at_least(least: int, text: str) -> int:
     if number < least:
         raise argparse.ArgumentTypeError(f"{text!r}, expected an integer of at least {least}")
     return number
+
+
+def add_windows(parser: Any) -> None:
+    """Add the option that opens images in windows to a parser, or to a group of one."""
+    parser.add_argument(
+        "--windows",
+        nargs="?",
+        type=positive,
+        const=Windows().size,
+        metavar="PIXELS",
+        help="open images in overlapping windows of so many pixels (%(const)s), for large images "
+        "of small objects; TIFF files are then read in parts, which needs rasterio "
+        "(pip install 'hqsam-triton[raster]')",
+    )
+
+
+def windows(args: argparse.Namespace) -> Windows | None:
+    """Return the windows that are wanted; neighbours share a quarter.
+
+    Raises:
+        OptionError: they are too small.
+    """
+    return None if args.windows is None else Windows(args.windows, args.windows // 4)
 
 
 def add_attention_biases(parser: argparse.ArgumentParser) -> None:

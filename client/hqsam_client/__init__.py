@@ -36,16 +36,18 @@ from hqsam_client.errors import (
 
 if TYPE_CHECKING:
     __version__: str
-    from hqsam_client.async_client import AsyncHQSam, AsyncRemoteImage
-    from hqsam_client.client import HQSam, RemoteImage
+    from hqsam_client.async_client import AsyncHQSam, AsyncRemoteImage, AsyncWindowedImage
+    from hqsam_client.client import HQSam, RemoteImage, WindowedImage
     from hqsam_client.everything import EverythingOptions, FoundMask
     from hqsam_client.mask import Mask, Polygon
     from hqsam_client.shared.base import EmbedResult
+    from hqsam_client.windows import WindowMask, Windows
 
 __all__ = [
     "AccessDeniedError",
     "AsyncHQSam",
     "AsyncRemoteImage",
+    "AsyncWindowedImage",
     "ConnectionLostError",
     "EmbedResult",
     "EverythingOptions",
@@ -68,6 +70,9 @@ __all__ = [
     "TooLargeError",
     "TooManyRequestsError",
     "UnavailableError",
+    "WindowMask",
+    "WindowedImage",
+    "Windows",
     "__version__",
 ]
 
@@ -76,6 +81,7 @@ __all__ = [
 _LAZY = {
     "AsyncHQSam": "async_client",
     "AsyncRemoteImage": "async_client",
+    "AsyncWindowedImage": "async_client",
     "EmbedResult": "shared.base",
     "EverythingOptions": "everything",
     "FoundMask": "everything",
@@ -83,6 +89,9 @@ _LAZY = {
     "Mask": "mask",
     "Polygon": "mask",
     "RemoteImage": "client",
+    "WindowMask": "windows",
+    "WindowedImage": "client",
+    "Windows": "windows",
 }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
 from functools import cached_property
 from typing import Any, TypeVar, overload
 
@@ -17,6 +18,7 @@ from hqsam_client.mask import Mask
 from hqsam_client.shared.base import (
     BaseClient,
     BaseImage,
+    BaseWindowedImage,
     EmbedResult,
     check_concurrency,
     closed,
@@ -25,9 +27,12 @@ from hqsam_client.shared.base import (
 )
 from hqsam_client.shared.mask_search import IN_FLIGHT, Search
 from hqsam_client.shared.modes import Mode
-from hqsam_client.shared.prompt_encoding import Box, Labels, Points
+from hqsam_client.shared.prompt_encoding import Box, Labels, Points, check
 from hqsam_client.shared.protocol import Call, Flow, embed_flow, patiently
+from hqsam_client.shared.sources import Source, open_source
 from hqsam_client.shared.upload import ImageLike, Upload, UploadMode, prepare
+from hqsam_client.shared.windowing import Group, zoom_prompt, zoomed, zooms
+from hqsam_client.windows import Window, WindowMask, Windows
 
 T = TypeVar("T")
 
@@ -47,8 +52,27 @@ class AsyncHQSam(BaseClient):
 
     _grpc = grpc.aio
 
-    async def open(self, image: ImageLike, *, upload: UploadMode = "original") -> AsyncRemoteImage:
+    @overload
+    async def open(
+        self, image: ImageLike, *, upload: UploadMode = "original"
+    ) -> AsyncRemoteImage: ...
+
+    @overload
+    async def open(
+        self, image: ImageLike, *, upload: UploadMode = "original", windows: Windows
+    ) -> AsyncWindowedImage: ...
+
+    async def open(
+        self,
+        image: ImageLike,
+        *,
+        upload: UploadMode = "original",
+        windows: Windows | None = None,
+    ) -> AsyncRemoteImage | AsyncWindowedImage:
         """Make sure that the server knows an image; see `HQSam.open`."""
+        if windows is not None:
+            source = await asyncio.to_thread(open_source, image)
+            return AsyncWindowedImage(self, source, windows)
         opened = AsyncRemoteImage(self, await asyncio.to_thread(prepare, image, upload))
         await opened.embed()
         return opened
@@ -62,12 +86,13 @@ class AsyncHQSam(BaseClient):
         *,
         mode: Mode = "hq",
         logits: bool = True,
+        zoom: bool = False,
         upload: UploadMode = "original",
     ) -> Mask:
         """Segment one object of one image; see `HQSam.segment`."""
         prepared = await asyncio.to_thread(prepare, image, upload)
         opened = AsyncRemoteImage(self, prepared)
-        return await opened.segment(points, labels, box, mode=mode, logits=logits)
+        return await opened.segment(points, labels, box, mode=mode, logits=logits, zoom=zoom)
 
     async def embed(
         self,
@@ -199,6 +224,7 @@ class AsyncRemoteImage(BaseImage):
         refine: Mask | None = None,
         mode: Mode = "hq",
         logits: bool = True,
+        zoom: bool = False,
     ) -> Mask: ...
 
     @overload
@@ -211,6 +237,7 @@ class AsyncRemoteImage(BaseImage):
         refine: Sequence[Mask | None] | None = None,
         mode: Mode = "hq",
         logits: bool = True,
+        zoom: bool = False,
     ) -> list[Mask]: ...
 
     @overload
@@ -222,6 +249,7 @@ class AsyncRemoteImage(BaseImage):
         refine: Sequence[Mask | None] | None = None,
         mode: Mode = "hq",
         logits: bool = True,
+        zoom: bool = False,
     ) -> list[Mask]: ...
 
     async def segment(
@@ -234,10 +262,45 @@ class AsyncRemoteImage(BaseImage):
         refine: Any = None,
         mode: Mode = "hq",
         logits: bool = True,
+        zoom: bool = False,
     ) -> Mask | list[Mask]:
         """Segment one object, or many at once; see `RemoteImage.segment`."""
         flow = self._segmenting(points, labels, box, boxes, refine, mode, logits)
-        return await self._client.run(flow, turn=self._turn())
+        turn = self._turn()
+        found = await self._client.run(flow, turn=turn)
+        if not zoom:
+            return found
+        masks = found if isinstance(found, list) else [found]
+        prompts, many = check(self.size, points, labels, box, boxes)
+        for number, group in zooms(prompts, masks, self.size).items():
+            zoomed_mask = await self._zoomed(group, mode, logits, turn)
+            masks[number] = zoomed_mask if zoomed_mask.area else masks[number]
+        return masks if many else masks[0]
+
+    async def zoom(
+        self,
+        points: Points | None = None,
+        labels: Labels | None = None,
+        box: Box | None = None,
+        *,
+        mask: Mask | None = None,
+        mode: Mode = "hq",
+        logits: bool = True,
+    ) -> WindowMask:
+        """Segment one object in a window around it; see `RemoteImage.zoom`."""
+        turn = self._turn()
+        prompt = zoom_prompt(self.size, points, labels, box, mask)
+        if mask is None and box is None:
+            mask = await self._client.run(self._finding(prompt, mode), turn=turn)
+        return await self._zoomed(zoomed(prompt, mask, self.size), mode, logits, turn)
+
+    async def _zoomed(
+        self, group: Group, mode: Mode, logits: bool, turn: Turn | None
+    ) -> WindowMask:
+        upload = await asyncio.to_thread(self._uploads.get, group.window)
+        masks = await self._client.run(group.flow(upload, mode, logits), turn=turn)
+        ((_, mask),) = await asyncio.to_thread(group.placed, masks, self._uploads)
+        return mask
 
     async def everything(
         self,
@@ -246,33 +309,150 @@ class AsyncRemoteImage(BaseImage):
         progress: Callable[[int, int], object] | None = None,
     ) -> list[FoundMask]:
         """Look for all objects; see `RemoteImage.everything`."""
-        run = self._client.run
-        search = Search(self._upload, options or EverythingOptions(), progress)
-        places = asyncio.Semaphore(IN_FLIGHT)
-
-        async def in_turn(flow: Flow[T]) -> T:
-            async with places:
-                return await run(flow)
-
-        for crop in search.crops:
-            upload = await asyncio.to_thread(search.upload_of, crop)
-            await run(embed_flow(upload, ask=True))
-            batches = search.batches(crop)
-            calls = [asyncio.ensure_future(in_turn(search.flow(upload, it))) for it in batches]
-            found = []
-            try:
-                for points, call in zip(batches, calls, strict=True):
-                    found += await call
-                    search.answered(len(points))
-            finally:
-                for call in calls:
-                    call.cancel()
-                await asyncio.gather(*calls, return_exceptions=True)
-            await asyncio.to_thread(search.add, crop, found)
-        return await asyncio.to_thread(search.masks)
+        search = Search(self._uploads, options or EverythingOptions(), progress)
+        return await _everything(self._client, search)
 
     def _turn(self) -> Turn | None:
         return None if self._turns is None else self._turns.next()
+
+
+class AsyncWindowedImage(BaseWindowedImage):
+    """A large image in windows; made by `AsyncHQSam.open`. See `WindowedImage`.
+
+    Attributes:
+        size: (height, width) of the upright image: original pixels.
+        windows: of the grid, row by row: (x0, y0, x1, y1) in original pixels.
+    """
+
+    def __init__(self, client: AsyncHQSam, source: Source, windows: Windows) -> None:
+        super().__init__(source, windows)
+        self._client = client
+
+    async def embed(
+        self, *, concurrency: int = 4, progress: Callable[[int, int], object] | None = None
+    ) -> int:
+        """Have all windows of the grid encoded ahead of time; see `WindowedImage.embed`."""
+        check_concurrency(concurrency)
+
+        async def embed_one(window: Window) -> bool:
+            upload = await asyncio.to_thread(self._uploads.get, window)
+            return await self._client.run(embed_flow(upload, ask=True))
+
+        new = done = 0
+        calls = [embed_one(window) for window in self.windows]
+        async with aclosing(_in_order(concurrency, calls)) as answers:
+            async for stored in answers:
+                new += not stored
+                done += 1
+                if progress is not None:
+                    progress(done, len(self.windows))
+        return new
+
+    @overload
+    async def segment(
+        self,
+        points: Points | None = None,
+        labels: Labels | None = None,
+        box: Box | None = None,
+        *,
+        refine: WindowMask | None = None,
+        mode: Mode = "hq",
+        logits: bool = True,
+    ) -> WindowMask: ...
+
+    @overload
+    async def segment(
+        self,
+        points: Sequence[Points | None] | None = None,
+        labels: Sequence[Labels | None] | None = None,
+        *,
+        boxes: Sequence[Box | None] | NDArray[Any],
+        refine: Sequence[WindowMask | None] | None = None,
+        mode: Mode = "hq",
+        logits: bool = True,
+    ) -> list[WindowMask]: ...
+
+    @overload
+    async def segment(
+        self,
+        points: Sequence[Points],
+        labels: Sequence[Labels | None] | None = None,
+        *,
+        refine: Sequence[WindowMask | None] | None = None,
+        mode: Mode = "hq",
+        logits: bool = True,
+    ) -> list[WindowMask]: ...
+
+    async def segment(
+        self,
+        points: Any = None,
+        labels: Any = None,
+        box: Box | None = None,
+        *,
+        boxes: Sequence[Box | None] | NDArray[Any] | None = None,
+        refine: Any = None,
+        mode: Mode = "hq",
+        logits: bool = True,
+    ) -> WindowMask | list[WindowMask]:
+        """Segment one object, or many at once, each in one window; see `WindowedImage.segment`."""
+        groups, many = self._groups(points, labels, box, boxes, refine, mode)
+        found: dict[int, WindowMask] = {}
+        for group in groups:
+            upload = await asyncio.to_thread(self._uploads.get, group.window)
+            masks = await self._client.run(group.flow(upload, mode, logits))
+            found.update(await asyncio.to_thread(group.placed, masks, self._uploads))
+        in_order = [found[number] for number in sorted(found)]
+        return in_order if many else in_order[0]
+
+    async def everything(
+        self,
+        options: EverythingOptions | None = None,
+        *,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[FoundMask]:
+        """Look for all objects in each window; see `WindowedImage.everything`."""
+        search = Search(
+            self._uploads, options or EverythingOptions(), progress, windows=self.windows
+        )
+        return await _everything(self._client, search)
+
+
+async def _everything(client: AsyncHQSam, search: Search) -> list[FoundMask]:
+    for crop in search.crops:
+        upload = await asyncio.to_thread(search.upload_of, crop)
+        await client.run(embed_flow(upload, ask=True))
+        batches = search.batches(crop)
+        calls = [client.run(search.flow(upload, points)) for points in batches]
+        left = iter(batches)
+        found = []
+        async with aclosing(_in_order(IN_FLIGHT, calls)) as answers:
+            async for candidates in answers:
+                found += candidates
+                search.answered(len(next(left)))
+        await asyncio.to_thread(search.add, crop, found)
+    return await asyncio.to_thread(search.masks)
+
+
+async def _in_order(
+    at_once: int, calls: Sequence[Coroutine[Any, Any, T]]
+) -> AsyncGenerator[T, None]:
+    """Yield what calls return, in their order; an error or an interruption ends all of them."""
+    places = asyncio.Semaphore(at_once)
+
+    async def in_turn(call: Coroutine[Any, Any, T]) -> T:
+        async with places:
+            return await call
+
+    tasks = [asyncio.ensure_future(in_turn(call)) for call in calls]
+    try:
+        for task in tasks:
+            yield await task
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for call in calls:
+            call.close()
 
 
 class Turn:

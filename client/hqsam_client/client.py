@@ -19,6 +19,7 @@ from hqsam_client.mask import Mask
 from hqsam_client.shared.base import (
     BaseClient,
     BaseImage,
+    BaseWindowedImage,
     EmbedResult,
     check_concurrency,
     closed,
@@ -27,9 +28,12 @@ from hqsam_client.shared.base import (
 )
 from hqsam_client.shared.mask_search import IN_FLIGHT, Search
 from hqsam_client.shared.modes import Mode
-from hqsam_client.shared.prompt_encoding import Box, Labels, Points
+from hqsam_client.shared.prompt_encoding import Box, Labels, Points, check
 from hqsam_client.shared.protocol import Call, Flow, embed_flow, patiently
+from hqsam_client.shared.sources import Source, open_source
 from hqsam_client.shared.upload import ImageLike, Upload, UploadMode, prepare
+from hqsam_client.shared.windowing import Group, zoom_prompt, zoomed, zooms
+from hqsam_client.windows import Window, WindowMask, Windows
 
 T = TypeVar("T")
 
@@ -49,7 +53,21 @@ class HQSam(BaseClient):
 
     _grpc = grpc
 
-    def open(self, image: ImageLike, *, upload: UploadMode = "original") -> RemoteImage:
+    @overload
+    def open(self, image: ImageLike, *, upload: UploadMode = "original") -> RemoteImage: ...
+
+    @overload
+    def open(
+        self, image: ImageLike, *, upload: UploadMode = "original", windows: Windows
+    ) -> WindowedImage: ...
+
+    def open(
+        self,
+        image: ImageLike,
+        *,
+        upload: UploadMode = "original",
+        windows: Windows | None = None,
+    ) -> RemoteImage | WindowedImage:
         """Make sure that the server knows an image; it encodes images that are new to it.
 
         Args:
@@ -60,12 +78,19 @@ class HQSam(BaseClient):
                 1024 pixels to what the model sees before it sends them. That saves bandwidth;
                 the image then has another `image_id` than its file, and Pillow decodes it
                 here instead of on the server.
+            windows: a grid of windows, for large images of small objects. Nothing is sent
+                yet: each window is sent, without loss, when it is first needed.
+
+        Returns:
+            The image; a `WindowedImage` if there are `windows`.
 
         Raises:
             ImageError: it is not an image, or cannot be used.
             ConnectionLostError: no server can be reached, or none answers in time.
             RequestRefusedError: the server refuses it.
         """
+        if windows is not None:
+            return WindowedImage(self, open_source(image), windows)
         opened = RemoteImage(self, prepare(image, upload))
         opened.embed()
         return opened
@@ -79,6 +104,7 @@ class HQSam(BaseClient):
         *,
         mode: Mode = "hq",
         logits: bool = True,
+        zoom: bool = False,
         upload: UploadMode = "original",
     ) -> Mask:
         """Segment one object of one image; see `open` and `RemoteImage.segment`.
@@ -86,7 +112,7 @@ class HQSam(BaseClient):
         It asks for the mask first and sends the image only to a server that lacks it.
         """
         opened = RemoteImage(self, prepare(image, upload))
-        return opened.segment(points, labels, box, mode=mode, logits=logits)
+        return opened.segment(points, labels, box, mode=mode, logits=logits, zoom=zoom)
 
     def embed(
         self,
@@ -245,6 +271,7 @@ class RemoteImage(BaseImage):
         refine: Mask | None = None,
         mode: Mode = "hq",
         logits: bool = True,
+        zoom: bool = False,
     ) -> Mask: ...
 
     @overload
@@ -257,6 +284,7 @@ class RemoteImage(BaseImage):
         refine: Sequence[Mask | None] | None = None,
         mode: Mode = "hq",
         logits: bool = True,
+        zoom: bool = False,
     ) -> list[Mask]: ...
 
     @overload
@@ -268,6 +296,7 @@ class RemoteImage(BaseImage):
         refine: Sequence[Mask | None] | None = None,
         mode: Mode = "hq",
         logits: bool = True,
+        zoom: bool = False,
     ) -> list[Mask]: ...
 
     def segment(
@@ -280,6 +309,7 @@ class RemoteImage(BaseImage):
         refine: Any = None,
         mode: Mode = "hq",
         logits: bool = True,
+        zoom: bool = False,
     ) -> Mask | list[Mask]:
         """Segment one object, or many at once.
 
@@ -301,9 +331,13 @@ class RemoteImage(BaseImage):
             logits: whether the masks need logits, for `refine` and `Mask.logits`. Without them,
                 the server sends run lengths of the finished mask, a few kilobytes instead of 262
                 or 1,310.
+            zoom: of an image of more than 1024 pixels, segment small objects again as `zoom` does:
+                those whose box has sides of less than 128 pixels in the input frame. Each takes
+                another encode. If nothing is found there, the first mask stays.
 
         Returns:
             A mask; a list of masks, in order, if `boxes` is given or `points` is a list of lists.
+            Those that were zoomed into are of `WindowMask`.
 
         Raises:
             PromptError: an argument is wrong; nothing was sent.
@@ -312,7 +346,57 @@ class RemoteImage(BaseImage):
             RequestRefusedError: the server answered with an error.
         """
         flow = self._segmenting(points, labels, box, boxes, refine, mode, logits)
-        return self._client.run(flow, turn=self._turn())
+        turn = self._turn()
+        found = self._client.run(flow, turn=turn)
+        if not zoom:
+            return found
+        masks = found if isinstance(found, list) else [found]
+        prompts, many = check(self.size, points, labels, box, boxes)
+        for number, group in zooms(prompts, masks, self.size).items():
+            zoomed_mask = self._zoomed(group, mode, logits, turn)
+            masks[number] = zoomed_mask if zoomed_mask.area else masks[number]
+        return masks if many else masks[0]
+
+    def zoom(
+        self,
+        points: Points | None = None,
+        labels: Labels | None = None,
+        box: Box | None = None,
+        *,
+        mask: Mask | None = None,
+        mode: Mode = "hq",
+        logits: bool = True,
+    ) -> WindowMask:
+        """Segment one object in a window around it, at full resolution.
+
+        The window has 3 times the longer side of the box, or 5 times that of the mask, and at
+        least 256 pixels. It is encoded as an image of its own. The mask is empty outside of it.
+
+        Args:
+            points: as in `segment`. Those outside the window are left out.
+            labels: as in `segment`.
+            box: as in `segment`; says where the object is.
+            mask: an earlier mask of the object, which says the same, and whose box is the prompt
+                if there is no other box. Without a box and a mask, `points` are segmented first.
+            mode: as in `segment`.
+            logits: whether `WindowMask.inner` needs logits.
+
+        Raises:
+            PromptError: an argument is wrong, or the mask is empty.
+            ConnectionLostError: no server can be reached, or none answers in time.
+            RequestRefusedError: the server answered with an error.
+        """
+        turn = self._turn()
+        prompt = zoom_prompt(self.size, points, labels, box, mask)
+        if mask is None and box is None:
+            mask = self._client.run(self._finding(prompt, mode), turn=turn)
+        return self._zoomed(zoomed(prompt, mask, self.size), mode, logits, turn)
+
+    def _zoomed(self, group: Group, mode: Mode, logits: bool, turn: Turn | None) -> WindowMask:
+        upload = self._uploads.get(group.window)
+        masks = self._client.run(group.flow(upload, mode, logits), turn=turn)
+        ((_, mask),) = group.placed(masks, self._uploads)
+        return mask
 
     def everything(
         self,
@@ -339,22 +423,162 @@ class RemoteImage(BaseImage):
             ConnectionLostError: no server can be reached, or none answers in time.
             RequestRefusedError: the server answered with an error.
         """
-        run = self._client.run
-        search = Search(self._upload, options or EverythingOptions(), progress)
-        with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="hqsam-everything") as pool:
-            for crop in search.crops:
-                upload, batches = search.upload_of(crop), search.batches(crop)
-                run(embed_flow(upload, ask=True))
-                flows = [search.flow(upload, points) for points in batches]
-                found = []
-                for points, candidates in zip(batches, pool.map(run, flows), strict=True):
-                    found += candidates
-                    search.answered(len(points))
-                search.add(crop, found)
-        return search.masks()
+        return _everything(
+            self._client, Search(self._uploads, options or EverythingOptions(), progress)
+        )
 
     def _turn(self) -> Turn | None:
         return None if self._turns is None else self._turns.next()
+
+
+class WindowedImage(BaseWindowedImage):
+    """A large image in windows; made by `HQSam.open`.
+
+    Each window is an image of its own for the server, which the client cuts out and sends when
+    it is first needed. Coordinates, masks and `size` are those of the whole image.
+
+    Attributes:
+        size: (height, width) of the upright image: original pixels.
+        windows: of the grid, row by row: (x0, y0, x1, y1) in original pixels.
+    """
+
+    def __init__(self, client: HQSam, source: Source, windows: Windows) -> None:
+        super().__init__(source, windows)
+        self._client = client
+
+    def embed(
+        self, *, concurrency: int = 4, progress: Callable[[int, int], object] | None = None
+    ) -> int:
+        """Have all windows of the grid encoded ahead of time; returns how many were new.
+
+        After an error or an interruption, call it again: it continues. The server keeps as many
+        as its store holds, 12.6 MB each.
+
+        Args:
+            concurrency: windows under way at once.
+            progress: called after each window with the number of windows done and of all.
+
+        Raises:
+            ConnectionLostError: no server can be reached, or none answers in time.
+            RequestRefusedError: the server refuses one.
+        """
+        check_concurrency(concurrency)
+
+        def embed_one(window: Window) -> bool:
+            return self._client.run(embed_flow(self._uploads.get(window), ask=True))
+
+        new = 0
+        with ThreadPoolExecutor(concurrency, thread_name_prefix="hqsam-embed") as pool:
+            calls = [pool.submit(embed_one, window) for window in self.windows]
+            try:
+                for done, call in enumerate(calls, start=1):
+                    new += not call.result()
+                    if progress is not None:
+                        progress(done, len(calls))
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return new
+
+    @overload
+    def segment(
+        self,
+        points: Points | None = None,
+        labels: Labels | None = None,
+        box: Box | None = None,
+        *,
+        refine: WindowMask | None = None,
+        mode: Mode = "hq",
+        logits: bool = True,
+    ) -> WindowMask: ...
+
+    @overload
+    def segment(
+        self,
+        points: Sequence[Points | None] | None = None,
+        labels: Sequence[Labels | None] | None = None,
+        *,
+        boxes: Sequence[Box | None] | NDArray[Any],
+        refine: Sequence[WindowMask | None] | None = None,
+        mode: Mode = "hq",
+        logits: bool = True,
+    ) -> list[WindowMask]: ...
+
+    @overload
+    def segment(
+        self,
+        points: Sequence[Points],
+        labels: Sequence[Labels | None] | None = None,
+        *,
+        refine: Sequence[WindowMask | None] | None = None,
+        mode: Mode = "hq",
+        logits: bool = True,
+    ) -> list[WindowMask]: ...
+
+    def segment(
+        self,
+        points: Any = None,
+        labels: Any = None,
+        box: Box | None = None,
+        *,
+        boxes: Sequence[Box | None] | NDArray[Any] | None = None,
+        refine: Any = None,
+        mode: Mode = "hq",
+        logits: bool = True,
+    ) -> WindowMask | list[WindowMask]:
+        """Segment one object, or many at once, each in one window.
+
+        That is the window of the grid whose centre is nearest to the middle of the prompt, of
+        those that hold its points, and its box with an eighth of its longer side around it. If
+        none does, it is a window of its own around the prompt. With `refine`, it is the window of
+        that mask as long as it holds the prompt; otherwise, the prompt starts anew.
+
+        Arguments and errors are those of `RemoteImage.segment`; `ImageError` if the pixels of a
+        window cannot be read.
+
+        Returns:
+            A mask; a list of masks, in order, if `boxes` is given or `points` is a list of lists.
+        """
+        groups, many = self._groups(points, labels, box, boxes, refine, mode)
+        found: dict[int, WindowMask] = {}
+        for group in groups:
+            upload = self._uploads.get(group.window)
+            masks = self._client.run(group.flow(upload, mode, logits))
+            found.update(group.placed(masks, self._uploads))
+        in_order = [found[number] for number in sorted(found)]
+        return in_order if many else in_order[0]
+
+    def everything(
+        self,
+        options: EverythingOptions | None = None,
+        *,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[FoundMask]:
+        """Look for all objects in each window; see `RemoteImage.everything`.
+
+        The grid of points is laid over each window. Objects at an edge between windows are those
+        of the window that shows them whole.
+
+        Raises:
+            OptionError: the options have crops of their own.
+        """
+        search = Search(
+            self._uploads, options or EverythingOptions(), progress, windows=self.windows
+        )
+        return _everything(self._client, search)
+
+
+def _everything(client: HQSam, search: Search) -> list[FoundMask]:
+    with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="hqsam-everything") as pool:
+        for crop in search.crops:
+            upload, batches = search.upload_of(crop), search.batches(crop)
+            client.run(embed_flow(upload, ask=True))
+            flows = [search.flow(upload, points) for points in batches]
+            found = []
+            for points, candidates in zip(batches, pool.map(client.run, flows), strict=True):
+                found += candidates
+                search.answered(len(points))
+            search.add(crop, found)
+    return search.masks()
 
 
 class Turn:

@@ -136,6 +136,22 @@ class Mask:
         rows = np.flatnonzero(self.array.any(axis=1))
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
+    def cutout(self) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+        """Return the part of the mask around its box, and where it is.
+
+        A small object of a large image needs no array of the whole image then.
+
+        Returns:
+            The pixels of the box and one around it, as far as the image has them, bool [h, w];
+            one pixel of an empty mask. And (x, y) of the first of them, original pixels.
+        """
+        height, width = self.size
+        x0, y0, x1, y1 = self.box or (0, 0, 0, 0)
+        x0, y0, x1, y1 = max(0, x0 - 1), max(0, y0 - 1), min(width, x1 + 1), min(height, y1 + 1)
+        if isinstance(self._found, RunLengths):
+            return self._found.mask((x0, y0, x1, y1)), (x0, y0)
+        return np.ascontiguousarray(self.array[y0:y1, x0:x1]), (x0, y0)
+
     def image(self) -> Image.Image:
         """Return the mask as a Pillow image of mode L: 255 the object, 0 the rest."""
         return Image.fromarray(self.array.view(np.uint8) * np.uint8(255))
@@ -253,9 +269,10 @@ class Mask:
         if not tolerance >= 0:
             raise OptionError(f"tolerance is {tolerance}, expected pixels, 0 or more")
         cv2 = _opencv("Mask.polygons")
+        pixels, corner = self.cutout()
         # Two levels: outlines of parts, and in them those of holes.
         contours, tree = cv2.findContours(
-            self.array.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
+            pixels.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=corner
         )
         by_area = sorted(range(len(contours)), key=lambda i: -cv2.contourArea(contours[i]))
         if tolerance:

@@ -11,6 +11,7 @@ from hqsam_client.errors import OptionError, PromptError
 from hqsam_client.everything import EverythingOptions, FoundMask
 from hqsam_client.shared.mask_search import Candidate, Search, suppress
 from hqsam_client.shared.run_lengths import RunLengths
+from hqsam_client.shared.sources import of_upload
 from hqsam_client.shared.upload import Upload, prepare
 
 SIZE = (80, 120)
@@ -30,13 +31,13 @@ def candidate(
 
 
 def test_points_are_the_centres_of_a_grids_cells_row_by_row() -> None:
-    (crop,) = Search(upload(), EverythingOptions(points_per_side=2)).crops
+    (crop,) = Search(of_upload(upload()), EverythingOptions(points_per_side=2)).crops
     assert crop.box == (0, 0, 120, 80)
     assert crop.points.tolist() == [[30, 20], [90, 20], [30, 60], [90, 60]]
 
 
 def test_batches_have_all_points_in_order() -> None:
-    search = Search(upload(), EverythingOptions(points_per_side=5, points_per_batch=10))
+    search = Search(of_upload(upload()), EverythingOptions(points_per_side=5, points_per_batch=10))
     batches = search.batches(search.crops[0])
     assert [len(batch) for batch in batches] == [10, 10, 5]
     assert np.array_equal(np.concatenate(batches), search.crops[0].points)
@@ -49,7 +50,7 @@ def test_crops_are_those_of_the_authors() -> None:
     options = EverythingOptions(
         points_per_side=8, crop_n_layers=2, crop_n_points_downscale_factor=2
     )
-    crops = Search(image, options).crops
+    crops = Search(of_upload(image), options).crops
     assert [crop.box for crop in crops[:5]] == [
         (0, 0, 1500, 1000),
         (0, 0, 921, 671),
@@ -64,7 +65,7 @@ def test_crops_are_those_of_the_authors() -> None:
 
 def test_a_tiny_image_has_no_empty_crops() -> None:
     image = prepare(np.zeros((1, 3, 3), np.uint8))
-    crops = Search(image, EverythingOptions(points_per_side=2, crop_n_layers=3)).crops
+    crops = Search(of_upload(image), EverythingOptions(points_per_side=2, crop_n_layers=3)).crops
     assert all(min(crop.size) >= 1 for crop in crops)
 
 
@@ -90,7 +91,7 @@ def test_duplicates_are_those_of_a_plain_non_maximum_suppression() -> None:
 
 
 def test_of_duplicates_the_one_of_the_higher_predicted_iou_stays_first() -> None:
-    search = Search(upload(), EverythingOptions())
+    search = Search(of_upload(upload()), EverythingOptions())
     boxes = [(10, 10, 40, 40), (60, 20, 90, 70), (11, 10, 41, 40)]
     found = [candidate(box, iou) for box, iou in zip(boxes, (0.9, 0.92, 0.95), strict=True)]
     search.add(search.crops[0], found)
@@ -101,7 +102,7 @@ def test_of_duplicates_the_one_of_the_higher_predicted_iou_stays_first() -> None
 
 def test_masks_of_a_crop_are_placed_in_the_image_unless_its_edge_cuts_them() -> None:
     options = EverythingOptions(points_per_side=2, crop_n_layers=1, crop_overlap_ratio=0.0)
-    search = Search(prepare(np.zeros((200, 400, 3), np.uint8)), options)
+    search = Search(of_upload(prepare(np.zeros((200, 400, 3), np.uint8))), options)
     crop = search.crops[4]
     assert crop.box == (200, 100, 400, 200)
     inside, at_the_image_edge = (60, 30, 100, 60), (170, 70, 199, 99)
@@ -120,7 +121,7 @@ def test_masks_of_a_crop_are_placed_in_the_image_unless_its_edge_cuts_them() -> 
 
 def test_of_duplicates_in_two_crops_the_one_of_the_smaller_crop_stays() -> None:
     options = EverythingOptions(points_per_side=2, crop_n_layers=1, crop_overlap_ratio=0.0)
-    search = Search(prepare(np.zeros((200, 400, 3), np.uint8)), options)
+    search = Search(of_upload(prepare(np.zeros((200, 400, 3), np.uint8))), options)
     search.add(search.crops[0], [candidate((260, 130, 300, 160), 0.99, (200, 400))])
     search.add(search.crops[4], [candidate((60, 30, 100, 60), 0.9, search.crops[4].size)])
     (mask,) = search.masks()
@@ -128,7 +129,7 @@ def test_of_duplicates_in_two_crops_the_one_of_the_smaller_crop_stays() -> None:
 
 
 def test_small_regions_are_removed_and_what_becomes_a_duplicate_by_that() -> None:
-    search = Search(upload(), EverythingOptions(min_mask_region_area=30))
+    search = Search(of_upload(upload()), EverythingOptions(min_mask_region_area=30))
     speck = np.zeros(SIZE, np.bool_)
     speck[10:41, 10:41] = True
     same = RunLengths.of_mask(speck)
@@ -138,7 +139,7 @@ def test_small_regions_are_removed_and_what_becomes_a_duplicate_by_that() -> Non
     search.add(search.crops[0], [spoilt, Candidate(same, 0.9, 0.97, (11.0, 11.0))])
     (mask,) = search.masks()
     assert mask.iou == 0.9  # the one that needed no cleaning
-    search = Search(upload(), EverythingOptions(min_mask_region_area=30))
+    search = Search(of_upload(upload()), EverythingOptions(min_mask_region_area=30))
     search.add(search.crops[0], [spoilt])
     (mask,) = search.masks()
     assert np.array_equal(mask.array, same.mask())
@@ -146,7 +147,7 @@ def test_small_regions_are_removed_and_what_becomes_a_duplicate_by_that() -> Non
 
 
 def test_nothing_found_is_an_empty_list() -> None:
-    search = Search(upload(), EverythingOptions(min_mask_region_area=9))
+    search = Search(of_upload(upload()), EverythingOptions(min_mask_region_area=9))
     search.add(search.crops[0], [])
     assert search.masks() == []
 

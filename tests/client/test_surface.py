@@ -14,9 +14,11 @@ import pytest
 from hqsam_client import (
     AsyncHQSam,
     AsyncRemoteImage,
+    AsyncWindowedImage,
     HQSam,
     HQSamError,
     RemoteImage,
+    WindowedImage,
     errors,
     predictor,
 )
@@ -51,7 +53,7 @@ def test_the_readme_and_the_guide_import_only_what_is_exported() -> None:
 
 def test_whatever_a_public_method_returns_or_raises_is_exported() -> None:
     exported = set(hqsam_client.__all__)
-    for kind in (HQSam, RemoteImage):
+    for kind in (HQSam, RemoteImage, WindowedImage):
         for name, method in public_methods(kind).items():
             raised = re.findall(r"^ +(\w+Error):", inspect.getdoc(method) or "", re.MULTILINE)
             assert set(raised) <= exported, name
@@ -82,7 +84,12 @@ def public_methods(kind: type) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("sync", "asynchronous"), [(HQSam, AsyncHQSam), (RemoteImage, AsyncRemoteImage)]
+    ("sync", "asynchronous"),
+    [
+        (HQSam, AsyncHQSam),
+        (RemoteImage, AsyncRemoteImage),
+        (WindowedImage, AsyncWindowedImage),
+    ],
 )
 def test_sync_and_async_have_the_same_methods_in_the_same_order(
     sync: type, asynchronous: type

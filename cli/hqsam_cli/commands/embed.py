@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from hqsam_client.client import HQSam
-from hqsam_client.errors import OptionError
+from hqsam_client.errors import HQSamError, OptionError
 from hqsam_client.image_files import IMAGE_ENDINGS
+from hqsam_client.windows import Windows
 
 from hqsam_cli import options
 
@@ -39,12 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="resized: shrink large images before sending them; only clients that do the same "
         "then find them (default: %(default)s)",
     )
+    options.add_windows(parser)
     options.add_server_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Embed the images and print how many were encoded, known and failed."""
     images = _images(args.paths)
+    windows = options.windows(args)
+    if windows is not None:
+        return _embed_windows(images, windows, args)
     with (
         HQSam(args.url, **options.client_options(args)) as sam,
         options.progress("image") as show,
@@ -65,6 +70,23 @@ def run(args: argparse.Namespace) -> int:
         f"{len(results)} images: {len(results) - known - failed} encoded, "
         f"{known} already stored, {failed} failed"
     )
+    return 1 if failed else 0
+
+
+def _embed_windows(images: list[Path], windows: Windows, args: argparse.Namespace) -> int:
+    failed = 0
+    with HQSam(args.url, **options.client_options(args)) as sam:
+        for path in images:
+            try:
+                image = sam.open(path, windows=windows)
+                with options.progress("window") as bar:
+                    new = image.embed(concurrency=args.concurrency, progress=bar)
+            except HQSamError as error:
+                failed += 1
+                options.print_failure("embed", path, error)
+            else:
+                known = len(image.windows) - new
+                print(f"{path}: {new} windows encoded, {known} already stored", flush=True)
     return 1 if failed else 0
 
 

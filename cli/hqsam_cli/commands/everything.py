@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="N" if isinstance(default, int) else "X",
             help=f"{text} (default: %(default)s)",
         )
+    options.add_windows(parser)
     written = parser.add_argument_group("output")
     written.add_argument(
         "--coco",
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look for everything, write and print the masks; the status is 1 if any image failed."""
+    windows = options.windows(args)
     wanted = EverythingOptions(**{name: getattr(args, name) for name in _HELP})
     mask_files.check_overlays("--overlay", args.overlay, [(it, 0) for it in args.images])
     found: list[tuple[str, Size, list[FoundMask]]] = []
@@ -80,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     with HQSam(args.url, **options.client_options(args)) as sam:
         for name in args.images:
             try:
-                image = sam.open(options.path(name))
+                path = options.path(name)
+                image = sam.open(path) if windows is None else sam.open(path, windows=windows)
                 with options.progress("prompt") as bar:
                     masks = image.everything(wanted, progress=bar)
                 if args.overlay is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -28,6 +29,9 @@ examples:
     hqsam segment photo.jpg --box 10,10,200,300 --box 250,40,600,420 \\
         --output '{stem}-{index}.png' --overlay '{stem}-overlay.png'
 
+  A map of any number of pixels, and the outlines of objects with their place on it:
+    hqsam segment map.tif --windows --box 8100,5200,8160,5240 --output objects.geojson
+
   Many images and objects, one on each line, such as
   {"image": "a.jpg", "points": [[420, 310], [90, 40]], "labels": [1, 0]}
   {"image": "b.jpg", "box": [10, 10, 200, 300]}
@@ -51,17 +55,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "many objects; best: plus the best of SAM's three masks, for ambiguous prompts "
         "(default: %(default)s)",
     )
+    large = parser.add_argument_group("large images").add_mutually_exclusive_group()
+    large.add_argument(
+        "--zoom",
+        action="store_true",
+        help="segment small objects again, in a window around each at full resolution",
+    )
+    options.add_windows(large)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output",
         metavar="FILE",
         help="write the mask, white on black; {stem} becomes the image's name without its ending, "
-        "{index} the mask's number, from 0",
+        "{index} the mask's number, from 0. A name that ends in .geojson gets the outlines; "
+        "without {index}, of all masks of an image. With rasterio, .tif and .geojson have the "
+        "place on the map of a GeoTIFF image",
     )
     output.add_argument(
         "--overlay",
         metavar="FILE",
-        help="draw the mask on its image; without {index}, all masks of an image on one",
+        help="draw the mask on its image, with --windows on its window; without {index}, all "
+        "masks of an image on the whole",
     )
     output.add_argument("--json", action="store_true", help="print a JSON object for each mask")
     output.add_argument(
@@ -90,9 +104,14 @@ def run(args: argparse.Namespace) -> int:
 def _check_names(output: str | None, overlay: str | None, jobs: list[Job]) -> None:
     masks = [(job.image, index) for job in jobs for index in range(len(job.prompts))]
     images = [(job.image, 0) for job in jobs]
-    mask_files.check_masks("--output", output, masks)
+    mask_files.check_masks("--output", output, masks if _is_per_mask(output) else images)
     per_mask = overlay is not None and "{index}" in overlay
     mask_files.check_overlays("--overlay", overlay, masks if per_mask else images)
+
+
+def _is_per_mask(output: str | None) -> bool:
+    """Tell whether each mask has a file of its own."""
+    return output is None or "{index}" in output or not mask_files.is_geojson(output)
 
 
 def _segment(sam: HQSam, job: Job, args: argparse.Namespace) -> None:
@@ -100,21 +119,30 @@ def _segment(sam: HQSam, job: Job, args: argparse.Namespace) -> None:
         raise ImageError(
             f"{job.image} is a folder, expected image files, such as {Path(job.image, '*.jpg')}"
         )
-    image = sam.open(job.path)
-    masks = image.segment(
-        [prompt.points for prompt in job.prompts],
-        [prompt.labels for prompt in job.prompts],
-        boxes=[prompt.box for prompt in job.prompts],
-        mode=args.mode,
-    )
+    masks = _masks(sam, job, args)
+    if args.output is not None and not _is_per_mask(args.output):
+        mask_files.write(masks, mask_files.name(args.output, job.image, 0), job.path)
     for index, mask in enumerate(masks):
         written = None
         if args.output is not None:
             written = mask_files.name(args.output, job.image, index)
-            mask_files.save(mask.save, written)
+            if _is_per_mask(args.output):
+                mask_files.write([mask], written, job.path)
         _print(job.image, index, mask, written, args)
     if args.overlay is not None:
-        mask_files.draw(args.overlay, job.image, masks)
+        mask_files.draw(args.overlay, job.image, masks, on_windows=args.windows is not None)
+
+
+def _masks(sam: HQSam, job: Job, args: argparse.Namespace) -> Sequence[Mask]:
+    windows = options.windows(args)
+    points = [prompt.points for prompt in job.prompts]
+    labels = [prompt.labels for prompt in job.prompts]
+    boxes = [prompt.box for prompt in job.prompts]
+    if windows is not None:
+        in_windows = sam.open(job.path, windows=windows)
+        return in_windows.segment(points, labels, boxes=boxes, mode=args.mode)
+    image = sam.open(job.path)
+    return image.segment(points, labels, boxes=boxes, mode=args.mode, zoom=args.zoom)
 
 
 def _print(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from typing import Any, ClassVar
 
@@ -14,10 +15,14 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from hqsam_client import contract
 from hqsam_client.errors import HQSamError, OptionError, UnavailableError, from_grpc
 from hqsam_client.mask import Mask
-from hqsam_client.shared import channel, modes, prompt_encoding, protocol
+from hqsam_client.shared import channel, modes, prompt_encoding, protocol, sources, windowing
 from hqsam_client.shared.geometry import Size
+from hqsam_client.shared.prompt_encoding import Prompt
 from hqsam_client.shared.protocol import Call, Flow
+from hqsam_client.shared.sources import Source, Uploads
 from hqsam_client.shared.upload import ImageLike, Upload
+from hqsam_client.shared.windowing import Group
+from hqsam_client.windows import Window, Windows
 
 DEFAULT_URL = "localhost:8001"
 DEFAULT_TIMEOUT_S = 30.0
@@ -172,6 +177,11 @@ class BaseImage:
         """The image file as it is sent to the server."""
         return self._upload.encoded
 
+    @cached_property
+    def _uploads(self) -> Uploads:
+        """What the server sees of windows of the image."""
+        return sources.of_upload(self._upload)
+
     def _embedding(self) -> Flow[bool]:
         """Make sure that the server has the image; returns whether it had it before."""
         ask = len(self._upload.encoded) >= protocol.ASK_FROM_BYTES
@@ -199,3 +209,31 @@ class BaseImage:
             return masks if prompts.many else masks[0]
 
         return flow()
+
+    def _finding(self, prompt: Prompt, mode: modes.Mode) -> Flow[Mask]:
+        """Return what finds the object of a prompt, without logits."""
+        prompts = prompt_encoding.stack([prompt], self.size, many=False)
+        (mask,) = yield from protocol.finished_flow(self._upload, prompts, mode)
+        return mask
+
+
+class BaseWindowedImage:
+    """An image whose windows are images of their own for the server.
+
+    Attributes:
+        size: (height, width) of the upright image: original pixels.
+        windows: of the grid, row by row: (x0, y0, x1, y1) in original pixels.
+    """
+
+    def __init__(self, source: Source, windows: Windows) -> None:
+        self.size: Size = source.size
+        self.windows: list[Window] = windows.grid(source.size)
+        self._uploads = Uploads(source)
+
+    def _groups(
+        self, points: Any, labels: Any, box: Any, boxes: Any, refine: Any, mode: modes.Mode
+    ) -> tuple[list[Group], bool]:
+        """Check the prompts; return them by window, and whether the caller asked for a list."""
+        modes.choice(mode)
+        prompts, many = prompt_encoding.check(self.size, points, labels, box, boxes, refine)
+        return windowing.groups(prompts, self.size, self.windows), many

@@ -13,29 +13,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from hqsam_client.errors import OptionError
 from hqsam_client.everything import EverythingOptions, FoundMask, inclusive_box
 from hqsam_client.shared import prompt_encoding
 from hqsam_client.shared.finishing import Quality
 from hqsam_client.shared.geometry import Size
 from hqsam_client.shared.protocol import Flow, everything_flow
 from hqsam_client.shared.run_lengths import RunLengths
-from hqsam_client.shared.upload import Upload, prepare
+from hqsam_client.shared.sources import Uploads
+from hqsam_client.shared.upload import Upload
+from hqsam_client.windows import Window
 
 IN_FLIGHT = 2
 """Requests under way at once: while the server finishes the masks of one, it decodes the next."""
 
 _EDGE_PX = 20
 """A mask whose box comes so near to the edge of its crop is one of a larger object."""
-
-_CropBox = tuple[int, int, int, int]
 
 
 class Candidate(NamedTuple):
@@ -63,7 +62,7 @@ class Crop:
         points: float64 [N, 2], (x, y) in pixels of the crop.
     """
 
-    box: _CropBox
+    box: Window
     points: NDArray[np.float64]
 
     @property
@@ -83,34 +82,33 @@ class Search:
 
     def __init__(
         self,
-        upload: Upload,
+        uploads: Uploads,
         options: EverythingOptions,
         progress: Callable[[int, int], object] | None = None,
+        windows: Sequence[Window] | None = None,
     ) -> None:
         """Plan it.
 
         Args:
-            upload: the image.
+            uploads: of the image.
             options: how to look.
             progress: is told how many prompts were answered, and how many there are.
+            windows: where to look, instead of the whole image and its crops.
+
+        Raises:
+            OptionError: there are windows, and crops in the options.
         """
-        self._upload = upload
+        self._uploads = uploads
         self._options = options
         self._found: list[FoundMask] = []
-        self.crops = _crops(upload.size, options)
+        self.crops = _crops(uploads.size, options) if windows is None else _of(windows, options)
         self.total = sum(len(crop.points) for crop in self.crops)
         self._progress = progress
         self._answered = 0
 
-    @cached_property
-    def _image(self) -> Image.Image:
-        return self._upload.full_image()
-
     def upload_of(self, crop: Crop) -> Upload:
         """Return what the server gets to see of a crop."""
-        if crop.size == self._upload.size:
-            return self._upload
-        return prepare(self._image.crop(crop.box))
+        return self._uploads.get(crop.box)
 
     def batches(self, crop: Crop) -> list[NDArray[np.float64]]:
         """Return the points of a crop, batch by batch."""
@@ -138,7 +136,7 @@ class Search:
 
     def add(self, crop: Crop, candidates: Sequence[Candidate]) -> None:
         """Take all masks that were found in a crop, in the order of their prompts."""
-        size = self._upload.size
+        size = self._uploads.size
         kept = [it for it in candidates if not _is_cut(inclusive_box(it.runs), crop.box, size)]
         boxes = _boxes(it.runs for it in kept)
         ious = np.array([it.iou for it in kept], np.float32)
@@ -147,10 +145,10 @@ class Search:
             runs, iou, score, (x, y) = kept[number]
             self._found.append(
                 FoundMask(
-                    _placed(runs, crop.box, size),
+                    runs.placed(crop.box[:2], size),
                     iou,
                     size,
-                    self._upload.full_image,
+                    self._uploads.full_image,
                     stability_score=score,
                     point=(x + x0, y + y0),
                     crop_box=crop.box,
@@ -175,7 +173,7 @@ class Search:
 def _crops(size: Size, options: EverythingOptions) -> list[Crop]:
     """Return the whole image, and the crops of each layer, with their points."""
     height, width = size
-    boxes: list[tuple[_CropBox, int]] = [((0, 0, width, height), 0)]
+    boxes: list[tuple[Window, int]] = [((0, 0, width, height), 0)]
     for layer in range(1, options.crop_n_layers + 1):
         per_side = 2**layer
         overlap = int(options.crop_overlap_ratio * min(size) * (2 / per_side))
@@ -187,17 +185,34 @@ def _crops(size: Size, options: EverythingOptions) -> list[Crop]:
             box = (x0, y0, min(x0 + crop_width, width), min(y0 + crop_height, height))
             if box[0] < box[2] and box[1] < box[3]:  # a tiny image has no room for all
                 boxes.append((box, layer))
-    grids = options.point_grids
-    if grids is None:
-        assert options.points_per_side is not None  # noqa: S101
-        factor = options.crop_n_points_downscale_factor
-        grids = [
-            grid(int(options.points_per_side / factor**layer))
-            for layer in range(options.crop_n_layers + 1)
-        ]
+    grids = _grids(options)
+    return [_crop(box, grids[layer]) for box, layer in boxes]
+
+
+def _of(windows: Sequence[Window], options: EverythingOptions) -> list[Crop]:
+    """Return each window with its points."""
+    if options.crop_n_layers:
+        raise OptionError(
+            f"crop_n_layers is {options.crop_n_layers} for an image in windows, expected 0: "
+            "open it with smaller windows"
+        )
+    (points,) = _grids(options)
+    return [_crop(window, points) for window in windows]
+
+
+def _crop(box: Window, points: NDArray[Any]) -> Crop:
+    return Crop(box, np.asarray(points, np.float64) * (box[2] - box[0], box[3] - box[1]))
+
+
+def _grids(options: EverythingOptions) -> Sequence[NDArray[Any]]:
+    """Return the points of each layer: (x, y) from 0 to 1, [N, 2]."""
+    if options.point_grids is not None:
+        return options.point_grids
+    assert options.points_per_side is not None  # noqa: S101
+    factor = options.crop_n_points_downscale_factor
     return [
-        Crop(box, np.asarray(grids[layer], np.float64) * (box[2] - box[0], box[3] - box[1]))
-        for box, layer in boxes
+        grid(int(options.points_per_side / factor**layer))
+        for layer in range(options.crop_n_layers + 1)
     ]
 
 
@@ -216,28 +231,18 @@ def _boxes(runs: Iterable[RunLengths]) -> NDArray[np.float32]:
     return np.array([inclusive_box(it) for it in runs], np.float32).reshape(-1, 4)
 
 
-def _area(box: _CropBox) -> int:
+def _area(box: Window) -> int:
     x0, y0, x1, y1 = box
     return (x1 - x0) * (y1 - y0)
 
 
-def _is_cut(box: _CropBox, crop_box: _CropBox, size: Size) -> bool:
+def _is_cut(box: Window, crop_box: Window, size: Size) -> bool:
     """Tell whether a box of a crop comes near to an edge of the crop that is none of the image."""
     offset = np.array([crop_box[0], crop_box[1]] * 2)
     placed, image = np.array(box) + offset, np.array([0, 0, size[1], size[0]])
     near_crop = np.abs(placed - np.array(crop_box)) <= _EDGE_PX
     near_image = np.abs(placed - image) <= _EDGE_PX
     return bool((near_crop & ~near_image).any())
-
-
-def _placed(runs: RunLengths, crop_box: _CropBox, size: Size) -> RunLengths:
-    """Return the mask of a crop as one of the whole image."""
-    if runs.size == size:
-        return runs
-    x0, y0, x1, y1 = crop_box
-    mask = np.zeros(size, np.bool_)
-    mask[y0:y1, x0:x1] = runs.mask()
-    return RunLengths.of_mask(mask)
 
 
 def suppress(

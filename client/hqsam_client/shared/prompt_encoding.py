@@ -8,7 +8,7 @@ those a little outside the image included.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,6 +30,27 @@ Box: TypeAlias = Sequence[float] | NDArray[Any]
 
 _MARGIN_PX = 1.0
 """How far outside the image a point may lie: detectors and rounding put it there."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A checked prompt in original pixels.
+
+    Attributes:
+        points: float64 [N, 2], (x, y).
+        labels: float64 [N], 1 foreground, 0 background.
+        corners: float64 [2, 2], a box's top left and bottom right; [0, 2] if there is none.
+        refine: the mask to start from, or None.
+    """
+
+    points: NDArray[np.float64]
+    labels: NDArray[np.float64]
+    corners: NDArray[np.float64]
+    refine: Mask | None = None
+
+    def moved(self, x: float, y: float) -> Prompt:
+        """Return it in a frame whose origin is at (x, y)."""
+        return replace(self, points=self.points - (x, y), corners=self.corners - (x, y))
 
 
 @dataclass(frozen=True)
@@ -73,7 +94,22 @@ def build(
     *,
     anywhere: bool = False,
 ) -> Prompts:
-    """Check prompts and scale them to the input frame.
+    """Check prompts, see `check`, and scale them to the input frame."""
+    prompts, many = check(size, points, labels, box, boxes, refine, anywhere=anywhere)
+    return stack(prompts, size, many)
+
+
+def check(
+    size: Size,
+    points: Points | Sequence[Points | None] | None = None,
+    labels: Labels | Sequence[Labels | None] | None = None,
+    box: Box | None = None,
+    boxes: Sequence[Box | None] | NDArray[Any] | None = None,
+    refine: Mask | Sequence[Mask | None] | None = None,
+    *,
+    anywhere: bool = False,
+) -> tuple[list[Prompt], bool]:
+    """Check prompts.
 
     There are many prompts when `boxes` is given or `points` is a list of lists of
     points; every other argument is then a list with one entry a prompt. Otherwise
@@ -88,6 +124,9 @@ def build(
         refine: an earlier mask of the same image to start from, or a list of them.
         anywhere: take any finite points and boxes, as the official predictor does. Otherwise
             points lie on the image or at most one pixel outside, and boxes overlap it.
+
+    Returns:
+        The prompts, and whether the caller asked for a list, even a list of one.
 
     Raises:
         PromptError: an argument is wrong; the message names it.
@@ -106,21 +145,19 @@ def build(
     count = len(of_many) if many and of_many is not None else 1
     if count == 0:
         raise PromptError("boxes is empty, expected at least one box")
-    rows = []
+    prompts = []
     for index in range(count):
         suffix = f"[{index}]" if many else ""
         one_points = _entry("points", points, index, count, many)
         one_labels = _entry("labels", labels, index, count, many)
         one_box = _entry("boxes", boxes, index, count, many) if many else box
+        one_refine = _mask(_entry("refine", refine, index, count, many), size)
         coords, codes = _points(one_points, one_labels, check_size, suffix)
         corners = _box(one_box, check_size, f"boxes{suffix}" if many else "box")
         if not len(coords) and not len(corners):
             raise PromptError(f"points{suffix} is empty, expected at least one point or a box")
-        rows.append((coords, codes, corners))
-    refined = [
-        _logits(_entry("refine", refine, index, count, many), size) for index in range(count)
-    ]
-    return _stack(rows, refined, size, many)
+        prompts.append(Prompt(coords, codes, corners, one_refine))
+    return prompts, many
 
 
 def _check_many(points: Any, boxes: Any) -> None:
@@ -140,36 +177,35 @@ def _check_many(points: Any, boxes: Any) -> None:
         )
 
 
-def _stack(
-    rows: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]],
-    refined: list[NDArray[np.float32] | None],
-    size: Size,
-    many: bool,
-) -> Prompts:
-    """Stack prompts of different lengths, padded at the end.
+def stack(prompts: Sequence[Prompt], size: Size, many: bool) -> Prompts:
+    """Stack prompts of different lengths, padded at the end, and scale them to the input frame.
 
     The server adds the padding point that the model expects after a prompt without a box.
+
+    Raises:
+        PromptError: a mask to start from has no logits.
     """
-    length = max(len(coords) + len(corners) for coords, _, corners in rows)
-    all_coords = np.zeros((len(rows), length, 2), np.float32)
-    all_labels = np.full((len(rows), length), contract.LABEL_PADDING, np.float32)
-    for index, (coords, codes, corners) in enumerate(rows):
-        end = len(coords) + len(corners)
-        all_coords[index, :end] = to_input_frame(np.concatenate([coords, corners]), size)
-        all_labels[index, : len(codes)] = codes
+    length = max(len(prompt.points) + len(prompt.corners) for prompt in prompts)
+    all_coords = np.zeros((len(prompts), length, 2), np.float32)
+    all_labels = np.full((len(prompts), length), contract.LABEL_PADDING, np.float32)
+    for index, prompt in enumerate(prompts):
+        points, corners = prompt.points, prompt.corners
+        end = len(points) + len(corners)
+        all_coords[index, :end] = to_input_frame(np.concatenate([points, corners]), size)
+        all_labels[index, : len(points)] = prompt.labels
         if len(corners):
-            all_labels[index, len(codes) : end] = (
+            all_labels[index, len(points) : end] = (
                 contract.LABEL_BOX_TOP_LEFT,
                 contract.LABEL_BOX_BOTTOM_RIGHT,
             )
-    if all(mask is None for mask in refined):
+    if all(prompt.refine is None for prompt in prompts):
         return Prompts(all_coords, all_labels, None, None, many)
     side = contract.MASK_SIZE
-    masks = np.zeros((len(rows), 1, side, side), np.float32)
-    has_mask = np.zeros(len(rows), np.float32)
-    for index, mask in enumerate(refined):
-        if mask is not None:
-            masks[index, 0] = mask
+    masks = np.zeros((len(prompts), 1, side, side), np.float32)
+    has_mask = np.zeros(len(prompts), np.float32)
+    for index, prompt in enumerate(prompts):
+        if prompt.refine is not None:
+            masks[index, 0] = _logits(prompt.refine)
             has_mask[index] = 1
     return Prompts(all_coords, all_labels, masks, has_mask, many)
 
@@ -278,7 +314,8 @@ def _check_near(name: str, coords: NDArray[np.float64], size: Size) -> None:
         )
 
 
-def _logits(refine: Any, size: Size) -> NDArray[np.float32] | None:
+def _mask(refine: Any, size: Size) -> Mask | None:
+    """Check a mask to start from."""
     if refine is None:
         return None
     if not isinstance(refine, Mask):
@@ -290,6 +327,10 @@ def _logits(refine: Any, size: Size) -> NDArray[np.float32] | None:
             f"refine is a mask of an image of {refine.size} (height, width), "
             f"expected one of this image: {size}"
         )
+    return refine
+
+
+def _logits(refine: Mask) -> NDArray[np.float32]:
     if not refine.has_logits:
         raise PromptError(
             "refine is a mask without logits, expected one that was segmented with logits=True"

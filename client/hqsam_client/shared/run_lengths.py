@@ -133,22 +133,56 @@ class RunLengths:
                 break
         return codes[np.arange(_LONGEST) < lengths[:, None]].tobytes()
 
-    def mask(self) -> NDArray[np.bool_]:
-        """Return the mask, bool [height, width], rows first."""
+    def mask(self, window: tuple[int, int, int, int] | None = None) -> NDArray[np.bool_]:
+        """Return the mask, or its part in a window, as bool [height, width], rows first.
+
+        Args:
+            window: (x0, y0, x1, y1) in pixels, not empty and inside the mask.
+        """
         height, width = self.size
-        if width < _WIDE:
+        if window is None and width < _WIDE:
             on = np.arange(len(self.counts)) % 2 == 1
             return np.ascontiguousarray(np.repeat(on, self.counts).reshape(width, height).T)
         # Where it changes from the row above, then row by row: turning columns of a large mask
         # into rows takes ten times as long.
-        mask = np.zeros(self.size, np.bool_)
+        x0, y0, x1, y1 = window or (0, 0, width, height)
         changes_at = np.cumsum(self.counts[:-1])
-        columns, rows = divmod(changes_at, height)
-        mask[rows, columns] = True
-        mask[0] = np.searchsorted(changes_at, np.arange(width) * height, side="right") % 2
-        for row in range(1, height):
+        first = np.arange(x0, x1) * height + y0
+        above = np.searchsorted(changes_at, first, side="right")
+        columns, rows = divmod(changes_at[above[0] :], height)
+        inside = (columns < x1) & (rows > y0) & (rows < y1)
+        mask = np.zeros((y1 - y0, x1 - x0), np.bool_)
+        mask[rows[inside] - y0, columns[inside] - x0] = True
+        mask[0] = above % 2
+        for row in range(1, len(mask)):
             np.not_equal(mask[row - 1], mask[row], out=mask[row])
         return mask
+
+    def placed(self, corner: tuple[int, int], size: Size) -> RunLengths:
+        """Return the mask of a window as one of the whole image; the rest of it is off.
+
+        Args:
+            corner: (x, y) of the window's first pixel in the image.
+            size: (height, width) of the image, which contains the window.
+        """
+        (x0, y0), height = corner, self.size[0]
+        edges = np.cumsum(self.counts)
+        ends = edges[1::2]
+        starts = edges[: 2 * len(ends) : 2]
+        # A run that goes on in the next column is a run of its own there.
+        first, last = starts // height, (ends - 1) // height
+        spans = last - first + 1
+        run = np.repeat(np.arange(len(ends)), spans)
+        column = first[run] + np.arange(len(run)) - np.repeat(np.cumsum(spans) - spans, spans)
+        top = np.where(column == first[run], starts[run] % height, 0)
+        bottom = np.where(column == last[run], (ends[run] - 1) % height + 1, height)
+        in_image = (column + x0) * size[0] + y0
+        changes_at = np.stack([in_image + top, in_image + bottom], axis=-1).ravel()
+        # A window of all rows: where a run ended, the next one began.
+        seams = np.flatnonzero(changes_at[1:] == changes_at[:-1])
+        changes_at = np.delete(changes_at, np.concatenate([seams, seams + 1]))
+        counts = np.diff(np.concatenate([[0], changes_at, [size[0] * size[1]]]))
+        return RunLengths(counts if counts[-1] else counts[:-1], size)
 
     @cached_property
     def area(self) -> int:

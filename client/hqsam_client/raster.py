@@ -1,0 +1,274 @@
+"""TIFF files that are read in parts, and masks with the place on the map of their image.
+
+Needs rasterio: ``pip install 'hqsam-triton[raster]'``. It reads GeoTIFF and BigTIFF of any number
+of pixels; only the tiles or strips of a window are decoded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import threading
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin
+
+from hqsam_client import image_files
+from hqsam_client.errors import ImageError, MissingPackageError, OptionError
+from hqsam_client.mask import Mask
+from hqsam_client.windows import Window
+
+_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_BLOCK_BYTES = 256 * 2**20
+"""Size of a tile or strip, at most: it is decoded as a whole, into GDAL's cache."""
+
+_MOST_PIXELS = 1 << 28
+"""Pixels of an image that is read as a whole, at most."""
+
+
+def is_tiff(path: str | PathLike[str]) -> bool:
+    """Tell whether a file is a TIFF file; not if it cannot be read."""
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            return file.read(4) in _SIGNATURES
+    # Without a home folder, `expanduser` raises RuntimeError.
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def is_installed() -> bool:
+    """Tell whether rasterio is installed."""
+    return importlib.util.find_spec("rasterio") is not None
+
+
+class RasterSource:
+    """A TIFF file of 8-bit grey, palette or RGB, which is read in parts.
+
+    Its first three bands are taken, or those that the file calls red, green and blue; or a single
+    band. Transparency is dropped.
+
+    Attributes:
+        size: (height, width) in original pixels.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        """Open the file, and read its header.
+
+        Raises:
+            ImageError: it cannot be read, or not in parts.
+            MissingPackageError: rasterio is not installed.
+        """
+        self._path = Path(path).expanduser()
+        self._lock = threading.Lock()
+        self._dataset = _open(self._path)
+        self.size: tuple[int, int] = (self._dataset.height, self._dataset.width)
+        self._bands, self._palette = self._colours()
+        self._check()
+
+    def part(self, window: Window) -> Image.Image:
+        """Return the pixels of a window, in mode RGB.
+
+        Raises:
+            ImageError: they cannot be read.
+        """
+        from rasterio.errors import RasterioError
+        from rasterio.windows import Window as RasterWindow
+
+        x0, y0, x1, y1 = window
+        part = RasterWindow(x0, y0, x1 - x0, y1 - y0)
+        try:
+            with self._lock:  # GDAL's files are for one thread at a time
+                values = self._dataset.read(self._bands, window=part)
+        except RasterioError as error:
+            raise ImageError(
+                f"{self._path} cannot be read at {window}: {' '.join(str(error).split())}"
+            ) from error
+        if self._palette is not None:
+            return Image.fromarray(self._palette[values[0]])
+        rgb = np.broadcast_to(values.transpose(1, 2, 0), (*values.shape[1:], 3))
+        return Image.fromarray(np.ascontiguousarray(rgb))
+
+    def full_image(self) -> Image.Image:
+        """Return all pixels, in mode RGB.
+
+        Raises:
+            ImageError: they are too many, or cannot be read.
+        """
+        height, width = self.size
+        if height * width > _MOST_PIXELS:
+            raise ImageError(
+                f"the image has {width} x {height} pixels, too many to read as a whole: draw "
+                "each mask on its window: mask.inner.overlay(), or {index} in --overlay"
+            )
+        return self.part((0, 0, width, height))
+
+    def _colours(self) -> tuple[list[int], NDArray[np.uint8] | None]:
+        """Return the numbers of the bands to read, and the palette: uint8 [256, 3] or None."""
+        from rasterio.enums import ColorInterp
+
+        meanings = list(self._dataset.colorinterp)
+        if meanings[0] == ColorInterp.palette:
+            colours = self._dataset.colormap(1)
+            return [1], np.array([colours.get(i, (0, 0, 0))[:3] for i in range(256)], np.uint8)
+        rgb = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+        if all(meaning in meanings for meaning in rgb):
+            return [meanings.index(meaning) + 1 for meaning in rgb], None
+        if not set(meanings) <= {*rgb, ColorInterp.gray, ColorInterp.undefined, ColorInterp.alpha}:
+            names = ", ".join(meaning.name for meaning in meanings)
+            raise ImageError(f"{self._path} has the bands {names}: convert it to RGB")
+        return ([1, 2, 3] if len(meanings) > 2 else [1]), None
+
+    def _check(self) -> None:
+        """Refuse what is not read as it should be, or not in parts."""
+        dataset, bands = self._dataset, self._bands
+        bits = dataset.tags(bands[0], ns="IMAGE_STRUCTURE").get("NBITS", "8")
+        is_inverted = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+        if {dataset.dtypes[band - 1] for band in bands} != {"uint8"} or bits != "8" or is_inverted:
+            raise ImageError(
+                f"{self._path} has values of {dataset.dtypes[bands[0] - 1]}, {bits} bits, expected "
+                "8-bit values of which 0 is black"
+            )
+        height, width = max(dataset.block_shapes, key=math.prod)
+        if height * width * dataset.count > _BLOCK_BYTES:
+            raise ImageError(
+                f"{self._path} is stored in parts of {width} x {height} pixels, too large to read "
+                "one: store it in tiles, such as with gdal_translate -co TILED=YES"
+            )
+        if _orientation(self._path) != 1:
+            raise ImageError(f"{self._path} is not upright: rotate it, and remove its orientation")
+
+
+def save_mask(mask: Mask, path: str | PathLike[str], image: str | PathLike[str]) -> None:
+    """Write a mask as a GeoTIFF file with the coordinate system and place of its image.
+
+    Args:
+        mask: of the image.
+        path: of the file to write: 255 the object, 0 the rest. Only tiles with the object take
+            room.
+        image: the TIFF file that the mask is of.
+
+    Raises:
+        OptionError: the file cannot be written.
+        ImageError: the image cannot be read.
+        MissingPackageError: rasterio is not installed.
+    """
+    import rasterio
+    from rasterio.errors import RasterioError
+    from rasterio.windows import Window as RasterWindow
+
+    with _open(Path(image).expanduser()) as like:
+        height, width = mask.size
+        profile = {
+            "driver": "GTiff",
+            "dtype": "uint8",
+            "count": 1,
+            "height": height,
+            "width": width,
+            "crs": like.crs,
+            "transform": like.transform,
+            "tiled": True,
+            "compress": "deflate",
+            "sparse_ok": True,
+        }
+    part, (x, y) = mask.cutout()
+    pixels = part.view(np.uint8) * np.uint8(255)
+    try:
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(pixels, 1, window=RasterWindow(x, y, *part.shape[::-1]))
+    except (RasterioError, OSError) as error:
+        raise OptionError(f"{path} cannot be written: {error}") from error
+
+
+def feature_collection(masks: Sequence[Mask], image: str | PathLike[str]) -> dict[str, Any]:
+    """Return masks as GeoJSON in the coordinate system of their image.
+
+    Outlines run along the edges of pixels. The coordinate system is named in the member ``crs``,
+    which GIS programs read; RFC 7946 knows only longitude and latitude.
+
+    Args:
+        masks: of the image.
+        image: the TIFF file that they are of.
+
+    Returns:
+        A FeatureCollection with a feature for each mask, a MultiPolygon, and its ``area`` in
+        pixels and ``iou``.
+
+    Raises:
+        ImageError: the image cannot be read.
+        MissingPackageError: rasterio is not installed.
+    """
+    from rasterio.features import shapes
+    from rasterio.transform import Affine
+
+    with _open(Path(image).expanduser()) as like:
+        crs, transform = like.crs, like.transform
+    outlines = []
+    for mask in masks:
+        part, corner = mask.cutout()
+        placed = transform * Affine.translation(*corner)
+        found = shapes(part.view(np.uint8), mask=part, connectivity=4, transform=placed)
+        parts = [shape["coordinates"] for shape, _ in found]
+        outlines.append((mask, {"type": "MultiPolygon", "coordinates": parts}))
+    features = collection(outlines)
+    authority = crs.to_authority() if crs is not None else None
+    if authority is not None:
+        name = "urn:ogc:def:crs:{}::{}".format(*authority)
+        features["crs"] = {"type": "name", "properties": {"name": name}}
+    return features
+
+
+def collection(outlines: Iterable[tuple[Mask, dict[str, Any]]]) -> dict[str, Any]:
+    """Return GeoJSON's FeatureCollection of masks with their geometries."""
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"area": mask.area, "iou": round(mask.iou, 6)},
+            "geometry": geometry,
+        }
+        for mask, geometry in outlines
+    ]
+    return {"type": "FeatureCollection", "features": features}
+
+
+def is_georeferenced(image: str | PathLike[str]) -> bool:
+    """Tell whether a TIFF file says where on a map it is; False without rasterio."""
+    if not is_installed() or not is_tiff(image):
+        return False
+    with _open(Path(image).expanduser()) as dataset:
+        return dataset.crs is not None or not dataset.transform.is_identity
+
+
+def _open(path: Path) -> Any:
+    try:
+        import rasterio
+        from rasterio.errors import RasterioError
+    except ImportError as error:
+        raise MissingPackageError(
+            "large TIFF files need rasterio: pip install 'hqsam-triton[raster]'"
+        ) from error
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            # No other driver: some read further files, or addresses, that a file names.
+            return rasterio.open(path, driver="GTiff", sharing=False)
+    except RasterioError as error:
+        raise ImageError(
+            f"{path} cannot be read as TIFF: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _orientation(path: Path) -> int:
+    """Return the EXIF orientation, which GDAL ignores."""
+    try:
+        with TiffImagePlugin.TiffImageFile(path) as image:
+            return image_files.orientation(image)
+    except Exception:
+        return 1  # a kind of TIFF that Pillow does not know
