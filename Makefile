@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-long test-cluster test-containers test-integrations environments check docs figures bench bench-graphs bench-family bench-everything bench-client bench-cluster bench-compare bench-gpu bench-attack fuzz soak clean bench-page
+.PHONY: help demo test test-all test-long test-cluster test-containers test-integrations environments check docs figures bench bench-graphs bench-family bench-everything bench-client bench-cluster bench-compare bench-gpu bench-attack bench-windows fuzz soak clean bench-page
 
 PYTHON ?= python3
 SOAK_MINUTES ?= 30
@@ -81,6 +81,9 @@ bench-compare: $(VENV)/.dev ## Measure this checkout against the one in the fold
 
 bench-everything: $(VENV)/.dev ## Measure everything in an image, and clicks meanwhile.
 	$(BIN)/python -m benchmarks.everything
+
+bench-windows: $(VENV)/.dev ## Measure clicks on small objects of an image of 400 megapixels.
+	$(BIN)/python -m benchmarks.windows
 
 bench-attack: $(VENV)/.dev ## Measure what another user notices of an attack.
 	$(BIN)/python -m benchmarks.attack

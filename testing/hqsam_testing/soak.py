@@ -1,8 +1,9 @@
 """Eight clients that load one server with a mixed workload, and what must hold meanwhile.
 
 Images come and go in a store that holds fewer of them. Clients click, draw boxes, send batches,
-run into timeouts, supersede their own clicks, and send files that are no image. Every mask is
-compared bit by bit with the one that the server gave while nobody else used it.
+zoom, look for everything, run into timeouts, supersede their own clicks, and send files that are no
+image. Every mask is compared bit by bit with the one that the server gave while nobody else used
+it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from hqsam_client import (
+    EverythingOptions,
     HQSam,
     HQSamError,
     ImageError,
@@ -53,6 +55,13 @@ _PROMPTS: dict[str, dict[str, Any]] = {
     "box": {"box": (30, 20, 250, 180)},
     "batch": {"boxes": [(10 * n, 10, 100 + 10 * n, 190) for n in range(5)]},
 }
+
+
+_SEARCHES: dict[str, Callable[[RemoteImage], Sequence[Mask]]] = {
+    "zoom": lambda image: [image.zoom(box=(120, 80, 170, 120)).inner],
+    "everything": lambda image: image.everything(_EVERYTHING),
+}
+_EVERYTHING = EverythingOptions(points_per_side=4, pred_iou_thresh=0, stability_score_thresh=0)
 
 
 @dataclass(frozen=True)
@@ -177,10 +186,11 @@ class Load:
         self._files = [_image(number) for number in range(plan.images)]
         self._expected = [self._references(file) for file in self._files]
 
-    def _references(self, file: bytes) -> dict[str, list[Mask]]:
+    def _references(self, file: bytes) -> dict[str, Sequence[Mask]]:
         with self._client() as sam:
             image = sam.open(file)
-            return {name: _masks(image.segment(**it)) for name, it in _PROMPTS.items()}
+            found = {name: _masks(image.segment(**it)) for name, it in _PROMPTS.items()}
+            return {**found, **{name: look(image) for name, look in _SEARCHES.items()}}
 
     @contextmanager
     def _client(self, timeout_s: float = TIMEOUT_S) -> Iterator[HQSam]:
@@ -219,7 +229,7 @@ class Load:
         """Draw one operation after the other, as one client."""
         draw = random.Random(f"{seed}-{self._plan}-{time.monotonic()}")  # noqa: S311
         operations: list[Callable[[random.Random, HQSam], None]] = [self._click_around] * 14
-        operations += [self._time_out, self._supersede, self._send_nonsense] * 2
+        operations += [self._time_out, self._supersede, self._send_nonsense, self._look] * 2
         with self._client() as sam, self._client(_HASTY_S) as hasty:
             while more():
                 operation = draw.choice(operations)
@@ -251,6 +261,13 @@ class Load:
             name = draw.choice(["click", "click", "click", "box", "batch"])
             self._compare(number, name, _masks(image.segment(**_PROMPTS[name])))
             self._count(name)
+
+    def _look(self, draw: random.Random, sam: HQSam) -> None:
+        """Zoom into an image, or look for everything in it."""
+        number, image = self._open(draw, sam)
+        name = draw.choice([*_SEARCHES])
+        self._compare(number, name, _SEARCHES[name](image))
+        self._count(name)
 
     def _time_out(self, draw: random.Random, sam: HQSam) -> None:
         """Ask for masks with a timeout that is too short most of the time."""
@@ -286,12 +303,9 @@ class Load:
         else:
             raise AssertionError("a damaged file was accepted as an image")
 
-    def _compare(self, number: int, name: str, masks: list[Mask]) -> None:
+    def _compare(self, number: int, name: str, masks: Sequence[Mask]) -> None:
         expected = self._expected[number][name]
-        same = len(masks) == len(expected) and all(
-            np.array_equal(one.low_res_logits, other.low_res_logits) and one.iou == other.iou
-            for one, other in zip(masks, expected, strict=True)
-        )
+        same = len(masks) == len(expected) and all(map(_is_same, masks, expected))
         if not same:
             with self._lock:
                 self.findings.wrong_masks.append(f"image {number}, {name}: a wrong mask")
@@ -301,6 +315,13 @@ def _image(number: int) -> bytes:
     pixels = np.array(images.draw(300, 200))
     pixels[:20, :20] = (7 * number % 256, number, 90)
     return encoded(Image.fromarray(pixels))
+
+
+def _is_same(one: Mask, other: Mask) -> bool:
+    if one.has_logits and not np.array_equal(one.low_res_logits, other.low_res_logits):
+        return False
+    same_runs = np.array_equal(one.run_lengths.counts, other.run_lengths.counts)
+    return same_runs and one.iou == other.iou
 
 
 def _masks(masks: Mask | list[Mask]) -> list[Mask]:

@@ -1,0 +1,157 @@
+"""Small objects of a large image: masks and time of a click with windows and without, and memory.
+
+The image has 20,000 x 20,000 pixels. The model cannot be given it as a whole; without windows, it
+is given what it would see of it, 1024 x 1024 pixels.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import psutil
+import rasterio
+from hqsam_client import HQSam, Windows
+from hqsam_client.contract import INPUT_SIZE
+from hqsam_server import TritonServer
+from hqsam_testing import maps
+from hqsam_testing.processes import memory_bytes
+
+from benchmarks import report
+
+SIDE = 20_000
+
+CLICKS = 60
+"""Objects that are clicked, spread over the image."""
+
+
+def main() -> None:
+    """Run the benchmark."""
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hqsam-windows-")))
+        path = folder / "map.tif"
+        # In a process of its own: its memory is not the client's.
+        with ProcessPoolExecutor(1, mp_context=spawn) as drawing:
+            objects = drawing.submit(maps.write, path, SIDE).result()
+        chosen = objects[:: len(objects) // CLICKS][:CLICKS]
+        server = stack.enter_context(TritonServer())
+        sam = stack.enter_context(HQSam(server.grpc_url))
+        warm_up = sam.open(np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8))
+        warm_up.segment(points=[(1, 1)])
+        with (
+            Peak(psutil.Process().memory_info) as client,
+            Peak(lambda: (memory_bytes(server.pid),)) as served,
+        ):
+            first, again, ious = in_windows(sam, path, chosen)
+        without = statistics.fmean(as_a_whole(sam, path, chosen))
+    encode_s = statistics.median(first) - statistics.median(again)
+    rows = [
+        {
+            "what": "mean IoU of a click, objects of 16 to 60 pixels, with windows",
+            "figure": f"{statistics.fmean(ious):.2f}",
+            "detail": f"{without:.2f} without (aim: 0.3 above); {len(chosen)} of {len(objects)} "
+            f"objects of {SIDE} x {SIDE} pixels",
+        },
+        {
+            "what": "the first click in a window",
+            "figure": f"{1e3 * statistics.median(first):.0f} ms",
+            "detail": f"{1e3 * statistics.median(again):.0f} ms again; {1e3 * encode_s:.0f} ms to "
+            "read, send and encode the window",
+        },
+        {
+            "what": "memory of the client besides",
+            "figure": f"{client.grown / 1e6:.0f} MB",
+            "detail": "at its peak, over idle (aim: less than 1,000 MB)",
+        },
+        {
+            "what": "memory of the server besides",
+            "figure": f"{served.grown / 1e6:.0f} MB",
+            "detail": f"at its peak, with the embeddings of {len(chosen)} windows in its store "
+            "(aim: less than 1,000 MB)",
+        },
+    ]
+    report.write("windows", "Small objects of a large image", "make bench-windows", rows)
+
+
+def in_windows(
+    sam: HQSam, path: Path, objects: list[maps.Object]
+) -> tuple[list[float], list[float], list[float]]:
+    """Click each object twice; return seconds of the first and of the second click, and IoU."""
+    first: list[float] = []
+    again: list[float] = []
+    ious = []
+    image = sam.open(path, windows=Windows())
+    for it in objects:
+        for seconds in (first, again):
+            start = time.perf_counter()
+            mask = image.segment(points=[it.point])
+            seconds.append(time.perf_counter() - start)
+        ious.append(it.iou(*mask.cutout(), mask.area))
+    return first, again, ious
+
+
+def as_a_whole(sam: HQSam, path: Path, objects: list[maps.Object]) -> list[float]:
+    """Click each object on the shrunk image; return IoU in original pixels."""
+    with rasterio.open(path) as dataset:
+        seen = dataset.read(
+            out_shape=(3, INPUT_SIZE, INPUT_SIZE), resampling=rasterio.enums.Resampling.average
+        )
+    image = sam.open(np.ascontiguousarray(seen.transpose(1, 2, 0)))
+    scale = SIDE / INPUT_SIZE
+    ious = []
+    for it in objects:
+        x, y = it.point
+        mask = image.segment(points=[((x + 0.5) / scale - 0.5, (y + 0.5) / scale - 0.5)])
+        x0, y0, x1, y1 = it.box
+        rows, columns = (
+            ((np.arange(low, high) + 0.5) / scale).astype(int) for low, high in ((y0, y1), (x0, x1))
+        )
+        ious.append(it.iou(mask.array[np.ix_(rows, columns)], (x0, y0), mask.area * scale**2))
+    return ious
+
+
+class Peak:
+    """How much more memory something has at most during a block than before it."""
+
+    def __init__(self, measure: Callable[[], tuple[int, ...]]) -> None:
+        """Measure once.
+
+        Args:
+            measure: returns bytes, and maybe more.
+        """
+        self._measure = measure
+        self._before = self._most = measure()[0]
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    @property
+    def grown(self) -> int:
+        """Bytes."""
+        return self._most - self._before
+
+    def __enter__(self) -> Peak:
+        """Start to look."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.25):
+            self._most = max(self._most, self._measure()[0])
+
+
+if __name__ == "__main__":
+    main()
