@@ -1,7 +1,7 @@
-"""Small objects of a large image: masks and time of a click with windows and without, and memory.
+"""Small objects of large images: masks and time of a click with windows and without, and memory.
 
-The image has 20,000 x 20,000 pixels. The model cannot be given it as a whole; without windows, it
-is given what it would see of it, 1024 x 1024 pixels.
+First, what zoom gains on drawn scenes of 3000 x 2250 pixels. Then a map of 20,000 x 20,000: the
+model cannot be given it as a whole; without windows, it is given what it would see of it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,25 @@ import psutil
 import rasterio
 from hqsam_client import HQSam, Windows
 from hqsam_client.contract import INPUT_SIZE
+from hqsam_evaluation.measures import boundary_iou, iou
 from hqsam_server import TritonServer
 from hqsam_testing import maps
 from hqsam_testing.processes import memory_bytes
+from numpy.typing import NDArray
 
 from benchmarks import report
+from training import samples, scenes
 
 SIDE = 20_000
+
+SCENES, SCENE = 16, (3000, 2250)
+"""Drawn scenes, and (width, height) of each."""
+
+SIZES = {64: "less than 64 pixels", 128: "64 to 128", 256: "128 to 256", 1025: "256 and more"}
+"""Of the box of the first mask."""
+
+BOUNDARY = 0.005
+"""Of the diagonal: how far from a contour a pixel counts as boundary, 19 pixels."""
 
 CLICKS = 60
 """Objects that are clicked, spread over the image."""
@@ -53,8 +65,9 @@ def main() -> None:
         ):
             first, again, ious = in_windows(sam, path, chosen)
         without = statistics.fmean(as_a_whole(sam, path, chosen))
+        rows = zooms(sam)
     encode_s = statistics.median(first) - statistics.median(again)
-    rows = [
+    rows += [
         {
             "what": "mean IoU of a click, objects of 16 to 60 pixels, with windows",
             "figure": f"{statistics.fmean(ious):.2f}",
@@ -80,6 +93,50 @@ def main() -> None:
         },
     ]
     report.write("windows", "Small objects of a large image", "make bench-windows", rows)
+
+
+def zooms(sam: HQSam) -> list[dict[str, str]]:
+    """Click objects of scenes, and zoom into them; return a row for each range of sizes."""
+    rng = np.random.default_rng(5)
+    found: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in SIZES.values()}
+    for seed in range(SCENES):
+        scale = float(rng.choice([0.5, 0.8, 1.2]))
+        scene = scenes.draw(seed + 100, *SCENE, scale=scale, min_area_px=300)
+        image = sam.open(scene.image)
+        for number in rng.permutation(len(scene.masks))[:4]:
+            truth = scene.masks[number]
+            point, box = samples.centre(truth), samples.box(truth)
+            first = image.segment([point])
+            x0, y0, x1, y1 = first.box or (0, 0, 0, 0)
+            if not first.area:
+                continue
+            in_frame = max(x1 - x0, y1 - y0) * INPUT_SIZE / max(SCENE)
+            masks = [
+                first,
+                image.zoom([point], mask=first),
+                image.segment(box=box),
+                image.zoom(box=box),
+            ]
+            name = next(name for limit, name in SIZES.items() if in_frame < limit)
+            found[name].append([both_ious(mask.array, truth) for mask in masks])
+    return [zoom_row(name, values) for name, values in found.items() if values]
+
+
+def both_ious(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return IoU and boundary IoU."""
+    return iou(mask, truth), boundary_iou(mask, truth, BOUNDARY)
+
+
+def zoom_row(size: str, values: list[list[tuple[float, float]]]) -> dict[str, str]:
+    """Return a row of the report from `both_ious` of four masks for each object."""
+    click, zoomed, box, zoomed_box = np.array(values).mean(axis=0)
+    return {
+        "what": f"zoom, first mask of {size} in the input frame",
+        "figure": f"{zoomed[0]:.2f} instead of {click[0]:.2f}",
+        "detail": f"mean IoU of a click; boundary IoU {zoomed[1]:.2f} instead of {click[1]:.2f}; "
+        f"with a true box, IoU {zoomed_box[0]:.2f} instead of {box[0]:.2f}, boundary IoU "
+        f"{zoomed_box[1]:.2f} instead of {box[1]:.2f}; {len(values)} objects",
+    }
 
 
 def in_windows(

@@ -5,13 +5,15 @@ They show masks of the small model. Draw them again when its weights change.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from hqsam_client import EverythingOptions, HQSam, Mask, drawing
+from hqsam_client import EverythingOptions, HQSam, Mask, Windows, drawing
 from hqsam_client.shared.modes import Mode
 from hqsam_server import TritonServer
+from hqsam_testing import maps
 from PIL import Image
 
 from demo.__main__ import BESIDE, BOX, COIN, OTHER, PHOTOGRAPH
@@ -42,6 +44,10 @@ EVERYTHING = EverythingOptions(
     box_nms_thresh=0.4,
     min_mask_region_area=100,
 )
+LARGE_SIDE, LARGE_OBJECT = 12 * maps.CELL, 30
+"""A drawn image of small objects: its side in pixels, and which of them is clicked."""
+
+AROUND_PX = 64
 MODES: tuple[Mode, ...] = ("hq", "hq+sam", "best")
 
 
@@ -68,6 +74,22 @@ def main() -> None:
         save("many", [with_prompts(together(masks), boxes=MANY)])
         modes = [image.segment([COIN], mode=mode).overlay() for mode in MODES]
         save("modes", [with_prompts(overlay, [COIN]) for overlay in modes])
+        save("windows", small_object(sam))
+
+
+def small_object(sam: HQSam) -> list[Image.Image]:
+    """Return an object of a large image as it is, and its mask without windows and with."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "map.tif"
+        clicked = maps.write(path, LARGE_SIDE)[LARGE_OBJECT]
+        x, y = clicked.point
+        area = (x - AROUND_PX, y - AROUND_PX, x + AROUND_PX, y + AROUND_PX)
+        whole = sam.open(path, upload="resized")
+        windowed = sam.open(path, windows=Windows())
+        image = whole.full_image()
+        masks = [it.segment([clicked.point]) for it in (whole, windowed)]
+        drawn = [image, *(mask.overlay(image) for mask in masks)]
+        return [it.crop(area).resize((400, 400)) for it in drawn]
 
 
 def together(masks: Sequence[Mask]) -> Image.Image:

@@ -204,14 +204,16 @@ def feature_collection(masks: Sequence[Mask], image: str | PathLike[str]) -> dic
         MissingPackageError: rasterio is not installed.
     """
     from rasterio.features import shapes
-    from rasterio.transform import Affine
+    from rasterio.windows import Window as RasterWindow
+    from rasterio.windows import transform as window_transform
 
     with _open(Path(image).expanduser()) as like:
         crs, transform = like.crs, like.transform
     outlines = []
     for mask in masks:
         part, corner = mask.cutout()
-        placed = transform * Affine.translation(*corner)
+        window = RasterWindow(*corner, *part.shape[::-1])
+        placed = window_transform(window, transform)
         found = shapes(part.view(np.uint8), mask=part, connectivity=4, transform=placed)
         parts = [shape["coordinates"] for shape, _ in found]
         outlines.append((mask, {"type": "MultiPolygon", "coordinates": parts}))

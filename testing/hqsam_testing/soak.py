@@ -57,11 +57,12 @@ _PROMPTS: dict[str, dict[str, Any]] = {
 }
 
 
+_EVERYTHING = EverythingOptions(points_per_side=4, pred_iou_thresh=0, stability_score_thresh=0)
+
 _SEARCHES: dict[str, Callable[[RemoteImage], Sequence[Mask]]] = {
     "zoom": lambda image: [image.zoom(box=(120, 80, 170, 120)).inner],
     "everything": lambda image: image.everything(_EVERYTHING),
 }
-_EVERYTHING = EverythingOptions(points_per_side=4, pred_iou_thresh=0, stability_score_thresh=0)
 
 
 @dataclass(frozen=True)

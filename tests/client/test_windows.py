@@ -23,7 +23,7 @@ from hqsam_client import (
 )
 from hqsam_client.shared.prompt_encoding import check
 from hqsam_client.shared.run_lengths import RunLengths
-from hqsam_client.shared.windowing import groups
+from hqsam_client.shared.windowing import groups, zooms
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -69,14 +69,14 @@ def test_a_mask_of_a_window_is_the_same_pixels_in_the_whole_image() -> None:
             assert np.array_equal(whole.mask((x0, y0, x1, y1)), part)
             expected = np.zeros_like(mask)
             expected[y0:y1, x0:x1] = part
-            placed = RunLengths.of_mask(part).placed((x0, y0), mask.shape)
+            placed = RunLengths.of_mask(part).placed((x0, y0), (height, width))
             assert np.array_equal(placed.counts, RunLengths.of_mask(expected).counts)
 
 
 def test_a_mask_is_cut_out_without_the_rest() -> None:
     mask = np.zeros((300, 400), np.bool_)
     mask[0:10, 390:400] = True
-    for found in (Mask(RunLengths.of_mask(mask), 0.5, mask.shape), logits_of(mask)):
+    for found in (Mask(RunLengths.of_mask(mask), 0.5, (300, 400)), of_logits()):
         part, (x, y) = found.cutout()
         height, width = part.shape
         assert np.array_equal(part, found.array[y : y + height, x : x + width])
@@ -86,10 +86,10 @@ def test_a_mask_is_cut_out_without_the_rest() -> None:
     assert empty.polygons() == []
 
 
-def logits_of(mask: NDArray[np.bool_]) -> Mask:
+def of_logits() -> Mask:
     logits = np.full((256, 256), -1, np.float32)
     logits[:20, 230:] = 1
-    return Mask(logits, 0.5, mask.shape)
+    return Mask(logits, 0.5, (300, 400))
 
 
 def windows_of(**prompts: Any) -> list[tuple[int, int, int, int]]:
@@ -172,7 +172,8 @@ def test_refining_stays_in_its_window(sam: HQSam, large: NDArray[np.uint8]) -> N
     far = image.segment(points=[(500, 430), (1390, 890)], refine=first)
     assert far.window != first.window
     with pytest.raises(PromptError, match="whole image"):
-        image.segment(points=[(5, 5)], refine=Mask(np.zeros((256, 256), np.float32), 1.0, SIZE))
+        whole = Mask(np.zeros((256, 256), np.float32), 1.0, SIZE)
+        image.segment(points=[(5, 5)], refine=whole)  # type: ignore[call-overload]
 
 
 def test_windows_are_encoded_when_they_are_needed_or_ahead(
@@ -189,22 +190,9 @@ def test_windows_are_encoded_when_they_are_needed_or_ahead(
         image.embed(concurrency=0)
 
 
-def test_everything_is_looked_for_in_each_window(sam: HQSam, large: NDArray[np.uint8]) -> None:
-    image = sam.open(large, windows=Windows(700, 0))
-    options = EverythingOptions(
-        points_per_side=2, pred_iou_thresh=0, stability_score_thresh=0, crop_nms_thresh=1
-    )
-    prompts: list[tuple[int, int]] = []
-    masks = image.everything(options, progress=lambda *it: prompts.append(it))
-    assert prompts[-1] == (4 * len(image.windows), 4 * len(image.windows))
-    assert masks
-    for mask in masks:
-        x0, y0, x1, y1 = mask.crop_box
-        assert mask.crop_box in image.windows
-        assert mask.size == SIZE
-        assert mask.area == mask.array[y0:y1, x0:x1].sum() == mask.array.sum()
+def test_windows_are_crops_enough(sam: HQSam, large: NDArray[np.uint8]) -> None:
     with pytest.raises(OptionError, match="crop_n_layers"):
-        image.everything(EverythingOptions(crop_n_layers=1))
+        sam.open(large, windows=GRID).everything(EverythingOptions(crop_n_layers=1))
 
 
 def test_zoom_is_a_window_around_the_object(sam: HQSam, large: NDArray[np.uint8]) -> None:
@@ -239,20 +227,21 @@ def test_zoom_says_what_it_lacks(sam: HQSam, large: NDArray[np.uint8]) -> None:
             image.zoom(**wrong)  # type: ignore[arg-type]
 
 
-def test_segment_zooms_into_small_objects_only(
-    sam: HQSam, large: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = sam.open(large)
-    boxes = [(680, 430, 780, 500), (10, 20, 900, 800)]
-    plain = image.segment(boxes=boxes)
-    areas = iter([(690, 440, 720, 470), (10, 20, 700, 800)])
-    monkeypatch.setattr(Mask, "box", property(lambda _: next(areas)))
-    zoomed = image.segment(boxes=boxes, zoom=True)
-    monkeypatch.undo()
-    assert isinstance(zoomed[0], WindowMask)
-    assert np.array_equal(zoomed[0].array, image.zoom(box=boxes[0]).array)
-    assert not isinstance(zoomed[1], WindowMask)
-    assert np.array_equal(zoomed[1].array, plain[1].array)
+def test_small_objects_are_zoomed_into_and_no_others() -> None:
+    masks = []
+    for side in (0, 30, 174, 175, 600):  # 175 pixels of 1400 are 128 of 1024
+        pixels = np.zeros(SIZE, np.bool_)
+        pixels[100 : 100 + side, 300 : 300 + side] = True
+        masks.append(Mask(RunLengths.of_mask(pixels), 0.5, SIZE))
+    prompts, _ = check(SIZE, points=[[(310, 110)]] * len(masks))
+    found = zooms(prompts, masks, SIZE)
+    assert {number: group.window for number, group in found.items()} == {
+        1: (187, 0, 443, 256),
+        2: (0, 0, 870, 870),
+    }
+    (prompt,) = found[1].prompts
+    assert prompt.corners.tolist() == [[113, 100], [143, 130]]
+    assert prompt.points.tolist() == [[123, 110]]
 
 
 def test_an_image_that_the_model_sees_whole_needs_no_zoom(

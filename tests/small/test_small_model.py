@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,10 @@ from hqsam_evaluation.measures import iou
 from hqsam_export import onnx_files, repository
 from hqsam_server import TritonServer, Tuning, small_model
 from hqsam_testing.coins import COINS, LABELS
-from hqsam_testing.waiting import TIMEOUT_S
 from PIL import Image
 
 from tests.small import distinct
+from tests.small.connecting import connect
 from tests.small.distinct import Scene
 
 EACH = 0.75
@@ -33,18 +31,6 @@ SIZES = [
     (1024, 768), (640, 480), (900, 1400), (1600, 500), (400, 1100), (96, 64), (4000, 3000),
     (3000, 4000),
 ]  # fmt: skip
-
-
-@contextmanager
-def connect(server: TritonServer) -> Iterator[HQSam]:
-    with HQSam(server.grpc_url, timeout_s=TIMEOUT_S, embed_timeout_s=TIMEOUT_S) as sam:
-        yield sam
-
-
-@pytest.fixture(scope="module")
-def sam() -> Iterator[HQSam]:
-    with TritonServer(tuning=Tuning(precision="fp32")) as server, connect(server) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

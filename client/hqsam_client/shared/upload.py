@@ -133,7 +133,8 @@ def _open(encoded: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(
             "the image has more pixels than Pillow opens: shrink it, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS and the server's limit"
+            "PIL.Image.MAX_IMAGE_PIXELS and the server's limit; a TIFF file can be opened in "
+            "windows of any image, with pip install 'hqsam-triton[raster]'"
         ) from error
     # Pillow's readers raise nearly anything over hostile bytes, not only OSError.
     except Exception as error:
