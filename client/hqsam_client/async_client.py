@@ -27,11 +27,11 @@ from hqsam_client.shared.base import (
 )
 from hqsam_client.shared.mask_search import IN_FLIGHT, Search
 from hqsam_client.shared.modes import Mode
-from hqsam_client.shared.prompt_encoding import Box, Labels, Points, check
+from hqsam_client.shared.prompt_encoding import Box, Labels, Points, Prompt, check
 from hqsam_client.shared.protocol import Call, Flow, embed_flow, patiently
 from hqsam_client.shared.sources import Source, open_source
 from hqsam_client.shared.upload import ImageLike, Upload, UploadMode, prepare
-from hqsam_client.shared.windowing import Group, zoom_prompt, zoomed, zooms
+from hqsam_client.shared.windowing import ZOOMS, is_small, is_still_small, zoom_prompt, zoomed
 from hqsam_client.windows import Window, WindowMask, Windows
 
 T = TypeVar("T")
@@ -272,9 +272,10 @@ class AsyncRemoteImage(BaseImage):
             return found
         masks = found if isinstance(found, list) else [found]
         prompts, many = check(self.size, points, labels, box, boxes)
-        for number, group in zooms(prompts, masks, self.size).items():
-            zoomed_mask = await self._zoomed(group, mode, logits, turn)
-            masks[number] = zoomed_mask if zoomed_mask.area else masks[number]
+        for number, (prompt, mask) in enumerate(zip(prompts, masks, strict=True)):
+            if is_small(mask):
+                closer = await self._zoomed(prompt, mask, mode, logits, turn)
+                masks[number] = closer if closer.area else mask
         return masks if many else masks[0]
 
     async def zoom(
@@ -292,15 +293,20 @@ class AsyncRemoteImage(BaseImage):
         prompt = zoom_prompt(self.size, points, labels, box, mask)
         if mask is None and box is None:
             mask = await self._client.run(self._finding(prompt, mode), turn=turn)
-        return await self._zoomed(zoomed(prompt, mask, self.size), mode, logits, turn)
+        return await self._zoomed(prompt, mask, mode, logits, turn)
 
     async def _zoomed(
-        self, group: Group, mode: Mode, logits: bool, turn: Turn | None
+        self, prompt: Prompt, mask: Mask | None, mode: Mode, logits: bool, turn: Turn | None
     ) -> WindowMask:
-        upload = await asyncio.to_thread(self._uploads.get, group.window)
-        masks = await self._client.run(group.flow(upload, mode, logits), turn=turn)
-        ((_, mask),) = await asyncio.to_thread(group.placed, masks, self._uploads)
-        return mask
+        for _ in range(ZOOMS):
+            group = zoomed(prompt, mask, self.size)
+            upload = await asyncio.to_thread(self._uploads.get, group.window)
+            masks = await self._client.run(group.flow(upload, mode, logits), turn=turn)
+            ((_, closer),) = await asyncio.to_thread(group.placed, masks, self._uploads)
+            if not is_still_small(closer, prompt):
+                break
+            mask = closer
+        return closer
 
     async def everything(
         self,

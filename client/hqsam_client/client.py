@@ -28,11 +28,11 @@ from hqsam_client.shared.base import (
 )
 from hqsam_client.shared.mask_search import IN_FLIGHT, Search
 from hqsam_client.shared.modes import Mode
-from hqsam_client.shared.prompt_encoding import Box, Labels, Points, check
+from hqsam_client.shared.prompt_encoding import Box, Labels, Points, Prompt, check
 from hqsam_client.shared.protocol import Call, Flow, embed_flow, patiently
 from hqsam_client.shared.sources import Source, open_source
 from hqsam_client.shared.upload import ImageLike, Upload, UploadMode, prepare
-from hqsam_client.shared.windowing import Group, zoom_prompt, zoomed, zooms
+from hqsam_client.shared.windowing import ZOOMS, is_small, is_still_small, zoom_prompt, zoomed
 from hqsam_client.windows import Window, WindowMask, Windows
 
 T = TypeVar("T")
@@ -332,8 +332,8 @@ class RemoteImage(BaseImage):
                 the server sends run lengths of the finished mask, a few kilobytes instead of 262
                 or 1,310.
             zoom: of an image of more than 1024 pixels, segment small objects again as `zoom` does:
-                those whose box has sides of less than 128 pixels in the input frame. Each takes
-                another encode. If nothing is found there, the first mask stays.
+                those whose box has sides of less than 256 pixels in the input frame. Each takes
+                one to three more encodes. If nothing is found there, the first mask stays.
 
         Returns:
             A mask; a list of masks, in order, if `boxes` is given or `points` is a list of lists.
@@ -352,9 +352,10 @@ class RemoteImage(BaseImage):
             return found
         masks = found if isinstance(found, list) else [found]
         prompts, many = check(self.size, points, labels, box, boxes)
-        for number, group in zooms(prompts, masks, self.size).items():
-            zoomed_mask = self._zoomed(group, mode, logits, turn)
-            masks[number] = zoomed_mask if zoomed_mask.area else masks[number]
+        for number, (prompt, mask) in enumerate(zip(prompts, masks, strict=True)):
+            if is_small(mask):
+                closer = self._zoomed(prompt, mask, mode, logits, turn)
+                masks[number] = closer if closer.area else mask
         return masks if many else masks[0]
 
     def zoom(
@@ -369,15 +370,17 @@ class RemoteImage(BaseImage):
     ) -> WindowMask:
         """Segment one object in a window around it, at full resolution.
 
-        The window has 3 times the longer side of the box, or 5 times that of the mask, and at
-        least 256 pixels. It is encoded as an image of its own. The mask is empty outside of it.
+        The window has 3 times the longer side of the box, or of the mask's box, and at least 256
+        pixels. It is encoded as an image of its own. The mask is empty outside of it. Without a
+        box, an object that has less than a fifth of the window's side is segmented again, in a
+        window around what was found; twice at most.
 
         Args:
             points: as in `segment`. Those outside the window are left out.
             labels: as in `segment`.
             box: as in `segment`; says where the object is.
-            mask: an earlier mask of the object, which says the same, and whose box is the prompt
-                if there is no other box. Without a box and a mask, `points` are segmented first.
+            mask: an earlier mask of the object, which says the same; its box is the prompt if
+                there is no other. Without a box and a mask, `points` are segmented first.
             mode: as in `segment`.
             logits: whether `WindowMask.inner` needs logits.
 
@@ -390,13 +393,20 @@ class RemoteImage(BaseImage):
         prompt = zoom_prompt(self.size, points, labels, box, mask)
         if mask is None and box is None:
             mask = self._client.run(self._finding(prompt, mode), turn=turn)
-        return self._zoomed(zoomed(prompt, mask, self.size), mode, logits, turn)
+        return self._zoomed(prompt, mask, mode, logits, turn)
 
-    def _zoomed(self, group: Group, mode: Mode, logits: bool, turn: Turn | None) -> WindowMask:
-        upload = self._uploads.get(group.window)
-        masks = self._client.run(group.flow(upload, mode, logits), turn=turn)
-        ((_, mask),) = group.placed(masks, self._uploads)
-        return mask
+    def _zoomed(
+        self, prompt: Prompt, mask: Mask | None, mode: Mode, logits: bool, turn: Turn | None
+    ) -> WindowMask:
+        for _ in range(ZOOMS):
+            group = zoomed(prompt, mask, self.size)
+            upload = self._uploads.get(group.window)
+            masks = self._client.run(group.flow(upload, mode, logits), turn=turn)
+            ((_, closer),) = group.placed(masks, self._uploads)
+            if not is_still_small(closer, prompt):
+                break
+            mask = closer
+        return closer
 
     def everything(
         self,

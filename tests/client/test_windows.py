@@ -23,7 +23,7 @@ from hqsam_client import (
 )
 from hqsam_client.shared.prompt_encoding import check
 from hqsam_client.shared.run_lengths import RunLengths
-from hqsam_client.shared.windowing import groups, zooms
+from hqsam_client.shared.windowing import groups, is_small, is_still_small, zoom_prompt, zoomed
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -202,11 +202,6 @@ def test_zoom_is_a_window_around_the_object(sam: HQSam, large: NDArray[np.uint8]
     inner = sam.open(large[315:615, 580:880].copy())
     expected = inner.segment([(125, 145)], box=(100, 115, 200, 185))
     assert np.array_equal(mask.inner.low_res_logits, expected.low_res_logits)
-    pixels = np.zeros(SIZE, np.bool_)
-    pixels[700:730, 20:50] = True
-    earlier = Mask(RunLengths.of_mask(pixels), 0.5, SIZE)
-    mask = image.zoom(mask=earlier)
-    assert mask.window == (0, 587, 256, 843)
     first = image.segment([(705, 460)])
     assert np.array_equal(
         image.zoom([(705, 460)]).array, image.zoom([(705, 460)], mask=first).array
@@ -227,21 +222,51 @@ def test_zoom_says_what_it_lacks(sam: HQSam, large: NDArray[np.uint8]) -> None:
             image.zoom(**wrong)  # type: ignore[arg-type]
 
 
+def of_box(x0: int, y0: int, x1: int, y1: int, size: tuple[int, int] = SIZE) -> Mask:
+    pixels = np.zeros(size, np.bool_)
+    pixels[y0:y1, x0:x1] = True
+    return Mask(RunLengths.of_mask(pixels), 0.5, size)
+
+
 def test_small_objects_are_zoomed_into_and_no_others() -> None:
-    masks = []
-    for side in (0, 30, 174, 175, 600):  # 175 pixels of 1400 are 128 of 1024
-        pixels = np.zeros(SIZE, np.bool_)
-        pixels[100 : 100 + side, 300 : 300 + side] = True
-        masks.append(Mask(RunLengths.of_mask(pixels), 0.5, SIZE))
-    prompts, _ = check(SIZE, points=[[(310, 110)]] * len(masks))
-    found = zooms(prompts, masks, SIZE)
-    assert {number: group.window for number, group in found.items()} == {
-        1: (187, 0, 443, 256),
-        2: (0, 0, 870, 870),
-    }
-    (prompt,) = found[1].prompts
-    assert prompt.corners.tolist() == [[113, 100], [143, 130]]
-    assert prompt.points.tolist() == [[123, 110]]
+    small = [is_small(of_box(100, 50, 100 + side, 90)) for side in (0, 5, 349, 350, 900)]
+    assert small == [False, True, True, False, False]  # 350 pixels of 1400 are 256 of 1024
+    assert not is_small(of_box(10, 10, 20, 20, (800, 1024)))
+
+
+def test_a_zoom_shows_the_object_with_its_own_prompt() -> None:
+    mask = of_box(300, 300, 400, 360)
+    (clicked,), _ = check(SIZE, points=[(310, 320), (1390, 890)], labels=[1, 0])
+    group = zoomed(clicked, mask, SIZE)
+    assert group.window == (200, 180, 500, 480)
+    (prompt,) = group.prompts
+    assert prompt.points.tolist() == [[110, 140]]  # the other one is not in the window
+    assert prompt.labels.tolist() == [1]
+    assert not len(prompt.corners)
+    nothing = zoom_prompt(SIZE, None, None, None, mask)
+    (prompt,) = zoomed(nothing, mask, SIZE).prompts
+    assert prompt.corners.tolist() == [[100, 120], [200, 180]]
+    (boxed,), _ = check(SIZE, box=(10, 20, 110, 60))
+    group = zoomed(boxed, mask, SIZE)
+    assert group.window == (0, 0, 300, 300)
+    assert group.prompts[0].corners.tolist() == [[10, 20], [110, 60]]
+
+
+def test_a_zoom_goes_on_while_the_object_is_small_in_its_window() -> None:
+    (clicked,), _ = check(SIZE, points=[(310, 320)])
+    (boxed,), _ = check(SIZE, box=(300, 300, 320, 330))
+
+    def found(side: int, window: tuple[int, int, int, int]) -> WindowMask:
+        x0, y0, x1, y1 = window
+        inner = of_box(0, 0, side, side, (y1 - y0, x1 - x0))
+        return WindowMask(inner, window, SIZE)
+
+    large, least = (100, 100, 700, 700), (200, 200, 456, 456)
+    assert is_still_small(found(119, large), clicked)
+    assert not is_still_small(found(120, large), clicked)
+    assert not is_still_small(found(0, large), clicked)
+    assert not is_still_small(found(20, least), clicked)
+    assert not is_still_small(found(20, large), boxed)
 
 
 def test_an_image_that_the_model_sees_whole_needs_no_zoom(

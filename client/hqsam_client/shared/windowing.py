@@ -22,12 +22,17 @@ from hqsam_client.windows import Window, WindowMask
 _ROOM = 1 / 8
 """Of a box's longer side: what a window shows around it at least."""
 
-_AROUND_BOX, _AROUND_MASK = 3, 5
-"""Sides of an object that a window has into which the client zooms. A box that somebody drew is
-right; that of a small mask may be too small. See docs/large-images.md for what was measured."""
+_AROUND = 3
+"""Sides of an object that a window has into which the client zooms."""
 
-_SMALL_PX = 128
+_SMALL_PX = 256
 """An object whose box is smaller than this in the input frame is zoomed into by itself."""
+
+ZOOMS = 3
+"""Windows of one object, at most: the first mask of a click may have been far too large."""
+
+_STILL_SMALL = 1 / 5
+"""Of a window's side: a smaller object is zoomed into again."""
 
 _LEAST_PX = 256
 """Side of a window, at least: pixels that are enlarged more show nothing more."""
@@ -149,21 +154,24 @@ def square(area: NDArray[np.float64], side: float, size: Size) -> Window:
     return x0, y0, x1, y1
 
 
-def _is_small(mask: Mask, size: Size) -> bool:
+def is_small(mask: Mask) -> bool:
     """Tell whether an object shows more in a window: it is small, and the image was shrunk."""
-    if mask.box is None or max(size) <= INPUT_SIZE:
-        return False
-    x0, y0, x1, y1 = mask.box
-    return max(x1 - x0, y1 - y0) * INPUT_SIZE < _SMALL_PX * max(size)
+    longest = max(mask.size)
+    return longest > INPUT_SIZE and 0 < _side(mask) * INPUT_SIZE < _SMALL_PX * longest
 
 
-def zooms(prompts: Sequence[Prompt], masks: Sequence[Mask], size: Size) -> dict[int, Group]:
-    """Return the requests that segment small objects again, by the number of the prompt."""
-    return {
-        number: zoomed(prompt, mask, size)
-        for number, (prompt, mask) in enumerate(zip(prompts, masks, strict=True))
-        if _is_small(mask, size)
-    }
+def is_still_small(mask: WindowMask, prompt: Prompt) -> bool:
+    """Tell whether an object shows more in a smaller window, which the last mask says how large."""
+    x0, y0, x1, y1 = mask.window
+    longest = max(x1 - x0, y1 - y0)
+    found_by_mask = not len(prompt.corners)
+    return found_by_mask and longest > _LEAST_PX and 0 < _side(mask) < _STILL_SMALL * longest
+
+
+def _side(mask: Mask) -> int:
+    """Return the longer side of a mask's box, in original pixels; 0 if it is empty."""
+    x0, y0, x1, y1 = mask.box or (0, 0, 0, 0)
+    return max(x1 - x0, y1 - y0)
 
 
 def zoom_prompt(
@@ -190,20 +198,21 @@ def zoomed(prompt: Prompt, mask: Mask | None, size: Size) -> Group:
     """Return the request that segments an object in a window around it.
 
     Args:
-        prompt: in pixels of the whole image, with or without a box. Points outside the window are
-            left out.
-        mask: of the object; its box is used where the prompt has none.
+        prompt: in pixels of the whole image. Points outside the window are left out.
+        mask: of the object. It says where the object is if the prompt has no box, and is the
+            prompt, with its box, if there is no other.
         size: (height, width) of the whole image.
 
     Raises:
         PromptError: there is no box: the mask is empty, or None.
     """
-    corners, sides = prompt.corners, _AROUND_BOX
+    corners = prompt.corners
     if not len(corners):
         if mask is None or mask.box is None:
             raise PromptError("the mask is empty, expected one of an object to zoom into")
-        corners, sides = np.array(mask.box, np.float64).reshape(2, 2), _AROUND_MASK
-    window = square(corners.ravel(), sides * (corners[1] - corners[0]).max(), size)
+        corners = np.array(mask.box, np.float64).reshape(2, 2)
+    window = square(corners.ravel(), _AROUND * (corners[1] - corners[0]).max(), size)
     inside = ((prompt.points >= window[:2]) & (prompt.points < window[2:])).all(axis=1)
-    kept = Prompt(prompt.points[inside], prompt.labels[inside], corners)
-    return Group(window, [kept.moved(*window[:2])], [0])
+    kept = corners if not inside.any() else prompt.corners
+    moved = Prompt(prompt.points[inside], prompt.labels[inside], kept).moved(*window[:2])
+    return Group(window, [moved], [0])
