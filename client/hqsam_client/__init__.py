@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hqsam_client.async_client import AsyncHQSam, AsyncRemoteImage, AsyncWindowedImage
     from hqsam_client.client import HQSam, RemoteImage, WindowedImage
     from hqsam_client.everything import EverythingOptions, FoundMask
+    from hqsam_client.image_files import Percentiles
     from hqsam_client.mask import Mask, Polygon
     from hqsam_client.shared.base import EmbedResult
     from hqsam_client.windows import WindowMask, Windows
@@ -60,6 +61,7 @@ __all__ = [
     "MissingPackageError",
     "NotFoundError",
     "OptionError",
+    "Percentiles",
     "Polygon",
     "PromptError",
     "RemoteImage",
@@ -87,6 +89,7 @@ _LAZY = {
     "FoundMask": "everything",
     "HQSam": "client",
     "Mask": "mask",
+    "Percentiles": "image_files",
     "Polygon": "mask",
     "RemoteImage": "client",
     "WindowMask": "windows",

@@ -14,7 +14,9 @@ from PIL import Image
 
 from hqsam_client.errors import HQSamError, SupersededError
 from hqsam_client.everything import EverythingOptions, FoundMask
+from hqsam_client.image_files import ValueRange
 from hqsam_client.mask import Mask
+from hqsam_client.shared.arrays import Channels
 from hqsam_client.shared.base import (
     BaseClient,
     BaseImage,
@@ -54,12 +56,23 @@ class AsyncHQSam(BaseClient):
 
     @overload
     async def open(
-        self, image: ImageLike, *, upload: UploadMode = "original"
+        self,
+        image: ImageLike,
+        *,
+        upload: UploadMode = "original",
+        channels: Channels = "rgb",
+        value_range: ValueRange | None = None,
     ) -> AsyncRemoteImage: ...
 
     @overload
     async def open(
-        self, image: ImageLike, *, upload: UploadMode = "original", windows: Windows
+        self,
+        image: ImageLike,
+        *,
+        upload: UploadMode = "original",
+        channels: Channels = "rgb",
+        value_range: ValueRange | None = None,
+        windows: Windows,
     ) -> AsyncWindowedImage: ...
 
     async def open(
@@ -67,13 +80,20 @@ class AsyncHQSam(BaseClient):
         image: ImageLike,
         *,
         upload: UploadMode = "original",
+        channels: Channels = "rgb",
+        value_range: ValueRange | None = None,
         windows: Windows | None = None,
     ) -> AsyncRemoteImage | AsyncWindowedImage:
         """Make sure that the server knows an image; see `HQSam.open`."""
         if windows is not None:
-            source = await asyncio.to_thread(open_source, image)
+            source = await asyncio.to_thread(
+                open_source, image, channels=channels, value_range=value_range
+            )
             return AsyncWindowedImage(self, source, windows)
-        opened = AsyncRemoteImage(self, await asyncio.to_thread(prepare, image, upload))
+        prepared = await asyncio.to_thread(
+            prepare, image, upload, channels=channels, value_range=value_range
+        )
+        opened = AsyncRemoteImage(self, prepared)
         await opened.embed()
         return opened
 
@@ -88,9 +108,13 @@ class AsyncHQSam(BaseClient):
         logits: bool = True,
         zoom: bool = False,
         upload: UploadMode = "original",
+        channels: Channels = "rgb",
+        value_range: ValueRange | None = None,
     ) -> Mask:
         """Segment one object of one image; see `HQSam.segment`."""
-        prepared = await asyncio.to_thread(prepare, image, upload)
+        prepared = await asyncio.to_thread(
+            prepare, image, upload, channels=channels, value_range=value_range
+        )
         opened = AsyncRemoteImage(self, prepared)
         return await opened.segment(points, labels, box, mode=mode, logits=logits, zoom=zoom)
 
@@ -99,6 +123,8 @@ class AsyncHQSam(BaseClient):
         images: Iterable[ImageLike],
         *,
         upload: UploadMode = "original",
+        channels: Channels = "rgb",
+        value_range: ValueRange | None = None,
         concurrency: int = 4,
         progress: Callable[[EmbedResult], object] | None = None,
     ) -> list[EmbedResult]:
@@ -110,7 +136,9 @@ class AsyncHQSam(BaseClient):
             image_id, stored, error = None, False, None
             async with places:
                 try:
-                    prepared = await asyncio.to_thread(prepare, image, upload)
+                    prepared = await asyncio.to_thread(
+                        prepare, image, upload, channels=channels, value_range=value_range
+                    )
                     image_id = prepared.image_id
                     stored = await self.run(embed_flow(prepared, ask=True))
                 except HQSamError as caught:

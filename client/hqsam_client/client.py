@@ -15,7 +15,9 @@ from PIL import Image
 
 from hqsam_client.errors import HQSamError, SupersededError
 from hqsam_client.everything import EverythingOptions, FoundMask
+from hqsam_client.image_files import ValueRange
 from hqsam_client.mask import Mask
+from hqsam_client.shared.arrays import Channels
 from hqsam_client.shared.base import (
     BaseClient,
     BaseImage,
@@ -54,11 +56,24 @@ class HQSam(BaseClient):
     _grpc = grpc
 
     @overload
-    def open(self, image: ImageLike, *, upload: UploadMode = "original") -> RemoteImage: ...
+    def open(
+        self,
+        image: ImageLike,
+        *,
+        upload: UploadMode = "original",
+        channels: Channels = "rgb",
+        value_range: ValueRange | None = None,
+    ) -> RemoteImage: ...
 
     @overload
     def open(
-        self, image: ImageLike, *, upload: UploadMode = "original", windows: Windows
+        self,
+        image: ImageLike,
+        *,
+        upload: UploadMode = "original",
+        channels: Channels = "rgb",
+        value_range: ValueRange | None = None,
+        windows: Windows,
     ) -> WindowedImage: ...
 
     def open(
@@ -66,18 +81,27 @@ class HQSam(BaseClient):
         image: ImageLike,
         *,
         upload: UploadMode = "original",
+        channels: Channels = "rgb",
+        value_range: ValueRange | None = None,
         windows: Windows | None = None,
     ) -> RemoteImage | WindowedImage:
         """Make sure that the server knows an image; it encodes images that are new to it.
 
         Args:
-            image: a path, the bytes of a file, a binary file object, a Pillow image, or
-                an RGB array, uint8 [height, width, 3]. Its EXIF orientation is applied:
-                original pixels are those of the upright image.
+            image: a path, the bytes of a file, a binary file object, a Pillow image, or an
+                array, uint8 [height, width, 3], RGB, unless `channels` and `value_range` say what
+                else it is. Its EXIF orientation is applied: original pixels are those of the
+                upright image.
             upload: "original" sends files as they are. "resized" shrinks files of more than
                 1024 pixels to what the model sees before it sends them. That saves bandwidth;
                 the image then has another `image_id` than its file, and Pillow decodes it
                 here instead of on the server.
+            channels: of an array: "rgb", "bgr", "rgba", "bgra", of [height, width, 3] or 4, or
+                "grey", of [height, width]. Alpha is dropped.
+            value_range: which values become 0 and 255 of images that have more than 8 bits a
+                value: (low, high), or `Percentiles` of the image's own finite values. Needed for
+                arrays of bool, integers and floats; None leaves files and Pillow images to the
+                rules of `hqsam_client.image_files`. Images of 8 bits a value are as they are.
             windows: a grid of windows, for large images of small objects. Nothing is sent
                 yet: each window is sent, without loss, when it is first needed.
 
@@ -85,13 +109,18 @@ class HQSam(BaseClient):
             The image; a `WindowedImage` if there are `windows`.
 
         Raises:
-            ImageError: it is not an image, or cannot be used.
+            ImageError: it is not an image, or cannot be used, or the model would see it as black.
+            OptionError: another argument is wrong.
+            MissingPackageError: `value_range` is for a file of 16-bit colours, and OpenCV is not
+                installed.
             ConnectionLostError: no server can be reached, or none answers in time.
             RequestRefusedError: the server refuses it.
         """
         if windows is not None:
-            return WindowedImage(self, open_source(image), windows)
-        opened = RemoteImage(self, prepare(image, upload))
+            source = open_source(image, channels=channels, value_range=value_range)
+            return WindowedImage(self, source, windows)
+        prepared = prepare(image, upload, channels=channels, value_range=value_range)
+        opened = RemoteImage(self, prepared)
         opened.embed()
         return opened
 
@@ -106,12 +135,15 @@ class HQSam(BaseClient):
         logits: bool = True,
         zoom: bool = False,
         upload: UploadMode = "original",
+        channels: Channels = "rgb",
+        value_range: ValueRange | None = None,
     ) -> Mask:
         """Segment one object of one image; see `open` and `RemoteImage.segment`.
 
         It asks for the mask first and sends the image only to a server that lacks it.
         """
-        opened = RemoteImage(self, prepare(image, upload))
+        prepared = prepare(image, upload, channels=channels, value_range=value_range)
+        opened = RemoteImage(self, prepared)
         return opened.segment(points, labels, box, mode=mode, logits=logits, zoom=zoom)
 
     def embed(
@@ -119,6 +151,8 @@ class HQSam(BaseClient):
         images: Iterable[ImageLike],
         *,
         upload: UploadMode = "original",
+        channels: Channels = "rgb",
+        value_range: ValueRange | None = None,
         concurrency: int = 4,
         progress: Callable[[EmbedResult], object] | None = None,
     ) -> list[EmbedResult]:
@@ -130,6 +164,8 @@ class HQSam(BaseClient):
         Args:
             images: as in `open`.
             upload: as in `open`.
+            channels: as in `open`, for all of them.
+            value_range: as in `open`, for all of them.
             concurrency: how many images to process at once.
             progress: called with each result when it is complete, one at a time.
 
@@ -142,7 +178,7 @@ class HQSam(BaseClient):
         def embed_one(image: ImageLike) -> EmbedResult:
             image_id, stored, error = None, False, None
             try:
-                prepared = prepare(image, upload)
+                prepared = prepare(image, upload, channels=channels, value_range=value_range)
                 image_id = prepared.image_id
                 stored = self.run(embed_flow(prepared, ask=True))
             except HQSamError as caught:

@@ -10,22 +10,29 @@ overlays fit what the model sees:
 - 16-bit grey is cut to its high byte;
 - 32-bit integers and floats have no fixed range: their smallest finite value becomes 0,
   their largest 255;
+- a `ValueRange` replaces the last two rules: the client maps the values and sends 8 bits;
 - palettes, grey, CMYK, YCbCr and Lab are converted by Pillow; ICC profiles are ignored.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import struct
 from contextlib import suppress
-from typing import IO, Any
+from dataclasses import dataclass
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from hqsam_client.errors import ImageError, OptionError
+
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow's names of the formats that the server reads; AVIF where Pillow was built with it."""
+"""Pillow's names of the formats that the server reads; AVIF where Pillow was built with it.
+
+The client reads HEIF, too, and sends its pixels."""
 
 IMAGE_ENDINGS = frozenset(
     [
@@ -33,6 +40,9 @@ IMAGE_ENDINGS = frozenset(
         ".avif",
         ".bmp",
         ".gif",
+        ".heic",
+        ".heif",
+        ".hif",
         ".j2k",
         ".jp2",
         ".jpeg",
@@ -48,7 +58,34 @@ IMAGE_ENDINGS = frozenset(
         ".webp",
     ]
 )
-"""Endings of the names of image files, in lower case, with the dot."""
+"""Endings of the names of image files that the client reads, in lower case, with the dot."""
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """A `ValueRange` that each image has of its own, so that a few extreme values do not matter.
+
+    Attributes:
+        low: the percentile of the image's finite values that becomes 0, and what lies below it.
+        high: the percentile that becomes 255, and what lies above it.
+
+    Raises:
+        OptionError: they are not two different percentiles, 0 to 100, the smaller first.
+    """
+
+    low: float = 2.0
+    high: float = 98.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 100:
+            raise OptionError(
+                f"the percentiles are {self.low:g} and {self.high:g}, expected two of 0 to 100, "
+                "the smaller first"
+            )
+
+
+ValueRange: TypeAlias = "tuple[float, float] | Percentiles"
+"""Which values of an image become 0 and 255: (low, high), or percentiles."""
 
 # EXIF orientations that swap width and height.
 _SIDEWAYS = (5, 6, 7, 8)
@@ -106,10 +143,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _stretched(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Map the range of the finite values to 0 to 255; other values go to the nearer end.
+def extremes(values: NDArray[Any]) -> tuple[float, float]:
+    """Return the smallest and the largest finite value of an array; 0, 0 if there is none.
 
-    Rows are computed one by one: float64 of a whole image would take many times its memory.
+    Rows are read one by one: a copy of a whole image would take many times its memory.
     """
     ranges = [
         (row[finite].min(), row[finite].max())
@@ -118,12 +155,87 @@ def _stretched(values: NDArray[Any]) -> NDArray[np.uint8]:
     ]
     low = float(min((row_low for row_low, _ in ranges), default=0.0))
     high = float(max((row_high for _, row_high in ranges), default=0.0))
-    scale = 255.0 / (high - low) if high > low else 0.0
+    return low, high
+
+
+def range_of(values: NDArray[Any], value_range: ValueRange) -> tuple[float, float]:
+    """Return the values of an image that become 0 and 255, for `mapped`.
+
+    Args:
+        values: bool, integers or floats, [height, width] or [height, width, 3]; the percentiles
+            are those of all channels together, which keeps the colours.
+        value_range: both values, which are returned, or percentiles.
+
+    Raises:
+        OptionError: it is not a range.
+        ImageError: the image has no finite value, or both percentiles are the same value.
+    """
+    check_range(value_range)
+    if not isinstance(value_range, Percentiles):
+        low, high = map(float, value_range)
+        return low, high
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise ImageError("the image has no finite value, so it has no percentiles")
+    if finite.dtype == np.bool_:
+        finite = finite.view(np.uint8)  # NumPy has no percentiles of booleans
+    percents = value_range.low, value_range.high
+    low, high = map(float, np.percentile(finite, percents))
+    if low == high:
+        raise ImageError(
+            f"percentiles {percents[0]:g} and {percents[1]:g} of the image's values are both "
+            f"{low:g}: choose others, or give the values that become black and white"
+        )
+    return low, high
+
+
+def check_range(value_range: ValueRange) -> None:
+    """Raise `OptionError` unless it is percentiles, or two finite numbers, the smaller first."""
+    if isinstance(value_range, Percentiles):
+        return
+    try:
+        low, high = map(float, value_range)
+        is_range = 0 < high - low < math.inf
+    except (TypeError, ValueError):
+        is_range = False
+    if not is_range:
+        raise OptionError(
+            f"value_range is {value_range!r}, expected Percentiles or (low, high): two finite "
+            "numbers, the smaller first"
+        )
+
+
+def mapped(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Map values from `low` to `high` to 0 to 255, rounded; other values go to the nearer end.
+
+    Args:
+        values: bool, integers or floats, [height, width] or [height, width, channels]. What is
+            not a number becomes 0.
+        low: what becomes 0.
+        high: what becomes 255.
+
+    Returns:
+        A new array of the same shape.
+
+    Raises:
+        OptionError: `low` and `high` are not two finite numbers, the smaller first.
+    """
+    check_range((low, high))
+    scale = 255.0 / (high - low)
     grey = np.empty(values.shape, np.uint8)
+    # Rows one by one: float64 of a whole image would take many times its memory.
     for row, out in zip(values, grey, strict=True):
         exact = np.nan_to_num(row.astype(np.float64), nan=low, posinf=high, neginf=low)
-        out[:] = ((exact - low) * scale).astype(np.uint8)
+        out[:] = np.rint((np.clip(exact, low, high) - low) * scale)
     return grey
+
+
+def _stretched(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Map the range of the finite values to 0 to 255; other values go to the nearer end."""
+    low, high = extremes(values)
+    if low == high:
+        return (values > high) * np.uint8(255)
+    return mapped(values, low, high)
 
 
 def _exif(image: Image.Image) -> Image.Exif:

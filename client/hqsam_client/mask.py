@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hqsam_client import drawing, image_files
-from hqsam_client.errors import ImageError, MissingPackageError, OptionError
+from hqsam_client.errors import ImageError, OptionError
 from hqsam_client.shared.finishing import png_file
 from hqsam_client.shared.geometry import Size, upsampled_bands
+from hqsam_client.shared.opencv import opencv
 from hqsam_client.shared.run_lengths import RunLengths
 
 MASK_ENDINGS = frozenset([".bmp", ".gif", ".pgm", ".png", ".tif", ".tiff"])
@@ -239,7 +240,7 @@ class Mask:
         Raises:
             MissingPackageError: OpenCV is not installed.
         """
-        cv2 = _opencv("Mask.cleaned")
+        cv2 = opencv("Mask.cleaned")
         mask = self.array
         for is_hole in (True, False):
             _, regions, stats, _ = cv2.connectedComponentsWithStats(
@@ -268,7 +269,7 @@ class Mask:
         """
         if not tolerance >= 0:
             raise OptionError(f"tolerance is {tolerance}, expected pixels, 0 or more")
-        cv2 = _opencv("Mask.polygons")
+        cv2 = opencv("Mask.polygons")
         pixels, corner = self.cutout()
         # Two levels: outlines of parts, and in them those of holes.
         contours, tree = cv2.findContours(
@@ -302,16 +303,6 @@ class Mask:
             if len(part.outline) > 2
         ]
         return {"type": "MultiPolygon", "coordinates": parts}
-
-
-def _opencv(method: str) -> Any:
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{method} needs OpenCV: pip install 'hqsam-triton[masks]'"
-        ) from error
-    return cv2
 
 
 def _ring(line: NDArray[np.int32]) -> list[list[int]]:

@@ -116,7 +116,7 @@ class SamPredictor:
                 "pass np.asarray(image) of a Pillow image of mode RGB"
             )
         self.reset_image()
-        upload = prepare(image if image_format == "RGB" else image[..., ::-1])
+        upload = prepare(image, channels="rgb" if image_format == "RGB" else "bgr")
         self._client.run(embed_flow(upload, ask=True))
         self._upload = upload
         self.original_size = upload.size

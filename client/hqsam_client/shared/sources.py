@@ -11,6 +11,8 @@ from PIL import Image
 
 from hqsam_client import raster
 from hqsam_client.errors import ImageError
+from hqsam_client.image_files import ValueRange
+from hqsam_client.shared.arrays import Channels
 from hqsam_client.shared.geometry import Size
 from hqsam_client.shared.upload import ImageLike, Upload, prepare
 from hqsam_client.windows import Window
@@ -92,25 +94,37 @@ class Uploads:
         return upload
 
 
-def open_source(image: ImageLike) -> Source:
+def open_source(
+    image: ImageLike, *, channels: Channels = "rgb", value_range: ValueRange | None = None
+) -> Source:
     """Open an image whose windows are wanted.
 
     TIFF files are read in parts where rasterio is installed and can; all others are decoded as a
-    whole.
+    whole. So are those whose values `value_range` maps.
+
+    Args:
+        image: as in `prepare`.
+        channels: as in `prepare`.
+        value_range: as in `prepare`, of the whole image.
 
     Raises:
         ImageError: it is not an image, or cannot be used.
+        OptionError: another argument is wrong.
     """
+
+    def whole() -> Source:
+        return UploadSource(prepare(image, channels=channels, value_range=value_range))
+
     if isinstance(image, (str, PathLike)) and raster.is_installed() and raster.is_tiff(image):
         try:
             return raster.RasterSource(image)
         except ImageError as error:
             refused = error
         try:
-            return UploadSource(prepare(image))
+            return whole()
         except ImageError:
             raise refused from None
-    return UploadSource(prepare(image))
+    return whole()
 
 
 def of_upload(upload: Upload) -> Uploads:

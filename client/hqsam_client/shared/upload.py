@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
-import warnings
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
@@ -17,20 +14,19 @@ from PIL import Image
 
 from hqsam_client import image_files
 from hqsam_client.contract import INPUT_SIZE, resized_size
-from hqsam_client.errors import ImageError, OptionError
+from hqsam_client.errors import OptionError
+from hqsam_client.image_files import ValueRange
+from hqsam_client.shared import arrays, depth, reading
+from hqsam_client.shared.arrays import Channels
 from hqsam_client.shared.geometry import Size
 
-ImageLike: TypeAlias = "str | PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.uint8]"
-"""A path, the bytes of a file, a binary file object, a Pillow image, or an RGB array,
-uint8 [height, width, 3]."""
+ImageLike: TypeAlias = "str | PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any]"
+"""A path, the bytes of a file, a binary file object, a Pillow image, or an array: uint8
+[height, width, 3], RGB, unless other arguments say what else it is."""
 
 UploadMode: TypeAlias = Literal["original", "resized"]
 
-# The server takes the high byte of 16-bit values. Of 12-bit values, 4 bits remain.
-_DARK = 1 << 12
-
-# Python's warning filters are not safe to change in several threads at once.
-_WARNINGS = threading.Lock()
+_FileFormat: TypeAlias = Literal["PPM", "PNG"]
 
 
 @dataclass(frozen=True)
@@ -54,157 +50,81 @@ class Upload:
 
     def full_image(self) -> Image.Image:
         """Return the upright image as a new one of mode RGB, original pixels."""
-        image = self.source if self.source is not None else _upright(_open(self.encoded))
-        return image_files.to_rgb(image)
+        if self.source is not None:
+            return image_files.to_rgb(self.source)
+        return image_files.to_rgb(reading.upright(reading.opened(self.encoded)))
 
 
-def prepare(image: ImageLike, upload: UploadMode = "original") -> Upload:
+def prepare(
+    image: ImageLike,
+    upload: UploadMode = "original",
+    *,
+    channels: Channels = "rgb",
+    value_range: ValueRange | None = None,
+) -> Upload:
     """Read an image as far as needed: of a file, the header and the metadata.
 
     Files are sent as they are. Arrays and Pillow images are shrunk to the model's size,
     exactly as the server would, and sent without loss as PPM, which is cheap to write and
-    gives the same pixels the same `image_id`. Files of 16-bit grey are decoded, to check the
-    range of their values.
+    gives the same pixels the same `image_id`. So are the pixels of HEIC files, and of files whose
+    values `value_range` maps. Files of 16 bits a value are decoded, to check their range.
 
     Args:
         image: see `ImageLike`. ``~`` in a path is the home folder.
         upload: "resized" shrinks files, too, and sends them as PNG where that is less.
+        channels: what the last axis of an array holds; "grey" is an array of two axes.
+        value_range: which values become 0 and 255 of images that have more than 8 bits a value;
+            others are as they are. None for the rules of `image_files`.
 
     Raises:
-        ImageError: it is not an image, or cannot be read; or its 16-bit values are
-            so small that the model would see black.
-        OptionError: `upload` is neither of the two.
+        ImageError: it is not an image, or cannot be read; or its values are such that the model
+            would see black.
+        OptionError: another argument is wrong.
+        MissingPackageError: `value_range` is for a file of 16-bit colours, and OpenCV is not
+            installed.
     """
     if upload not in ("original", "resized"):
         raise OptionError(f"upload is {upload!r}, expected 'original' or 'resized'")
-    if isinstance(image, Image.Image):
-        return _from_image(_upright(image), "PPM")
+    arrays.check_channels(channels, is_array=isinstance(image, np.ndarray))
+    if value_range is not None:
+        image_files.check_range(value_range)
     if isinstance(image, np.ndarray):
-        return _from_image(_from_array(image), "PPM")
-    encoded = _read(image)
-    file = _open(encoded)
-    if file.mode.startswith("I;16"):
-        _check_range(_upright(file))
+        return _from_image(arrays.rgb(image, channels, value_range), "PPM")
+    if isinstance(image, Image.Image):
+        return _from_image(_checked(image, None, value_range), "PPM")
+    encoded = reading.read(image)
+    file = reading.opened(encoded)
+    file_format: _FileFormat = "PNG" if upload == "resized" else "PPM"
+    if file.format == reading.HEIF or (value_range is not None and depth.is_deep(file)):
+        return _from_image(_checked(file, encoded, value_range), file_format)
+    if depth.is_deep(file):
+        depth.check(file)
     if upload == "resized" and max(file.size) > INPUT_SIZE:
-        resized = _from_image(_upright(file), "PNG")
+        resized = _from_image(reading.upright(file), file_format)
         if len(resized.encoded) < len(encoded):
             return resized
     return Upload(encoded, _digest(encoded), image_files.upright_size(file))
 
 
-def _read(image: Any) -> bytes:
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return bytes(image)
-    if isinstance(image, (str, PathLike)):
-        return _read_file(Path(image))
-    if hasattr(image, "read"):
-        encoded = image.read()
-        if isinstance(encoded, bytes):
-            return encoded
-        raise ImageError(
-            f"the file object gave {type(encoded).__name__}, expected bytes: open it in mode 'rb'"
-        )
-    raise ImageError(
-        f"expected an image as a path, bytes, a binary file object, a Pillow image or an RGB "
-        f"array, got an object of type {type(image).__name__}"
-    )
+def _checked(
+    image: Image.Image, encoded: bytes | None, value_range: ValueRange | None
+) -> Image.Image:
+    """Return an upright image, in which the model sees something.
+
+    Args:
+        image: as it was given.
+        encoded: the file that it is of; None if there is none.
+        value_range: see `prepare`.
+    """
+    if depth.is_deep(image):
+        if value_range is not None:
+            return depth.rgb(image, encoded, value_range)
+        depth.check(image)
+    return reading.upright(image)
 
 
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.expanduser().read_bytes()
-    except IsADirectoryError as error:
-        raise ImageError(f"{path} is a folder, expected an image file") from error
-    # Without a home folder, `expanduser` raises RuntimeError.
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{path} cannot be read: {reason}; check the path") from error
-
-
-def _open(encoded: bytes) -> Image.Image:
-    """Open an image file; its pixels are decoded later."""
-    Image.init()
-    formats = [name for name in image_files.FORMATS if name in Image.OPEN]
-    try:
-        # Pillow warns about sizes that the server accepts; the server checks its own limit.
-        with _WARNINGS, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(encoded), formats=formats)
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            "the image has more pixels than Pillow opens: shrink it, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS and the server's limit; a TIFF file can be opened in "
-            "windows of any image, with pip install 'hqsam-triton[raster]'"
-        ) from error
-    # Pillow's readers raise nearly anything over hostile bytes, not only OSError.
-    except Exception as error:
-        raise ImageError(
-            f"the {len(encoded)} bytes are not an image that can be read, expected a file in one "
-            f"of the formats {', '.join(formats)}"
-        ) from error
-    if min(image.size) < 1:
-        raise ImageError(f"the image has {image.width} x {image.height} pixels")
-    return image
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return image_files.upright(image)
-    except Exception as error:
-        raise ImageError(
-            f"the image is truncated or damaged: {' '.join(str(error).split())}"
-        ) from error
-
-
-def _check_range(image: Image.Image) -> None:
-    """Refuse 16-bit values that are 12-bit ones, as microscopes and scanners write them."""
-    brightest = int(np.asarray(image).max())
-    if 0 < brightest < _DARK:
-        raise ImageError(
-            f"the image has 16 bits a pixel but no value above {brightest} of 65535, which the "
-            "model would see as black: scale its values to 0-65535, or convert it to 8 bits"
-        )
-
-
-def _from_array(array: NDArray[Any]) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8 and array.size:
-        return Image.fromarray(np.ascontiguousarray(array))
-    raise ImageError(
-        f"the array is {array.dtype} {list(array.shape)}, expected uint8 [height, width, 3], "
-        f"RGB, 0 to 255{_conversion(array)}"
-    )
-
-
-def _conversion(array: NDArray[Any]) -> str:
-    """Return how to make an RGB array of bytes of an array, as the end of a message."""
-    if not array.size:
-        return ""
-    if array.ndim == 2:
-        if array.dtype == np.bool_:
-            return ": convert it with np.stack([array.astype(np.uint8) * 255] * 3, axis=-1)"
-        if array.dtype in (np.uint8, np.uint16, np.int32, np.float32):
-            return ": a grey image can be passed as PIL.Image.fromarray(array)"
-        return ": a grey image can be passed as PIL.Image.fromarray(array.astype(np.float32))"
-    if array.ndim != 3:
-        return ""
-    if array.shape[2] == 1:
-        return ": drop the last axis, and pass PIL.Image.fromarray(array[..., 0])"
-    if array.shape[2] == 4:
-        return ": drop the alpha channel with array[..., :3]"
-    if array.shape[2] != 3:
-        channels_first = array.shape[0] == 3
-        return ": move the channels last with array.transpose(1, 2, 0)" if channels_first else ""
-    if array.dtype == np.uint16:
-        return ": convert it with (array >> 8).astype(np.uint8)"
-    if np.issubdtype(array.dtype, np.floating) and np.nanmax(array) <= 1:
-        return ": convert it with (array * 255).round().astype(np.uint8)"
-    return ": convert it with array.round().clip(0, 255).astype(np.uint8)"
-
-
-def _from_image(image: Image.Image, file_format: Literal["PPM", "PNG"]) -> Upload:
+def _from_image(image: Image.Image, file_format: _FileFormat) -> Upload:
     size = image.height, image.width
-    if image.mode.startswith("I;16"):
-        _check_range(image)
     if image.mode.startswith("I") or image.mode == "F":
         # Deeper than eight bits: the server converts it to RGB.
         return _encode(image, "TIFF", size, image)
