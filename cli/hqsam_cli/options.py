@@ -15,6 +15,8 @@ from typing import Any
 from hqsam_client.errors import HQSamError, OptionError, printable
 from hqsam_client.windows import Windows
 
+_RANGE = "LOW,HIGH"
+
 
 class UsageError(OptionError):
     """The command line is wrong; the exit status is then 2."""
@@ -62,6 +64,66 @@ def seconds(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time, expected seconds, such as 30")
     return number
+
+
+def numbers(form: str, count: int) -> Callable[[str], tuple[float, ...]]:
+    """Return a parser of `count` numbers separated by commas; `form` is for its message."""
+
+    def parse(text: str) -> tuple[float, ...]:
+        try:
+            numbers = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != count:
+            raise argparse.ArgumentTypeError(f"{text!r}, expected numbers of the form {form}")
+        return numbers
+
+    return parse
+
+
+def _value_range(text: str) -> Any:
+    """Return a `ValueRange` of two values."""
+    # NumPy is imported late: `hqsam --help` and `hqsam --version` do not need it.
+    from hqsam_client.image_files import check_range
+
+    low, high = numbers(_RANGE, 2)(text)
+    try:
+        check_range((low, high))
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}, expected two finite numbers, the smaller first"
+        ) from error
+    return low, high
+
+
+def _percentiles(text: str) -> Any:
+    """Return a `ValueRange` of percentiles."""
+    from hqsam_client.image_files import Percentiles
+
+    try:
+        return Percentiles(*numbers(_RANGE, 2)(text))
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how images are read: ``value_range``, a `ValueRange` or None."""
+    group = parser.add_argument_group("images").add_mutually_exclusive_group()
+    group.add_argument(
+        "--value-range",
+        type=_value_range,
+        metavar=_RANGE,
+        help="of images of more than 8 bits a value: which values become 0 and 255, such as 0,4095 "
+        "for 12 bits (default: 0,65535 for 16 bits; of integers and floats the smallest and the "
+        "largest)",
+    )
+    group.add_argument(
+        "--percentiles",
+        type=_percentiles,
+        dest="value_range",
+        metavar=_RANGE,
+        help="the same as percentiles of each image's own values, such as 2,98",
+    )
 
 
 def _at_least(least: int, text: str) -> int:

@@ -50,21 +50,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> Any:
     prompts = parser.add_argument_group("prompts")
     prompts.add_argument(
         "--point",
-        type=_numbers("X,Y", 2),
+        type=options.numbers("X,Y", 2),
         action="append",
         metavar="X,Y",
         help="a point on the object; may be repeated",
     )
     prompts.add_argument(
         "--background",
-        type=_numbers("X,Y", 2),
+        type=options.numbers("X,Y", 2),
         action="append",
         metavar="X,Y",
         help="a point outside the object; may be repeated",
     )
     prompts.add_argument(
         "--box",
-        type=_numbers("X0,Y0,X1,Y1", 4),
+        type=options.numbers("X0,Y0,X1,Y1", 4),
         action="append",
         metavar="X0,Y0,X1,Y1",
         help="a box around the object; may be repeated, for a mask each",
@@ -104,21 +104,6 @@ def jobs(args: argparse.Namespace) -> list[Job]:
     if not any(found.values()):
         raise PromptError(f"{args.prompts} is empty, expected a prompt on each line")
     return [Job(image, prompts) for image, prompts in found.items()]
-
-
-def _numbers(form: str, count: int) -> Any:
-    """Return a parser of `count` numbers separated by commas."""
-
-    def parse(text: str) -> tuple[float, ...]:
-        try:
-            numbers = tuple(float(part) for part in text.split(","))
-        except ValueError:
-            numbers = ()
-        if len(numbers) != count:
-            raise argparse.ArgumentTypeError(f"{text!r}, expected numbers of the form {form}")
-        return numbers
-
-    return parse
 
 
 def _flag_prompts(args: argparse.Namespace) -> list[Prompt]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import re
@@ -13,12 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 from hqsam_client import AsyncHQSam, HQSam, contract
+from hqsam_client.image_files import IMAGE_ENDINGS
 from hqsam_server import TritonServer
 from hqsam_server.models.preprocess import Limits
+from hqsam_testing import image_files
 from hqsam_testing.waiting import TIMEOUT_S
 from hqsam_ui import pictures, wire
 from hqsam_ui.app import MAX_IMAGE_BYTES, create_app
 from hqsam_ui.guard import LOOPBACK
+from numpy.typing import NDArray
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -181,6 +185,45 @@ def test_a_deep_image_is_drawn_as_the_model_sees_it(client: TestClient) -> None:
     assert code(client.post("/api/shown", content=b"nothing")) == (422, "image")
 
 
+def picture(client: TestClient, content: bytes) -> NDArray[np.int16]:
+    """Return what the page shows of a file, RGB."""
+    answer = client.post("/api/shown", content=content)
+    assert answer.status_code == 200, answer.text
+    with Image.open(io.BytesIO(answer.content)) as image:
+        return np.asarray(image.convert("RGB"), np.int16)
+
+
+def test_a_heic_file_is_shown_upright_and_has_the_mask_of_its_pixels(
+    client: TestClient, sam: HQSam, photo: bytes
+) -> None:
+    heic = image_files.heic(Image.open(io.BytesIO(photo)), orientation=6)
+    pixels = sam.open(heic).full_image()
+    assert np.abs(picture(client, heic) - np.asarray(pixels)).mean() < 2
+    answer = opened(client, heic)
+    assert (answer["width"], answer["height"]) == pixels.size == (200, 300)
+    assert answer["sha256"] == hashlib.sha256(heic).hexdigest() != answer["image_id"]
+    found = client.post(
+        f"/api/images/{answer['image_id']}/mask", content=request({"points": POINTS[:1]})
+    )
+    expected = sam.segment(image_files.encoded(pixels), points=[(105, 90)])
+    logits = np.frombuffer(found.content, "<f4").reshape(256, 256)
+    np.testing.assert_allclose(logits, expected.low_res_logits, atol=1e-3)
+
+
+def test_with_a_range_deep_images_are_shown_and_segmented_within_it(
+    start: Start, client: TestClient, sam: HQSam
+) -> None:
+    values = np.tile(np.linspace(0, 4095, 300).astype(np.uint16), (200, 1))
+    tiff = image_files.encoded(Image.fromarray(values), "TIFF")
+    for call in ("/api/images", "/api/shown"):
+        answer = client.post(call, content=tiff)
+        assert code(answer) == (422, "image")
+        assert "--value-range 0,4095" in answer.json()["message"]
+    with start(value_range=(0, 4095)) as ranged:
+        assert np.abs(picture(ranged, tiff)[..., 0] - values / 4095 * 255).max() < 3
+        assert opened(ranged, tiff)["image_id"] == sam.open(tiff, value_range=(0, 4095)).image_id
+
+
 @pytest.mark.parametrize("mode", ["RGB", "P", "L", "RGBA", "CMYK", "I;16", "F", "1"])
 def test_a_large_image_is_drawn_smaller(mode: str) -> None:
     source = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (100, 1)))
@@ -210,6 +253,9 @@ def test_constants_agree(client: TestClient) -> None:
     script = client.get("/js/mask/field.js").text
     assert f"const MASK_SIZE = {contract.MASK_SIZE};" in script
     assert f"const INPUT_SIZE = {contract.INPUT_SIZE};" in script
+    endings = re.search(r"ENDING = /(.+)/i;", client.get("/js/dropping.js").text)
+    assert endings is not None
+    assert all(re.search(endings[1], f"photo{ending}") for ending in IMAGE_ENDINGS)
 
 
 def test_without_a_server_the_page_says_so(start: Start, photo: bytes, unused_address: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hqsam_client import AsyncHQSam, OptionError
+from hqsam_testing import image_files
 from hqsam_ui.app import create_app
 from hqsam_ui.folder import CLASSES, NOTHING, Folder
+from PIL import Image
 from starlette.testclient import TestClient
 
 from tests.ui.driving import image_file
@@ -55,6 +58,15 @@ def test_images_are_listed_in_natural_order_with_their_work(
     thumbnail = client.get("/api/folder/thumbnail/9.png")
     assert thumbnail.headers["content-type"] == "image/jpeg"
     assert client.get("/api/status").json()["folder"] == "photos"
+
+
+def test_a_heic_file_is_listed_with_its_thumbnail(client: TestClient, photos: Path) -> None:
+    (photos / "phone.HEIC").write_bytes(image_files.heic(Image.new("RGB", (60, 40)), 6))
+    names = [each["name"] for each in client.get("/api/folder").json()["images"]]
+    assert "phone.HEIC" in names
+    thumbnail = client.get("/api/folder/thumbnail/phone.HEIC")
+    with Image.open(io.BytesIO(thumbnail.content)) as image:
+        assert (image.format, image.size) == ("JPEG", (40, 60))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hqsam_server import TritonServer
+from hqsam_testing import image_files
 from hqsam_testing.browser import hqsam_ui
 from hqsam_testing.coins import COINS
 from PIL import Image
@@ -29,10 +30,12 @@ from tests.ui.driving import (
     kept,
     mask,
     open_coins,
+    open_image,
     open_plain,
     payload,
     place,
     rows,
+    screenshot,
     shown,
 )
 
@@ -264,6 +267,40 @@ def test_deep_images_are_shown_as_the_model_sees_them(visit: Visit) -> None:
     expect(page.locator("#strip img")).to_be_visible()
 
 
+def test_a_phones_heic_file_is_shown_upright_and_segmented(visit: Visit) -> None:
+    page = visit()
+    with Image.open(COINS) as coins:
+        stored = coins.convert("RGB").transpose(Image.Transpose.ROTATE_90)
+    open_image(page, "phone.heic", image_files.heic(stored, orientation=6))
+    width, height = page.locator("#image").evaluate(
+        "image => [image.naturalWidth, image.naturalHeight]"
+    )
+    assert (width, height) == coins.size
+    expect(page.locator("#strip img")).to_be_visible()
+    click(page, COIN)
+    assert covered(mask(page), coin_at(COIN)) > 0.6
+
+
+def test_with_a_range_a_dark_microscopes_image_is_shown_and_segmented(
+    visit: Visit, small_server: TritonServer
+) -> None:
+    with Image.open(COINS) as coins:
+        values = np.asarray(coins.convert("L")).astype(np.uint16)
+    files = {
+        "microscope.png": image_files.encoded(Image.fromarray(values * 16)),
+        "microscope.tiff": image_files.encoded(Image.fromarray(values * 16), "TIFF"),
+    }
+    arguments = ("--value-range", "0,4095", "--url", small_server.grpc_url)
+    with hqsam_ui(*arguments) as (address, _):
+        page = visit(address)
+        for name, content in files.items():
+            open_image(page, name, content)
+            found = screenshot(page.locator("#strip [aria-current=true] img"))
+            assert found.max() > 150, "the thumbnail is as bright as what the model sees"
+            click(page, COIN)
+            assert covered(mask(page), coin_at(COIN)) > 0.6
+
+
 def refused(page: Page, name: str, content: bytes) -> str:
     choose(page, name, content)
     expect(page.locator("#error")).to_be_visible()
@@ -273,7 +310,7 @@ def refused(page: Page, name: str, content: bytes) -> str:
 def test_images_that_cannot_be_read_are_refused_with_the_reason(visit: Visit) -> None:
     page = visit()
     heic = b"\0\0\0\x18ftypheic" + bytes(100)
-    assert "HEIC" in refused(page, "phone.heic", heic)
+    assert "HEIF" in refused(page, "phone.heic", heic)
     dark = io.BytesIO()
     Image.fromarray(np.full((50, 60), 900, np.uint16)).save(dark, "PNG")
     assert "black" in refused(page, "microscope.png", dark.getvalue())

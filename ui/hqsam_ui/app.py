@@ -24,6 +24,7 @@ from hqsam_client import (
     Mask,
     server_status,
 )
+from hqsam_client.image_files import ValueRange
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -66,6 +67,7 @@ def create_app(
     kept_bytes: int = KEPT_BYTES,
     max_image_bytes: int = MAX_IMAGE_BYTES,
     folder: Folder | None = None,
+    value_range: ValueRange | None = None,
 ) -> Starlette:
     """Return the ASGI app.
 
@@ -76,15 +78,17 @@ def create_app(
         kept_bytes: see `KEPT_BYTES`.
         max_image_bytes: see `MAX_IMAGE_BYTES`.
         folder: the images that the page works on; None for those that the user chooses.
+        value_range: as in `HQSam.open`, for all images.
     """
-    api = _Api(make_client, Images(kept_bytes), max_image_bytes, folder)
+    files = ImageFiles(value_range)
+    api = _Api(make_client, Images(kept_bytes), max_image_bytes, folder, files)
     routes = [
         Route("/api/status", api.status),
         Route("/api/images", api.open, methods=["POST"]),
         Route("/api/images/{image_id}/mask", api.segment, methods=["POST"]),
         Route("/api/images/{image_id}/everything", api.everything, methods=["POST"]),
         Route("/api/shown", api.shown, methods=["POST"]),
-        *([] if folder is None else folder_routes(folder, api.files)),
+        *([] if folder is None else folder_routes(folder, files)),
         *static.routes(),
     ]
     return Starlette(
@@ -104,6 +108,7 @@ class _Api:
         images: Images,
         max_image_bytes: int,
         folder: Folder | None,
+        files: ImageFiles,
     ) -> None:
         self._folder = folder
         self._make_client = make_client
@@ -112,7 +117,7 @@ class _Api:
         # Each holds a file.
         self._receiving = asyncio.Semaphore(_BODIES)
         self._searching = asyncio.Semaphore(_SEARCHES)
-        self.files = ImageFiles()
+        self._files = files
         self._sam: AsyncHQSam
 
     @asynccontextmanager
@@ -120,7 +125,7 @@ class _Api:
         """Keep the client open while the app runs."""
         async with self._make_client() as self._sam:
             yield
-        await asyncio.to_thread(self.files.close)
+        await asyncio.to_thread(self._files.close)
 
     async def status(self, request: Request) -> Response:
         """Tell whether the HQ-SAM server is ready, which model it has, and the page's limits."""
@@ -142,7 +147,8 @@ class _Api:
         async with self._receiving:
             encoded = await wire.body(request, self._max_image_bytes)
             start = time.perf_counter()
-            image = AsyncRemoteImage(self._sam, await self.files.open(encoded))
+            upload, sha256 = await self._files.open(encoded)
+            image = AsyncRemoteImage(self._sam, upload)
             # Kept before it is encoded: a click on it is answered as soon as it is.
             self._images.add(image)
         known = await _while_connected(request, image.embed())
@@ -150,6 +156,7 @@ class _Api:
         return JSONResponse(
             {
                 "image_id": image.image_id,
+                "sha256": sha256,
                 "width": width,
                 "height": height,
                 "known": known,
@@ -186,7 +193,7 @@ class _Api:
         """Answer an image file that browsers cannot show with a JPEG of what the model sees."""
         async with self._receiving:
             encoded = await wire.body(request, self._max_image_bytes)
-            content = await self.files.picture("shown", encoded)
+            content = await self._files.picture("shown", encoded)
         return Response(content, media_type="image/jpeg")
 
 

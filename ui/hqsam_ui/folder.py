@@ -27,9 +27,6 @@ CLASSES = "classes" + WORK_ENDING
 NOTHING = "none"
 """The revision of a file that does not exist."""
 
-# Not readable, but listed: the page tells the reason where one looks for the image.
-_LISTED = IMAGE_ENDINGS | {".heic", ".heif"}
-
 
 class Folder:
     """The folder that the page works on.
@@ -112,7 +109,7 @@ class Folder:
         if (
             parts
             and not any(part.startswith((".", "/")) or "\0" in part for part in parts)
-            and path.suffix.lower() in _LISTED
+            and path.suffix.lower() in IMAGE_ENDINGS
             and path.is_file()
             and path.resolve().is_relative_to(self._root)
         ):

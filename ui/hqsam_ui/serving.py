@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 from hqsam_client import AsyncHQSam, HQSamError, MissingPackageError, OptionError
+from hqsam_client.image_files import ValueRange
 from starlette.applications import Starlette
 
 from hqsam_ui.app import create_app
@@ -36,6 +37,7 @@ class PageServer:
         port: the port; 0 for a free one.
         allow_hosts: further host names that the page is served as, by a proxy for example.
         folder: the images that the page works on; None for those that the user chooses.
+        value_range: as in `HQSam.open`, for all images.
 
     Raises:
         OptionError: on entering: the address or port cannot be used.
@@ -47,8 +49,10 @@ class PageServer:
         port: int,
         allow_hosts: Collection[str] = (),
         folder: Folder | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
         self._folder = folder
+        self._value_range = value_range
         self._host = host
         self._port = port
         self._allow_hosts = allow_hosts
@@ -91,6 +95,7 @@ class PageServer:
             self._hosts(),
             any_address=self._host not in LOOPBACK,
             folder=self._folder,
+            value_range=self._value_range,
         )
         config = uvicorn.Config(
             app,

@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="serve the package's small model, for a first try; implies --serve",
     )
+    options.add_image_arguments(parser)
     options.add_server_arguments(parser)
 
 
@@ -81,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, stop)
     try:
         images = None if args.folder is None else Folder(args.folder)
-        with serving.PageServer(args.host, args.port, args.allow_host, images) as page:
+        with serving.PageServer(
+            args.host, args.port, args.allow_host, images, args.value_range
+        ) as page:
             announce = functools.partial(_announce, page.address, args.open)
             if args.serve or args.small or args.model_repository is not None:
                 repository = args.model_repository or Path("model_repository")

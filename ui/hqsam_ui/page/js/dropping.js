@@ -3,7 +3,7 @@
 import { element, input } from "./panel/dom.js";
 
 /** Endings of files that may be images, for folders that hold others, too. */
-const ENDING = /\.(apng|avif|bmp|gif|heic|heif|j2k|jp2|jpe?g|mpo|pbm|pgm|png|pnm|ppm|tiff?|webp)$/i;
+const ENDING = /\.(apng|avif|bmp|gif|heic|heif|hif|j2k|jp2|jpe?g|mpo|pbm|pgm|png|pnm|ppm|tiff?|webp)$/i;
 
 /** @param {(files: File[]) => void} add */
 export function accept(add) {

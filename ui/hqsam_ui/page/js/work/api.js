@@ -6,7 +6,8 @@ export const OFFLINE = "The page’s own server does not answer. Is hqsam ui sti
 
 /**
  * @typedef {object} Opened An image that the server has encoded.
- * @property {string} image_id
+ * @property {string} image_id of what the server was sent
+ * @property {string} sha256 of the file
  * @property {number} width original pixels of the upright image
  * @property {number} height
  * @property {boolean} known whether it was encoded before

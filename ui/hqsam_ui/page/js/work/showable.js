@@ -2,9 +2,6 @@
 
 import * as api from "./api.js";
 
-/** Brands in the header of HEIC and HEIF files. */
-const HEIF = new Set(["heic", "heix", "hevc", "hevx", "heim", "heis", "mif1", "msf1"]);
-
 /**
  * Return an image that the browser can show: the file itself, or a JPEG made by the page's server.
  *
@@ -13,14 +10,14 @@ const HEIF = new Set(["heic", "heix", "hevc", "hevx", "heim", "heis", "mif1", "m
  * @throws {api.CallError} with the reason why it can be neither shown nor segmented
  */
 export async function showable(file) {
+  return (await isDeep(file)) || !(await isShown(file)) ? api.shown(file) : file;
+}
+
+/** Whether a file may have 16 bits: browsers that show it do not show what the model sees. @param {Blob} file */
+async function isDeep(file) {
   const head = new Uint8Array(await file.slice(0, 26).arrayBuffer().catch(() => new ArrayBuffer(0)));
   const text = String.fromCharCode(...head);
-  if (text.slice(4, 8) === "ftyp" && HEIF.has(text.slice(8, 12))) {
-    throw new api.CallError("image", "This is a HEIC image, which HQ-SAM’s server does not read. Save it as JPEG or PNG first.");
-  }
-  // 16-bit PNG files: browsers show them, but not as the model sees them.
-  const deep = text.slice(1, 4) === "PNG" && head[24] === 16;
-  return deep || !(await isShown(file)) ? api.shown(file) : file;
+  return (text.slice(1, 4) === "PNG" && head[24] === 16) || ["II*\0", "MM\0*"].includes(text.slice(0, 4));
 }
 
 /** @param {Blob} file */
@@ -37,9 +34,10 @@ async function isShown(file) {
   }
 }
 
-/** Return a small picture of an image; null if the browser cannot show it. @param {Blob} file @returns {Promise<Blob | null>} */
+/** Return a small picture of an image; null if the browser cannot show it as it is. @param {Blob} file @returns {Promise<Blob | null>} */
 export async function thumbnail(file) {
   try {
+    if (await isDeep(file)) return null;
     const whole = await createImageBitmap(file);
     const scale = Math.min(1, 160 / Math.max(whole.width, whole.height));
     const canvas = new OffscreenCanvas(Math.max(1, Math.round(whole.width * scale)), Math.max(1, Math.round(whole.height * scale)));

@@ -91,7 +91,7 @@ export class Work extends EventTarget {
       this.#enter("encoding");
       this.image = await api.open(this.#checked(/** @type {Blob} */ (this.file)), stop.signal);
       if (stop.signal.aborted) return;
-      this.sha256 = this.image.image_id;
+      this.sha256 = this.image.sha256;
       this.size = { width: this.image.width, height: this.image.height };
       this.openedMs = performance.now() - start;
       this.#enter("ready");
