@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from hqsam_client.client import HQSam, RemoteImage
 from hqsam_client.errors import HQSamError, OptionError
+from hqsam_client.image_files import ValueRange
 from hqsam_client.mask import Mask
 from hqsam_client.shared.modes import Mode
 
@@ -29,12 +30,14 @@ class Settings:
         mode: as in `RemoteImage.segment`.
         refine: whether each mask is given back with the next click.
         labels: whether each value of a mask file is an object; see `read_objects`.
+        value_range: as in `HQSam.open`.
     """
 
     clicks: int = 20
     mode: Mode = "hq"
     refine: bool = False
     labels: bool = False
+    value_range: ValueRange | None = None
 
 
 @dataclass
@@ -88,7 +91,7 @@ def evaluate_pairs(
 
 def _evaluate_pair(sam: HQSam, pair: Pair, settings: Settings) -> list[Scores]:
     truths = read_objects(pair.mask, settings.labels)
-    image = sam.open(pair.image)
+    image = sam.open(pair.image, value_range=settings.value_range)
     if truths[0].shape != image.size:
         raise OptionError(
             "mask and image differ in size (height, width): "

@@ -50,6 +50,20 @@ def test_the_report_holds_every_score_and_their_means(
     assert "2 objects in 2 images" in capsys.readouterr().out
 
 
+def test_deep_images_are_scored_within_the_range(
+    url: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for jpeg in (folder / "images").glob("*.jpg"):
+        values = np.asarray(Image.open(jpeg).convert("L")).astype(np.uint16) * 4
+        Image.fromarray(values).save(jpeg.with_suffix(".png"))
+        jpeg.unlink()
+    flags = [f"--url={url}", "--timeout=300", "--clicks=0"]
+    assert hqsam("evaluate", folder, *flags) == 1
+    assert "--value-range 0,511" in capsys.readouterr().err
+    assert hqsam("evaluate", folder, *flags, "--percentiles=0,100") == 0
+    assert "2 objects in 2 images" in capsys.readouterr().out
+
+
 def test_an_image_that_fails_does_not_stop_the_others(
     url: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

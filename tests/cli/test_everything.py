@@ -47,6 +47,20 @@ def test_a_coco_file_and_an_overlay_are_written(
         assert (image.mode, image.size) == ("RGB", (300, 200))
 
 
+def test_a_deep_image_is_searched_and_drawn_within_the_range(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grey = np.asarray(Image.open("photo.png").convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 16).save("scan.png")
+    assert hqsam("everything", "scan.png", *ALL) == 1
+    assert "--value-range 0,4095" in capsys.readouterr().err
+    flags = ("--value-range", "0,4080", "--overlay", "{stem}-all.png")
+    assert hqsam("everything", "scan.png", *ALL, *flags) == 0
+    assert capsys.readouterr().out == "scan.png: 16 objects\n"
+    with Image.open("scan-all.png") as drawn:
+        assert np.asarray(drawn).max() > 200
+
+
 def test_records_are_printed_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert hqsam("everything", "photo.png", *ALL, "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hqsam_client import HQSam
+from hqsam_client import HQSam, Percentiles
+from hqsam_client.image_files import ValueRange
 from hqsam_testing import command
 from PIL import Image
 from pycocotools import mask as coco
@@ -48,6 +49,36 @@ def test_flags_make_the_prompt(
         "area": mask.area,
         "iou": pytest.approx(mask.iou, abs=1e-4),
     }
+
+
+@pytest.mark.parametrize(
+    ("flags", "value_range"),
+    [
+        (("--value-range", "-1000,3080"), (-1000, 3080)),
+        (("--percentiles", "1,99.5"), Percentiles(1, 99.5)),
+    ],
+    ids=["values", "percentiles"],
+)
+def test_a_deep_image_is_segmented_and_drawn_within_the_range(
+    folder: Path,
+    sam: HQSam,
+    flags: tuple[str, str],
+    value_range: ValueRange,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    grey = np.asarray(Image.open("photo.png").convert("L"))
+    Image.fromarray(grey.astype(np.int32) * 16 - 1000).save("slice.tif")
+    names = ("--output", "mask.png", "--overlay", "overlay.png")
+    assert hqsam("segment", "slice.tif", "--point", "105,90", *flags, *names) == 0
+    image = sam.open("slice.tif", value_range=value_range)
+    mask = image.segment(points=[(105, 90)])
+    assert capsys.readouterr().out.startswith(f"slice.tif 0: {mask.area} pixels, box ")
+    with Image.open("mask.png") as found:
+        np.testing.assert_array_equal(np.asarray(found) > 0, mask.array)
+    with Image.open("overlay.png") as drawn:
+        np.testing.assert_array_equal(np.asarray(drawn), np.asarray(mask.overlay()))
+    if isinstance(value_range, tuple):
+        np.testing.assert_array_equal(np.asarray(image.full_image())[..., 0], grey)
 
 
 def test_each_box_gives_a_mask_and_all_of_them_one_overlay(folder: Path) -> None:

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "then find them (default: %(default)s)",
     )
     options.add_windows(parser)
+    options.add_image_arguments(parser)
     options.add_server_arguments(parser)
 
 
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         results = sam.embed(
             images,
             upload=args.upload,
+            value_range=args.value_range,
             concurrency=args.concurrency,
             progress=options.each(show, len(images)),
         )
@@ -78,7 +80,7 @@ def _embed_windows(images: list[Path], windows: Windows, args: argparse.Namespac
     with HQSam(args.url, **options.client_options(args)) as sam:
         for path in images:
             try:
-                image = sam.open(path, windows=windows)
+                image = sam.open(path, value_range=args.value_range, windows=windows)
                 with options.progress("window") as bar:
                     new = image.embed(concurrency=args.concurrency, progress=bar)
             except HQSamError as error:

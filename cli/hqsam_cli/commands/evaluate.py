@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the scores of each object as JSON",
     )
+    options.add_image_arguments(parser)
     options.add_server_arguments(parser)
 
 
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from hqsam_evaluation import data_set, scores
 
     pairs = data_set.find_pairs(args.folder, args.images, args.masks)[: args.limit]
-    settings = scores.Settings(args.clicks, args.mode, args.refine, args.labels)
+    settings = scores.Settings(args.clicks, args.mode, args.refine, args.labels, args.value_range)
     with (
         HQSam(args.url, **options.client_options(args)) as sam,
         options.progress("image") as show,

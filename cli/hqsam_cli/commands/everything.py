@@ -69,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw the masks on their image; {stem} becomes the image's name without its ending",
     )
     written.add_argument("--json", action="store_true", help="print a JSON object for each mask")
+    options.add_image_arguments(parser)
     options.add_server_arguments(parser)
 
 
@@ -82,8 +83,12 @@ def run(args: argparse.Namespace) -> int:
     with HQSam(args.url, **options.client_options(args)) as sam:
         for name in args.images:
             try:
-                path = options.path(name)
-                image = sam.open(path) if windows is None else sam.open(path, windows=windows)
+                path, value_range = options.path(name), args.value_range
+                image = (
+                    sam.open(path, value_range=value_range)
+                    if windows is None
+                    else sam.open(path, value_range=value_range, windows=windows)
+                )
                 with options.progress("prompt") as bar:
                     masks = image.everything(wanted, progress=bar)
                 if args.overlay is not None:

@@ -83,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="like --json, with the mask in COCO's run-length encoding",
     )
+    options.add_image_arguments(parser)
     options.add_server_arguments(parser)
 
 
@@ -139,9 +140,9 @@ def _masks(sam: HQSam, job: Job, args: argparse.Namespace) -> Sequence[Mask]:
     labels = [prompt.labels for prompt in job.prompts]
     boxes = [prompt.box for prompt in job.prompts]
     if windows is not None:
-        in_windows = sam.open(job.path, windows=windows)
+        in_windows = sam.open(job.path, value_range=args.value_range, windows=windows)
         return in_windows.segment(points, labels, boxes=boxes, mode=args.mode)
-    image = sam.open(job.path)
+    image = sam.open(job.path, value_range=args.value_range)
     return image.segment(points, labels, boxes=boxes, mode=args.mode, zoom=args.zoom)
 
 
