@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import trustme
 from hqsam_server import TritonServer
-from hqsam_testing import rebuilt
+from hqsam_testing import image_files, rebuilt
 from hqsam_testing.coins import COINS, LABELS
 from hqsam_testing.command import Command
 from hqsam_testing.servers import small_server
@@ -52,6 +53,9 @@ def folder(tmp_path: Path, tiny_repository: Path) -> Path:
         Image.open(LABELS).resize(SIZE, Image.Resampling.NEAREST).point(lambda it: 255 * (it == 1))
     )
     photo.save(tmp_path / "photo.jpg")
+    (tmp_path / "phone.heic").write_bytes(image_files.heic(photo))
+    grey = np.asarray(photo.convert("L")).astype(np.uint16)
+    Image.fromarray(16 * grey).save(tmp_path / "microscope.tif")
     shutil.copytree(tiny_repository, tmp_path / "model_repository")
     torch.save(rebuilt.state_dict(rebuilt.TINY), tmp_path / "sam_hq_vit_b.pth")
     authority = trustme.CA()
