@@ -174,11 +174,11 @@ def range_of(values: NDArray[Any], value_range: ValueRange) -> tuple[float, floa
     if not isinstance(value_range, Percentiles):
         low, high = map(float, value_range)
         return low, high
-    finite = values[np.isfinite(values)]
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     if not finite.size:
         raise ImageError("the image has no finite value, so it has no percentiles")
     if finite.dtype == np.bool_:
-        finite = finite.view(np.uint8)  # NumPy has no percentiles of booleans
+        finite = finite.astype(np.uint8)  # NumPy has no percentiles of booleans
     percents = value_range.low, value_range.high
     low, high = map(float, np.percentile(finite, percents))
     if low == high:
