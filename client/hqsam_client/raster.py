@@ -20,13 +20,23 @@ from PIL import Image, TiffImagePlugin
 
 from hqsam_client import image_files
 from hqsam_client.errors import ImageError, MissingPackageError, OptionError
+from hqsam_client.image_files import ValueRange
 from hqsam_client.mask import Mask
+from hqsam_client.shared import depth
 from hqsam_client.windows import Window
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _BLOCK_BYTES = 256 * 2**20
 """Size of a tile or strip, at most: it is decoded as a whole, into GDAL's cache."""
+
+_SAMPLED_PIXELS = 1 << 22
+"""Pixels that are looked at, at least, for the range of an image of more."""
+
+_DEEP = frozenset(
+    map(np.dtype, ("int8", "uint16", "int16", "uint32", "int32", "float32", "float64"))
+)
+"""Types of values that a range maps."""
 
 _MOST_PIXELS = 1 << 28
 """Pixels of an image that is read as a whole, at most."""
@@ -48,20 +58,27 @@ def is_installed() -> bool:
 
 
 class RasterSource:
-    """A TIFF file of 8-bit grey, palette or RGB, which is read in parts.
+    """A TIFF file of grey, palette or RGB, which is read in parts.
 
     Its first three bands are taken, or those that the file calls red, green and blue; or a single
-    band. Transparency is dropped.
+    band. Transparency is dropped. Values of more than 8 bits need a range, which is that of the
+    whole image for each part.
 
     Attributes:
         size: (height, width) in original pixels.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str], value_range: ValueRange | None = None) -> None:
         """Open the file, and read its header.
 
+        Args:
+            path: of the file.
+            value_range: which values become 0 and 255, unless they are of 8 bits. Percentiles are
+                those of a regular sample of the pixels, 4 million at least where there are more.
+
         Raises:
-            ImageError: it cannot be read, or not in parts.
+            ImageError: it cannot be read, or not in parts; or the model would see black.
+            OptionError: `value_range` is not a range.
             MissingPackageError: rasterio is not installed.
         """
         self._path = Path(path).expanduser()
@@ -69,7 +86,11 @@ class RasterSource:
         self._dataset = _open(self._path)
         self.size: tuple[int, int] = (self._dataset.height, self._dataset.width)
         self._bands, self._palette = self._colours()
-        self._check()
+        self._check(value_range)
+        # Values that become 0 and 255; None for 8 bits.
+        self._limits: tuple[float, float] | None = None
+        if value_range is not None and self._dataset.dtypes[self._bands[0] - 1] != "uint8":
+            self._limits = depth.limits(self._sample(), value_range)
 
     def part(self, window: Window) -> Image.Image:
         """Return the pixels of a window, in mode RGB.
@@ -77,21 +98,16 @@ class RasterSource:
         Raises:
             ImageError: they cannot be read.
         """
-        from rasterio.errors import RasterioError
         from rasterio.windows import Window as RasterWindow
 
         x0, y0, x1, y1 = window
-        part = RasterWindow(x0, y0, x1 - x0, y1 - y0)
-        try:
-            with self._lock:  # GDAL's files are for one thread at a time
-                values = self._dataset.read(self._bands, window=part)
-        except RasterioError as error:
-            raise ImageError(
-                f"{self._path} cannot be read at {window}: {' '.join(str(error).split())}"
-            ) from error
+        values = self._read(window, window=RasterWindow(x0, y0, x1 - x0, y1 - y0))
         if self._palette is not None:
             return Image.fromarray(self._palette[values[0]])
-        rgb = np.broadcast_to(values.transpose(1, 2, 0), (*values.shape[1:], 3))
+        values = values.transpose(1, 2, 0)
+        if self._limits is not None:
+            values = image_files.mapped(values, *self._limits)
+        rgb = np.broadcast_to(values, (*values.shape[:2], 3))
         return Image.fromarray(np.ascontiguousarray(rgb))
 
     def full_image(self) -> Image.Image:
@@ -107,6 +123,32 @@ class RasterSource:
                 "each mask on its window: mask.inner.overlay(), or {index} in --overlay"
             )
         return self.part((0, 0, width, height))
+
+    def _read(self, where: object, **options: Any) -> NDArray[Any]:
+        """Return values of the bands, [bands, height, width]; `where` is for the message."""
+        from rasterio.errors import RasterioError
+
+        try:
+            with self._lock:  # GDAL's files are for one thread at a time
+                values: NDArray[Any] = self._dataset.read(self._bands, **options)
+        except RasterioError as error:
+            raise ImageError(
+                f"{self._path} cannot be read at {where}: {' '.join(str(error).split())}"
+            ) from error
+        return values
+
+    def _sample(self) -> NDArray[Any]:
+        """Return values of the whole image, or of a regular grid over it, [height, width, bands].
+
+        Pixels that the file calls empty are not numbers.
+        """
+        height, width = self.size
+        step = max(1, math.isqrt(height * width // _SAMPLED_PIXELS))
+        shape = (len(self._bands), math.ceil(height / step), math.ceil(width / step))
+        values: Any = self._read("a grid of pixels", out_shape=shape, masked=True)
+        if values.mask.any():
+            values = values.astype(np.float64).filled(np.nan)
+        return np.asarray(values).transpose(1, 2, 0)
 
     def _colours(self) -> tuple[list[int], NDArray[np.uint8] | None]:
         """Return the numbers of the bands to read, and the palette: uint8 [256, 3] or None."""
@@ -124,15 +166,19 @@ class RasterSource:
             raise ImageError(f"{self._path} has the bands {names}: convert it to RGB")
         return ([1, 2, 3] if len(meanings) > 2 else [1]), None
 
-    def _check(self) -> None:
+    def _check(self, value_range: ValueRange | None) -> None:
         """Refuse what is not read as it should be, or not in parts."""
         dataset, bands = self._dataset, self._bands
-        bits = dataset.tags(bands[0], ns="IMAGE_STRUCTURE").get("NBITS", "8")
+        bits = dataset.tags(bands[0], ns="IMAGE_STRUCTURE").get("NBITS")
         is_inverted = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
-        if {dataset.dtypes[band - 1] for band in bands} != {"uint8"} or bits != "8" or is_inverted:
+        kinds = {np.dtype(dataset.dtypes[band - 1]) for band in bands}
+        is_plain = kinds == {np.dtype(np.uint8)} and bits in (None, "8")
+        is_ranged = value_range is not None and kinds <= _DEEP and self._palette is None
+        if is_inverted or not (is_plain or is_ranged):
+            kind = dataset.dtypes[bands[0] - 1] + ("" if bits is None else f" of {bits} bits")
             raise ImageError(
-                f"{self._path} has values of {dataset.dtypes[bands[0] - 1]}, {bits} bits, expected "
-                "8-bit values of which 0 is black"
+                f"{self._path} has values of {kind}, expected uint8 of which 0 is black, or a "
+                "value_range (in the shell --value-range)"
             )
         height, width = max(dataset.block_shapes, key=math.prod)
         if height * width * dataset.count > _BLOCK_BYTES:

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from hqsam_client import HQSam, ImageError, Mask, MissingPackageError, OptionError, Windows, raster
+from hqsam_client import (
+    HQSam,
+    ImageError,
+    Mask,
+    MissingPackageError,
+    OptionError,
+    Percentiles,
+    Windows,
+    image_files,
+    raster,
+)
+from hqsam_client.image_files import ValueRange
 from hqsam_client.shared.run_lengths import RunLengths
 from hqsam_client.shared.sources import UploadSource, open_source
 from hqsam_testing import maps
@@ -208,3 +219,70 @@ def test_a_click_on_a_map(sam: HQSam, map_file: Path) -> None:
     inner = sam.open(pixels_of(map_file)[y0:y1, x0:x1].copy())
     expected = inner.segment(points=[(700 - x0, 650 - y0)])
     assert np.array_equal(mask.inner.low_res_logits, expected.low_res_logits)
+
+
+DEEP = np.linspace(1000, 5000, 90 * 120 * 3).reshape(90, 120, 3)
+
+
+@pytest.mark.parametrize("value_range", [(1500, 4500), Percentiles(5, 95)], ids=str)
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "float32", "float64"])
+def test_windows_of_deep_files_are_mapped_with_the_range_of_the_whole(
+    tmp_path: Path, dtype: str, bands: int, value_range: ValueRange
+) -> None:
+    values = DEEP[..., :bands].astype(dtype)
+    source = open_source(written(tmp_path / "deep.tif", values), value_range=value_range)
+    assert isinstance(source, raster.RasterSource)
+    expected = image_files.mapped(values, *image_files.range_of(values, value_range))
+    found = np.asarray(source.part((10, 20, 100, 80)))
+    assert np.array_equal(found, np.broadcast_to(expected, DEEP.shape)[20:80, 10:100])
+
+
+def test_the_percentiles_of_a_large_file_are_those_of_a_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raster, "_SAMPLED_PIXELS", 500)
+    values = DEEP[..., :1].astype(np.uint16)
+    path = written(tmp_path / "deep.tif", values)
+    found = np.asarray(raster.RasterSource(path, Percentiles(10, 90)).full_image())[..., 0]
+    expected = image_files.mapped(
+        values[..., 0], *image_files.range_of(values, Percentiles(10, 90))
+    )
+    assert np.abs(found.astype(int) - expected).max() <= 4
+
+
+def test_empty_pixels_of_a_map_have_no_part_in_the_percentiles(tmp_path: Path) -> None:
+    values = DEEP[..., :1].astype(np.int16)
+    values[:60] = -9999
+    path = written(tmp_path / "deep.tif", values, nodata=-9999)
+    found = np.asarray(open_source(path, value_range=Percentiles(0, 100)).part((0, 0, 120, 90)))
+    assert not found[:60].any()
+    assert (found[60, 0, 0], found[-1, -1, 0]) == (0, 255)
+
+
+def test_a_deep_map_of_8_bit_values_has_their_masks_in_its_windows(
+    sam: HQSam, map_file: Path, tmp_path: Path
+) -> None:
+    plain = pixels_of(map_file)
+    path = written(tmp_path / "deep.tif", plain.astype(np.uint16) * 16)
+    windows, point = Windows(600, 200), [(520, 500)]
+    with pytest.raises(
+        ImageError, match=r"of uint16, expected .* or a value_range .*--value-range"
+    ):
+        sam.open(path, windows=windows).segment(points=point)
+    mask = sam.open(path, windows=windows, value_range=(0, 4080)).segment(points=point)
+    expected = sam.open(map_file, windows=windows).segment(points=point)
+    assert mask.window == expected.window
+    assert np.array_equal(mask.array, expected.array)
+    bgr = sam.open(plain[..., ::-1], channels="bgr", windows=windows).segment(points=point)
+    assert np.array_equal(bgr.array, expected.array)
+
+
+def test_a_deep_file_that_the_model_would_see_as_black_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "deep.tif", DEEP[..., :1].astype(np.uint16))
+    with pytest.raises(ImageError, match=r"as black: its values are 1000 to 4999"):
+        open_source(path, value_range=(6000, 65535))
+    with pytest.raises(OptionError, match="expected Percentiles or"):
+        open_source(path, value_range=(2, 1))
+    with pytest.raises(OptionError, match="which is for arrays"):
+        open_source(path, channels="bgr")

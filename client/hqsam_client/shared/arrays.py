@@ -20,17 +20,19 @@ _CHANNELS: tuple[Channels, ...] = get_args(Channels)
 _BOOLS_INTEGERS_FLOATS = "buif"
 
 
-def check_channels(channels: Channels, *, is_array: bool) -> None:
-    """Raise `OptionError` unless an image can have such channels."""
+def check_arguments(image: Any, channels: Channels, value_range: ValueRange | None) -> None:
+    """Raise `OptionError` unless an image of any form can have such channels and such a range."""
     if channels not in _CHANNELS:
         raise OptionError(
             f"channels is {channels!r}, expected one of {', '.join(map(repr, _CHANNELS))}"
         )
-    if channels != "rgb" and not is_array:
+    if channels != "rgb" and not isinstance(image, np.ndarray):
         raise OptionError(
             f"channels is {channels!r}, which is for arrays: files and Pillow images say "
             "themselves what they hold"
         )
+    if value_range is not None:
+        image_files.check_range(value_range)
 
 
 def rgb(array: NDArray[Any], channels: Channels, value_range: ValueRange | None) -> Image.Image:
@@ -43,7 +45,7 @@ def rgb(array: NDArray[Any], channels: Channels, value_range: ValueRange | None)
         value_range: which values become 0 and 255, unless the array is uint8.
 
     Raises:
-        ImageError: it is another array; or as `depth.seen`.
+        ImageError: it is another array; or as `depth.limits`.
         OptionError: `value_range` is not a range.
     """
     is_typed = array.dtype == np.uint8 or (

@@ -31,15 +31,12 @@ def _is_deep_colour(image: Image.Image) -> bool:
     return image.mode in _COLOUR and any(";16" in str(tile[3]) for tile in tiles)
 
 
-def seen(values: NDArray[Any], value_range: ValueRange) -> NDArray[np.uint8]:
-    """Map values to what the model sees.
+def limits(values: NDArray[Any], value_range: ValueRange) -> tuple[float, float]:
+    """Return the values of an image that become 0 and 255, between which the model sees something.
 
     Args:
         values: bool, integers or floats, [height, width] or [height, width, 3].
         value_range: which of them become 0 and 255.
-
-    Returns:
-        uint8, of the same shape.
 
     Raises:
         ImageError: all would be black or white; or percentiles are the same value.
@@ -58,7 +55,12 @@ def seen(values: NDArray[Any], value_range: ValueRange) -> NDArray[np.uint8]:
                 f"{colour}: its values are {darkest:g} to {brightest:g}; pass another value_range "
                 "(in the shell --value-range)"
             )
-    return image_files.mapped(values, low, high)
+    return low, high
+
+
+def seen(values: NDArray[Any], value_range: ValueRange) -> NDArray[np.uint8]:
+    """Return what the model sees of values: uint8, of the same shape; see `limits`."""
+    return image_files.mapped(values, *limits(values, value_range))
 
 
 def check(image: Image.Image) -> None:
@@ -91,10 +93,10 @@ def rgb(image: Image.Image, encoded: bytes | None, value_range: ValueRange) -> I
     Args:
         image: not decoded yet.
         encoded: the file that it is of; None if there is none.
-        value_range: see `seen`.
+        value_range: see `limits`.
 
     Raises:
-        ImageError: as `seen`; or it is truncated or damaged, or its colours are cut already.
+        ImageError: as `limits`; or it is truncated or damaged, or its colours are cut already.
         MissingPackageError: it has 16-bit colours, and OpenCV is not installed.
     """
     if not _is_deep_colour(image):

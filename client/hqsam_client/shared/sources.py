@@ -12,7 +12,7 @@ from PIL import Image
 from hqsam_client import raster
 from hqsam_client.errors import ImageError
 from hqsam_client.image_files import ValueRange
-from hqsam_client.shared.arrays import Channels
+from hqsam_client.shared.arrays import Channels, check_arguments
 from hqsam_client.shared.geometry import Size
 from hqsam_client.shared.upload import ImageLike, Upload, prepare
 from hqsam_client.windows import Window
@@ -100,7 +100,7 @@ def open_source(
     """Open an image whose windows are wanted.
 
     TIFF files are read in parts where rasterio is installed and can; all others are decoded as a
-    whole. So are those whose values `value_range` maps.
+    whole.
 
     Args:
         image: as in `prepare`.
@@ -111,13 +111,14 @@ def open_source(
         ImageError: it is not an image, or cannot be used.
         OptionError: another argument is wrong.
     """
+    check_arguments(image, channels, value_range)
 
     def whole() -> Source:
         return UploadSource(prepare(image, channels=channels, value_range=value_range))
 
     if isinstance(image, (str, PathLike)) and raster.is_installed() and raster.is_tiff(image):
         try:
-            return raster.RasterSource(image)
+            return raster.RasterSource(image, value_range)
         except ImageError as error:
             refused = error
         try:

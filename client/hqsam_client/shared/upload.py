@@ -85,9 +85,7 @@ def prepare(
     """
     if upload not in ("original", "resized"):
         raise OptionError(f"upload is {upload!r}, expected 'original' or 'resized'")
-    arrays.check_channels(channels, is_array=isinstance(image, np.ndarray))
-    if value_range is not None:
-        image_files.check_range(value_range)
+    arrays.check_arguments(image, channels, value_range)
     if isinstance(image, np.ndarray):
         return _from_image(arrays.rgb(image, channels, value_range), "PPM")
     if isinstance(image, Image.Image):
