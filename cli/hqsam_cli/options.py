@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hqsam_client.errors import HQSamError, OptionError, printable
-from hqsam_client.windows import Windows
+
+if TYPE_CHECKING:
+    from hqsam_client.windows import Windows
 
 _RANGE = "LOW,HIGH"
 
@@ -138,6 +140,9 @@ def _at_least(least: int, text: str) -> int:
 
 def add_windows(parser: Any) -> None:
     """Add the option that opens images in windows to a parser, or to a group of one."""
+    # NumPy is imported late: `hqsam --help` and `hqsam --version` do not need it.
+    from hqsam_client.windows import Windows
+
     parser.add_argument(
         "--windows",
         nargs="?",
@@ -156,6 +161,8 @@ def windows(args: argparse.Namespace) -> Windows | None:
     Raises:
         OptionError: they are too small.
     """
+    from hqsam_client.windows import Windows
+
     return None if args.windows is None else Windows(args.windows, args.windows // 4)
 
 
