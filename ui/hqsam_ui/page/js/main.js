@@ -87,13 +87,18 @@ function update() {
   });
 }
 
+function showMasks() {
+  const { current } = project;
+  stage.show(current && shown === current.shown ? current.history.state : null);
+}
+
 function showAll() {
   const { current } = project;
   // The size that the server reports replaces the one that the browser measured.
   const { size } = current ?? {};
   if (size && !element("frame").hidden && (size.width !== stage.size.width || size.height !== stage.size.height)) stage.setSize(size);
   showPhoto();
-  stage.show(current && shown === current.shown ? current.history.state : null);
+  showMasks();
   status.update();
   objects.update();
   classes.update();
@@ -102,6 +107,7 @@ function showAll() {
 }
 
 for (const name of ["change", "entries"]) project.addEventListener(name, update);
+project.addEventListener("masked", showMasks);
 project.classes.addEventListener("change", () => {
   stage.redraw();
   update();

@@ -12,7 +12,7 @@ import { blankItem, isBlank, shapeOfItem, withShape } from "./item.js";
 
 const KEPT = 200;
 
-/** Dispatches "change", and before it "edit" if there is something new to save. */
+/** Dispatches "change", or "mask" if a mask arrived; before either "edit" if there is something new to save. */
 export class History extends EventTarget {
   /** The mode of new objects. */
   mode = "hq";
@@ -222,7 +222,9 @@ export class History extends EventTarget {
   /** Store a mask that arrived; this cannot be undone. @param {number} id @param {Mask} mask */
   setMask(id, mask) {
     const items = this.state.items.map((item) => (item.id === id ? { ...item, mask } : item));
-    this.#show({ ...this.state, items }, true);
+    this.state = { ...this.state, items };
+    this.dispatchEvent(new Event("edit"));
+    this.dispatchEvent(new Event("mask"));
   }
 
   /** @param {(item: Item) => Item} edit of the selected object */

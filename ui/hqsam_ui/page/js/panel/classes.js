@@ -42,30 +42,28 @@ export class ClassesPanel {
     const { classes, current } = this.project;
     const chosen = current?.history.selected.cls;
     button("classes-save").disabled = !classes.list.length;
-    renew(element("classes"), JSON.stringify([classes.list, chosen]), () =>
-      classes.list.map(({ id, name }, i) => {
-        const assign = make(
-          "button",
-          {
-            type: "button", class: "assign", "data-key": `assign-${id}`, "aria-pressed": String(id === chosen),
-            "aria-label": `Give the object the class ${name}`, onclick: () => this.assign(i + 1),
-          },
-          swatch(classes.colorOf(id)), ...(i < 9 ? [make("kbd", {}, String(i + 1))] : []),
-        );
-        const text = make("input", { type: "text", maxlength: 200, "data-key": `name-${id}`, "aria-label": `Name of class ${i + 1}` });
-        text.value = name;
-        text.addEventListener("change", () => {
-          const other = classes.list.some((each) => each.id !== id && each.name === text.value.trim());
-          if (text.value.trim() && !other) classes.rename(id, text.value.trim());
-          else text.value = name;
-        });
-        const remove = make(
-          "button",
-          { type: "button", class: "delete quiet", "data-key": `remove-${id}`, "aria-label": `Delete the class ${name}`, onclick: () => classes.remove(id) },
-          "✕",
-        );
-        return make("li", {}, assign, text, remove);
-      }),
-    );
+    renew(element("classes"), classes.list, ({ id, name }, i) => [id, name, i, id === chosen], ({ id, name }, i) => {
+      const assign = make(
+        "button",
+        {
+          type: "button", class: "assign", "data-key": `assign-${id}`, "aria-pressed": String(id === chosen),
+          "aria-label": `Give the object the class ${name}`, onclick: () => this.assign(i + 1),
+        },
+        swatch(classes.colorOf(id)), ...(i < 9 ? [make("kbd", {}, String(i + 1))] : []),
+      );
+      const text = make("input", { type: "text", maxlength: 200, "data-key": `name-${id}`, "aria-label": `Name of class ${i + 1}` });
+      text.value = name;
+      text.addEventListener("change", () => {
+        const other = classes.list.some((each) => each.id !== id && each.name === text.value.trim());
+        if (text.value.trim() && !other) classes.rename(id, text.value.trim());
+        else text.value = name;
+      });
+      const remove = make(
+        "button",
+        { type: "button", class: "delete quiet", "data-key": `remove-${id}`, "aria-label": `Delete the class ${name}`, onclick: () => classes.remove(id) },
+        "✕",
+      );
+      return make("li", {}, assign, text, remove);
+    });
   }
 }

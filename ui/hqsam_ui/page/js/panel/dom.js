@@ -49,18 +49,34 @@ export function swatch(color) {
   return made;
 }
 
+/** What rows of lists show. @type {WeakMap<Element, string>} */
+const states = new WeakMap();
+
 /**
- * Replace a list's rows if something in them changed; the focus stays on the row's control of the
- * same `data-key`.
+ * Show rows in a list. Those whose state is the same stay as they are; the focus stays on the
+ * control of the same `data-key`. Tells whether something changed.
  *
- * @param {HTMLElement} list @param {string} state of the rows @param {() => Node[]} rows
+ * @template T
+ * @param {HTMLElement} list @param {readonly T[]} all
+ * @param {(one: T, place: number) => unknown} stateOf all that a row shows, as JSON; no two are the same
+ * @param {(one: T, place: number) => Element} make
  */
-export function renew(list, state, rows) {
-  if (list.dataset.state === state) return;
-  list.dataset.state = state;
-  const focused = list.contains(document.activeElement) ? /** @type {HTMLElement} */ (document.activeElement).dataset.key : undefined;
-  list.replaceChildren(...rows());
-  if (!focused) return;
+export function renew(list, all, stateOf, make) {
+  const before = new Map([...list.children].map((row) => [states.get(row), row]));
+  const rows = all.map((one, place) => {
+    const state = JSON.stringify(stateOf(one, place));
+    const row = before.get(state) ?? make(one, place);
+    states.set(row, state);
+    return row;
+  });
+  if (rows.length === before.size && rows.every((row, i) => row === list.children[i])) return false;
+  const { activeElement } = document;
+  const focused = list.contains(activeElement) ? /** @type {HTMLElement} */ (activeElement).dataset.key : undefined;
+  const staying = new Set(rows);
+  for (const row of before.values()) if (!staying.has(row)) row.remove();
+  rows.forEach((row, i) => row !== list.children[i] && list.insertBefore(row, list.children[i] ?? null));
+  if (!focused || list.contains(document.activeElement)) return true;
   const again = list.querySelector(`[data-key="${CSS.escape(focused)}"]`) ?? list.querySelector("[aria-current=true]");
   if (again instanceof HTMLElement) again.focus();
+  return true;
 }

@@ -8,6 +8,8 @@ import { button, element, input, make, renew, select, swatch } from "./dom.js";
 export class ObjectsPanel {
   /** What choosing an object does instead of selecting it. @type {((id: number) => void) | null} */
   onPick = null;
+  /** The object that the list was scrolled to. */
+  #shown = 0;
 
   /** @param {Project} project */
   constructor(project) {
@@ -34,9 +36,7 @@ export class ObjectsPanel {
     button("merge").disabled ||= !history || history.state.items.filter((item) => !isBlank(item)).length < 2;
     this.#list();
     this.#prompts();
-    renew(element("class"), JSON.stringify(classes.list), () => [
-      make("option", { value: "" }, "none"), ...classes.list.map(({ id, name }) => make("option", { value: id }, name)),
-    ]);
+    renew(element("class"), [{ id: "", name: "none" }, ...classes.list], (each) => each, ({ id, name }) => make("option", { value: id }, name));
     const cls = String(history?.selected.cls ?? "");
     select("class").value = classes.list.some(({ id }) => String(id) === cls) ? cls : "";
     if (document.activeElement !== input("name")) input("name").value = history?.selected.name ?? "";
@@ -51,35 +51,38 @@ export class ObjectsPanel {
   #list() {
     const { history } = this;
     const { items, selected } = history?.state ?? { items: [], selected: 0 };
-    const state = JSON.stringify([items.map((item) => [item.id, this.#title(item), item.hidden, summary(item), this.project.classes.color(item)]), selected]);
     const list = element("objects");
-    if (list.dataset.state === state) return;
-    renew(list, state, () => items.map((item) => this.#row(item, item.id === selected)));
-    list.querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest" });
+    const color = (/** @type {Item} */ item) => this.project.classes.color(item);
+    renew(
+      list, items,
+      (item) => [item.id, this.#title(item), item.hidden, summary(item), color(item), item.id === selected],
+      (item) => this.#row(item, item.id === selected),
+    );
+    if (selected !== this.#shown) list.querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest" });
+    this.#shown = selected;
   }
 
   /** @param {Item} item @param {boolean} selected */
   #row(item, selected) {
-    const history = /** @type {import("../model/history.js").History} */ (this.history);
     const { id, hidden } = item;
     const title = this.#title(item);
     const pick = make(
       "button",
       {
         type: "button", class: "pick", "data-key": `pick-${id}`, "aria-current": String(selected),
-        onclick: () => (this.onPick ? this.onPick(id) : history.select(id)),
+        onclick: () => (this.onPick ? this.onPick(id) : this.history?.select(id)),
         onkeydown: (/** @type {KeyboardEvent} */ event) => this.#step(event),
       },
       swatch(this.project.classes.color(item)), make("span", {}, title), make("small", {}, summary(item)),
     );
     const eye = make(
       "button",
-      { type: "button", class: "eye quiet", "data-key": `eye-${id}`, "aria-pressed": String(hidden), "aria-label": `Hide ${title}`, onclick: () => history.hide(id, !hidden) },
+      { type: "button", class: "eye quiet", "data-key": `eye-${id}`, "aria-pressed": String(hidden), "aria-label": `Hide ${title}`, onclick: () => this.history?.hide(id, !hidden) },
       hidden ? "◌" : "◉",
     );
     const remove = make(
       "button",
-      { type: "button", class: "delete quiet", "data-key": `delete-${id}`, "aria-label": `Delete ${title}`, onclick: () => history.remove(id) },
+      { type: "button", class: "delete quiet", "data-key": `delete-${id}`, "aria-label": `Delete ${title}`, onclick: () => this.history?.remove(id) },
       "✕",
     );
     return make("li", {}, pick, eye, remove);
@@ -99,16 +102,16 @@ export class ObjectsPanel {
   #prompts() {
     const item = this.history?.selected;
     const { points, box } = item ?? { points: [], box: null };
-    renew(element("prompts"), JSON.stringify([item?.id, points, box]), () => [
-      ...(box ? [prompt("box", `box ${box.map(Math.round).join(" ")}`, () => this.history?.setBox(null))] : []),
-      ...points.map(({ x, y, label }, i) => prompt(`point-${i}`, `${label ? "+" : "−"} ${x}, ${y}`, () => this.history?.removePoint(i))),
-    ]);
+    const all = [
+      ...(box ? [{ key: "box", text: `box ${box.map(Math.round).join(" ")}`, onclick: () => this.history?.setBox(null) }] : []),
+      ...points.map(({ x, y, label }, i) => ({
+        key: `point-${i}`, text: `${label ? "+" : "−"} ${x}, ${y}`, onclick: () => this.history?.removePoint(i),
+      })),
+    ];
+    renew(element("prompts"), all, ({ key, text }) => [key, text], ({ key, text, onclick }) =>
+      make("li", {}, make("button", { type: "button", "data-key": key, "aria-label": `Take away ${text}`, onclick }, `${text} ✕`)));
   }
 }
-
-/** @param {string} key @param {string} text @param {() => void} onclick */
-const prompt = (key, text, onclick) =>
-  make("li", {}, make("button", { type: "button", "data-key": key, "aria-label": `Take away ${text}`, onclick }, `${text} ✕`));
 
 /** @param {Item} item */
 export function summary({ points, box, given, added, removed }) {

@@ -33,8 +33,11 @@ export class Strip {
     button("previous").disabled = index <= 0;
     button("next").disabled = index < 0 || index >= entries.length - 1;
     button("forget").hidden = store.folder;
-    const state = JSON.stringify(entries.map(({ key, objects, done: ready, thumbnail }) => [key, objects, ready, thumbnail !== null]));
-    renew(element("strip"), state, () => entries.map((entry) => this.#row(entry)));
+    renew(
+      element("strip"), entries,
+      ({ key, objects, done: ready, thumbnail }) => [key, objects, ready, thumbnail !== null],
+      (entry) => this.#row(entry),
+    );
     const before = element("strip").querySelector("[aria-current=true]");
     const now = element("strip").children[index]?.firstElementChild;
     if (before === now) return;

@@ -46,6 +46,8 @@ export class Project extends EventTarget {
   #aheadTimer = 0;
   #usedAt = 0;
   #classesDirty = false;
+  /** Writes of images and of their list that are not done yet. */
+  #writing = 0;
   /** @type {Promise<void>} */
   #started = Promise.resolve();
   /** Tells other tabs what was saved. */
@@ -76,7 +78,7 @@ export class Project extends EventTarget {
 
   /** Whether leaving now would lose something. */
   get isDirty() {
-    return this.#classesDirty || [...this.#works.values()].some((work) => work.isDirty);
+    return this.#classesDirty || this.#writing > 0 || [...this.#works.values()].some((work) => work.isDirty);
   }
 
   get index() {
@@ -99,9 +101,10 @@ export class Project extends EventTarget {
     if (added.length) this.select(added[0].entry, added[0].file);
     for (const { file, known, entry } of added) {
       try {
-        if (!known) await store.add(entry, file);
+        if (!known) await this.#write(store.add(entry, file));
+        await this.#write(store.saveList(this.entries));
         await this.makeThumbnail(entry, file);
-        await store.saveList(this.entries);
+        await this.#write(store.saveList(this.entries));
       } catch (error) {
         this.work(entry).file ??= file;
         this.#failed(error);
@@ -130,8 +133,8 @@ export class Project extends EventTarget {
       else this.#emit("opened", "change");
     }
     this.#emit("entries");
-    await this.store.remove(entry);
-    await this.store.saveList(this.entries);
+    await this.#write(this.store.remove(entry));
+    await this.#write(this.store.saveList(this.entries));
   }
 
   /** @param {Entry} entry @returns {Work} */
@@ -215,9 +218,20 @@ export class Project extends EventTarget {
     this.#tabs.postMessage(work.entry.key);
     this.#emit("entries");
     try {
-      await this.store.saveList(this.entries);
+      await this.#write(this.store.saveList(this.entries));
     } catch (error) {
       this.#failed(error);
+    }
+  }
+
+  /** Count a write as not saved until it is done. @param {Promise<void>} write */
+  async #write(write) {
+    this.#writing++;
+    try {
+      await write;
+    } finally {
+      this.#writing--;
+      this.#emit("change");
     }
   }
 

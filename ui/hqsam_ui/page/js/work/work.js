@@ -15,8 +15,8 @@ import { showable } from "./showable.js";
 const SAVE_MS = 300;
 
 /**
- * Dispatches "change" when anything visible changed, "failed" with an error, "masked" when a mask
- * arrived and "saved".
+ * Dispatches "masked" when a mask arrived, "change" when anything else that is visible changed,
+ * "failed" with an error, and "saved".
  */
 export class Work extends EventTarget {
   history = new History();
@@ -59,6 +59,7 @@ export class Work extends EventTarget {
     this.entry = entry;
     this.project = project;
     this.history.addEventListener("edit", () => this.#changedWork());
+    this.history.addEventListener("mask", () => this.dispatchEvent(new Event("masked")));
     this.history.addEventListener("change", () => {
       this.#ask();
       this.#changed();
@@ -188,11 +189,11 @@ export class Work extends EventTarget {
       if (stop.signal.aborted) return;
       this.#asking.delete(item.id);
       this.history.setMask(item.id, { logits, iou, key });
-      // When the browser draws the mask.
+      // When the browser draws the mask. What else changed is shown after that frame, which so is
+      // ready sooner.
       requestAnimationFrame(() => {
         this.clickMs = this.pace = performance.now() - start;
-        this.dispatchEvent(new Event("masked"));
-        this.#changed();
+        setTimeout(() => this.#changed());
       });
     } catch (error) {
       if (stop.signal.aborted) return;
