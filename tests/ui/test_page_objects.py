@@ -55,11 +55,13 @@ def test_classes_are_typed_loaded_saved_and_given_by_keys(visit: Visit) -> None:
     page.keyboard.press("3")
     assert rows(page) == ["dog 1", "bird 2"]
     assert page.evaluate(swatches("#objects")) == page.evaluate(swatches("#classes"))[1:]
-    # The same key again takes the class away; so does undo for another.
+    # The same key again changes nothing: new objects have the class of the last one.
     page.keyboard.press("3")
-    assert rows(page) == ["dog 1", "Object 2"]
+    assert rows(page) == ["dog 1", "bird 2"]
     page.keyboard.press("1")
     page.keyboard.press("Control+z")
+    assert rows(page) == ["dog 1", "bird 2"]
+    page.locator("#classes .assign").nth(2).click()
     assert rows(page) == ["dog 1", "Object 2"]
     # Another name holds for all objects of the class.
     page.locator("#classes input").nth(1).fill("wolf")
@@ -69,6 +71,25 @@ def test_classes_are_typed_loaded_saved_and_given_by_keys(visit: Visit) -> None:
 
 
 @pytest.mark.slow
+def test_any_of_many_classes_is_given_by_its_name(visit: Visit) -> None:
+    page = visit()
+    open_plain(page)
+    put(page, coco_of("plain.png", [rectangle(10, 10, 60, 60)]))
+    names = "\n".join(f"{letter}-class" for letter in "abcdefghijklmnopqrst")
+    page.locator("#classes-file").set_input_files(payload("names.txt", names.encode()))
+    page.locator("#class-new").press("Escape")
+    page.keyboard.press("g")
+    page.keyboard.type("s-c")
+    page.keyboard.press("Enter")
+    assert rows(page) == ["s-class 1"]
+    given = page.locator("#classes [aria-pressed=true]")
+    expect(given).to_be_in_viewport()
+    # Keys are the page's again.
+    page.keyboard.press("2")
+    assert rows(page) == ["b-class 1"]
+    expect(given).to_be_in_viewport()
+
+
 def test_points_are_moved_and_taken_away_one_by_one(visit: Visit) -> None:
     page = visit()
     open_coins(page)

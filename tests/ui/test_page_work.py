@@ -96,6 +96,74 @@ def test_another_image_and_back_keeps_masks_and_undo(visit: Visit) -> None:
 
 
 @pytest.mark.slow
+def test_every_image_keeps_its_undo_while_the_page_is_open(visit: Visit) -> None:
+    page = visit()
+    names = [f"{letter}.png" for letter in "abcdefghi"]
+    page.locator("#file").set_input_files(
+        [payload(name, image_file(300, 200)) for name in names],
+    )
+    shown(page, "a.png")
+    page.mouse.click(*place(page, (100, 100)))
+    kept(page)
+    # More than the page keeps loaded.
+    for name in names[1:]:
+        page.keyboard.press("PageDown")
+        shown(page, name)
+    page.locator("#strip button").first.click()
+    shown(page, "a.png")
+    expect(page.locator("#objects")).to_contain_text("1 point")
+    page.keyboard.press("z")
+    expect(page.locator("#objects")).to_contain_text("empty")
+    page.keyboard.press("y")
+    expect(page.locator("#objects")).to_contain_text("1 point")
+
+
+def test_two_tabs_show_the_same(visit: Visit) -> None:
+    one = visit()
+    open_coins(one)
+    kept(one)
+    two = one.context.new_page()
+    two.goto(one.url)
+    shown(two, COINS.name)
+    click(one, COIN)
+    expect(two.locator("#objects")).to_contain_text("1 point")
+    one.locator("#class-new").fill("coin")
+    one.locator("#class-new").press("Enter")
+    expect(two.locator("#classes input")).to_have_value("coin")
+    open_plain(two)
+    expect(one.locator("#strip li")).to_have_count(2)
+    one.locator("#done").check()
+    expect(two.locator("#progress")).to_have_text("2 of 2, 1 done")
+    kept(one)
+    kept(two)
+    two.reload()
+    expect(two.locator("#progress")).to_have_text("2 of 2, 1 done")
+    two.locator("#forget").click()
+    expect(one.locator("#strip li")).to_have_count(1)
+
+
+def test_two_tabs_do_not_overwrite_each_other(visit: Visit) -> None:
+    one = visit()
+    open_coins(one)
+    kept(one)
+    two = one.context.new_page()
+    two.goto(one.url)
+    shown(two, COINS.name)
+    # As if both were changed in the same moment.
+    one.evaluate("void (BroadcastChannel.prototype.postMessage = () => {})")
+    click(one, COIN)
+    kept(one)
+    click(two, OTHER)
+    expect(two.locator("#error-text")).to_have_text(re.compile("changed in another tab"))
+    expect(two.locator("#saved")).to_have_text("not saved")
+    two.locator("#retry").click()
+    kept(two)
+    one.reload()
+    shown(one, COINS.name)
+    expect(one.locator("#prompts li")).to_have_text([f"+ {OTHER[0]}, {OTHER[1]} ✕"])
+
+
+@pytest.mark.slow
 def test_the_same_file_again_brings_its_work_back(visit: Visit, tmp_path: Path) -> None:
     path = tmp_path / "coins.png"
     path.write_bytes(COINS.read_bytes())
@@ -232,6 +300,19 @@ def test_work_on_a_folder_lies_beside_its_images(
         second = exported(page, "all")
     np.testing.assert_array_equal(first, second)
     assert covered(second[0], coin_at(COIN)) > 0.6
+
+
+@pytest.mark.slow
+def test_a_folder_opens_when_its_server_answers(
+    visit: Visit, small_server: TritonServer, folder: Path
+) -> None:
+    with hqsam_ui(str(folder), "--url", small_server.grpc_url) as (address, _):
+        page = visit(address)
+        for path in ("**/api/status", "**/api/folder"):
+            page.route(path, lambda route: route.abort(), times=1)
+        page.reload()
+        shown(page, "coins.png")
+        expect(page.locator("#strip li")).to_have_count(3)
 
 
 @pytest.mark.slow

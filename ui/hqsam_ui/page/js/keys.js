@@ -1,7 +1,9 @@
 // Keys that work everywhere on the page but where one types.
 
+const FIELDS = "input[type=text], select";
+
 /** Inputs that use keys themselves. */
-const TYPING = "input[type=text], select, textarea, dialog *";
+const TYPING = `${FIELDS}, dialog *`;
 
 /**
  * @param {Record<string, (event: KeyboardEvent) => void>} keys by `event.key`; "Ctrl+" and
@@ -10,6 +12,11 @@ const TYPING = "input[type=text], select, textarea, dialog *";
  */
 export function listen(keys, onDigit) {
   window.addEventListener("keydown", (event) => {
+    // Escape leaves a field, back to the keys of the page; so does Enter, once a class is chosen.
+    if (event.target instanceof HTMLElement && event.target.matches(FIELDS) && (event.key === "Escape" || (event.key === "Enter" && event.target.matches("select")))) {
+      event.preventDefault();
+      return event.target.blur();
+    }
     if (event.altKey || !(event.target instanceof Element) || event.target.matches(TYPING) || document.querySelector("dialog[open]")) return;
     const { key } = event;
     if (event.target.matches("input[type=range]") && key.startsWith("Arrow")) return;

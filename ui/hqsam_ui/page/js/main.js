@@ -204,7 +204,7 @@ listen(
     c: clicks.clear, n: clicks.new, m: clicks.merge, s: clicks.split, d: clicks.duplicate, w: clicks.clean, a: clicks.everything,
     "[": edit((history) => history.selectBy(-1)), "]": edit((history) => history.selectBy(1)),
     Delete: edit((history) => history.remove(history.selected.id)), Backspace: edit((history) => history.remove(history.selected.id)),
-    r: () => input("name").select(), i: () => element("canvas").focus(),
+    r: () => input("name").select(), g: () => select("class").focus(), i: () => element("canvas").focus(),
     x: () => tools.choose("click", tools.tool === "click" && tools.label ? 0 : 1), k: clicks.add, p: clicks.brush, e: clicks.eraser,
     "{": () => tools.resizeBrush(1 / 1.25), "}": () => tools.resizeBrush(1.25),
     "+": clicks["zoom-in"], "=": clicks["zoom-in"], "-": clicks["zoom-out"], "−": clicks["zoom-out"], f: clicks.fit, 0: clicks.actual,

@@ -43,7 +43,7 @@ export class Collection {
   async #image(entry) {
     const open = this.project.opened(entry);
     if (open?.size) return this.#labelled(entry.name, open.sha256, open.size, open.history.state.items);
-    const saved = await this.project.store.load(entry);
+    const { saved } = await this.project.store.load(entry);
     if (!saved) return null;
     const { items } = read(saved);
     if (saved.width) return this.#labelled(entry.name, saved.sha256, { width: saved.width, height: saved.height }, items);

@@ -7,6 +7,9 @@ import { offer } from "./offer.js";
 /** @typedef {import("../work/project.js").Project} Project */
 
 export class ClassesPanel {
+  /** The class that the list was scrolled to. @type {number | null} */
+  #shown = null;
+
   /** @param {Project} project @param {(error: unknown) => void} report */
   constructor(project, report) {
     this.project = project;
@@ -31,11 +34,16 @@ export class ClassesPanel {
     button("classes-save").addEventListener("click", () => offer(new Blob([classes.list.map(({ name }) => `${name}\n`).join("")]), "classes.txt"));
   }
 
-  /** Give the selected object the class of a key. @param {number} place counted from 1; the same again takes it away */
+  /** Give the selected object the class of a key. @param {number} place counted from 1 */
   assign(place) {
-    const history = this.project.current?.history;
     const cls = this.project.classes.list[place - 1]?.id;
-    if (history && cls !== undefined) history.setClass(history.selected.cls === cls ? null : cls);
+    if (cls !== undefined) this.project.current?.history.setClass(cls);
+  }
+
+  /** Give the selected object a class, or take it away if that is the one. @param {number} cls its id */
+  #toggle(cls) {
+    const history = this.project.current?.history;
+    history?.setClass(history.selected.cls === cls ? null : cls);
   }
 
   update() {
@@ -47,7 +55,7 @@ export class ClassesPanel {
         "button",
         {
           type: "button", class: "assign", "data-key": `assign-${id}`, "aria-pressed": String(id === chosen),
-          "aria-label": `Give the object the class ${name}`, onclick: () => this.assign(i + 1),
+          "aria-label": `Give the object the class ${name}`, onclick: () => this.#toggle(id),
         },
         swatch(classes.colorOf(id)), ...(i < 9 ? [make("kbd", {}, String(i + 1))] : []),
       );
@@ -65,5 +73,8 @@ export class ClassesPanel {
       );
       return make("li", {}, assign, text, remove);
     });
+    const now = chosen ?? null;
+    if (now !== this.#shown) element("classes").querySelector("[aria-pressed=true]")?.scrollIntoView({ block: "nearest" });
+    this.#shown = now;
   }
 }

@@ -17,7 +17,7 @@ const AHEAD = 2;
 /** Time without a click before an image is encoded ahead, milliseconds. */
 const QUIET_MS = 1500;
 
-/** Images that are kept with their history. */
+/** Images that are kept loaded, apart from their history. */
 const KEPT = 6;
 
 /**
@@ -50,6 +50,12 @@ export class Project extends EventTarget {
   #writing = 0;
   /** @type {Promise<void>} */
   #started = Promise.resolve();
+  /** The classes that are saved, as JSON. */
+  #savedClasses = "[]";
+  /** @type {() => void} */
+  #reach = () => {};
+  /** Fulfilled when the page's server has answered. @type {Promise<void>} */
+  #reached = new Promise((resolve) => (this.#reach = resolve));
   /** Tells other tabs what was saved. */
   #tabs = new BroadcastChannel("hqsam");
 
@@ -59,14 +65,11 @@ export class Project extends EventTarget {
   }
 
   async #start() {
-    await this.#watch();
-    try {
-      if (this.server?.folder) this.store = new FolderStore();
-      this.entries = await this.store.list();
-      this.classes.set(await this.store.classes());
-    } catch (error) {
-      this.#failed(error);
-    }
+    this.#watch();
+    // Only the page's server knows what the page works on.
+    await this.#reached;
+    if (this.server?.folder) this.store = new FolderStore();
+    while (!(await this.#load())) await new Promise((resolve) => setTimeout(resolve, WATCH_MS));
     this.classes.addEventListener("change", () => this.#saveClasses());
     this.#tabs.addEventListener("message", ({ data }) => this.#savedElsewhere(data));
     this.#emit("entries");
@@ -74,6 +77,24 @@ export class Project extends EventTarget {
     const entry = this.entries.find(({ key }) => key === last) ?? this.entries.find(({ done }) => !done) ?? this.entries[0];
     if (entry) this.select(entry);
     else this.#emit("change");
+  }
+
+  /** Load the list of images, and the classes; tells whether there is no reason to try again. */
+  async #load() {
+    try {
+      this.entries = await this.store.list();
+      this.#setClasses(await this.store.classes());
+      return true;
+    } catch (error) {
+      this.#failed(error);
+      return !(error instanceof api.CallError && error.temporary);
+    }
+  }
+
+  /** @param {import("./stores.js").ClassList} list that is saved */
+  #setClasses(list) {
+    this.#savedClasses = JSON.stringify(list);
+    this.classes.set(list);
   }
 
   /** Whether leaving now would lose something. */
@@ -102,9 +123,10 @@ export class Project extends EventTarget {
     for (const { file, known, entry } of added) {
       try {
         if (!known) await this.#write(store.add(entry, file));
-        await this.#write(store.saveList(this.entries));
+        await this.#write(store.saveEntry(entry));
         await this.makeThumbnail(entry, file);
-        await this.#write(store.saveList(this.entries));
+        await this.#write(store.saveEntry(entry));
+        this.#tabs.postMessage({});
       } catch (error) {
         this.work(entry).file ??= file;
         this.#failed(error);
@@ -122,6 +144,13 @@ export class Project extends EventTarget {
   /** Take an image out of the browser's project, with its work. @param {Entry} entry */
   async remove(entry) {
     if (!(this.store instanceof BrowserStore)) return;
+    this.#drop(entry);
+    await this.#write(this.store.remove(entry));
+    this.#tabs.postMessage({});
+  }
+
+  /** @param {Entry} entry */
+  #drop(entry) {
     const index = this.entries.indexOf(entry);
     this.#works.get(entry.key)?.pause();
     this.#works.delete(entry.key);
@@ -133,8 +162,6 @@ export class Project extends EventTarget {
       else this.#emit("opened", "change");
     }
     this.#emit("entries");
-    await this.#write(this.store.remove(entry));
-    await this.#write(this.store.saveList(this.entries));
   }
 
   /** @param {Entry} entry @returns {Work} */
@@ -153,6 +180,12 @@ export class Project extends EventTarget {
     return work;
   }
 
+  /** Make a work the one that was used last. @param {Work} work */
+  #use(work) {
+    this.#works.delete(work.entry.key);
+    this.#works.set(work.entry.key, work);
+  }
+
   /** Return the work on an image, if it is loaded. @param {Entry} entry */
   opened(entry) {
     const work = this.#works.get(entry.key);
@@ -165,8 +198,7 @@ export class Project extends EventTarget {
     const work = this.work(entry);
     if (work === before) return;
     if (file) work.file ??= file;
-    this.#works.delete(entry.key);
-    this.#works.set(entry.key, work);
+    this.#use(work);
     for (const other of this.#works.values()) if (other !== work) other.pause();
     before?.save().then(() => before !== this.current && before.compact());
     this.current = work;
@@ -187,11 +219,11 @@ export class Project extends EventTarget {
     if (entry) this.select(entry);
   }
 
-  /** Forget old works that are saved. */
+  /** Free the images that were used least recently; their histories stay. */
   #forget() {
-    for (const [key, work] of this.#works) {
-      if (this.#works.size <= KEPT) return;
-      if (work !== this.current && !work.isDirty && !work.isBusy) this.#works.delete(key);
+    const held = [...this.#works.values()].filter(({ file }) => file);
+    for (const work of held.slice(0, Math.max(0, held.length - KEPT))) {
+      if (work !== this.current && !work.isDirty && !work.isBusy) work.release();
     }
   }
 
@@ -202,11 +234,15 @@ export class Project extends EventTarget {
   }
 
   async #saveClasses() {
+    const { list } = this.classes;
+    if (JSON.stringify(list) === this.#savedClasses) return;
     this.#classesDirty = true;
     this.#emit("change");
     try {
-      await this.store.saveClasses(this.classes.list);
-      this.#classesDirty = false;
+      await this.store.saveClasses(list);
+      this.#savedClasses = JSON.stringify(list);
+      this.#classesDirty = this.classes.list !== list;
+      this.#tabs.postMessage({ classes: true });
     } catch (error) {
       this.#failed(error);
     }
@@ -215,13 +251,13 @@ export class Project extends EventTarget {
   /** @param {Work} work */
   async #saved(work) {
     if (work.unsaved) return;
-    this.#tabs.postMessage(work.entry.key);
     this.#emit("entries");
     try {
-      await this.#write(this.store.saveList(this.entries));
+      await this.#write(this.store.saveEntry(work.entry));
     } catch (error) {
       this.#failed(error);
     }
+    this.#tabs.postMessage({ key: work.entry.key });
   }
 
   /** Count a write as not saved until it is done. @param {Promise<void>} write */
@@ -235,15 +271,34 @@ export class Project extends EventTarget {
     }
   }
 
-  /** Show what another tab has saved, unless this one has something to save itself. @param {string} key */
-  async #savedElsewhere(key) {
-    const work = this.#works.get(key);
-    if (!work || work.isDirty || work.phase === "new") return;
+  /** Show what another tab has saved. @param {{key?: string, classes?: boolean}} what key: of an image; without either, the list */
+  async #savedElsewhere({ key = "", classes = false }) {
     try {
-      await work.reload();
+      if (classes) {
+        const list = await this.store.classes();
+        if (!this.#classesDirty) this.#setClasses(list);
+        return;
+      }
+      const work = this.#works.get(key);
+      if (work && work.phase !== "new") await work.reload();
+      if (this.store instanceof BrowserStore) this.#showList(await this.store.list());
     } catch (error) {
       this.#failed(error);
     }
+  }
+
+  /** Show a list that another tab has changed; what this one has not saved yet stays. @param {Entry[]} list */
+  #showList(list) {
+    if (this.#writing) return;
+    const dirty = (/** @type {Entry} */ { key }) => this.#works.get(key)?.isDirty ?? false;
+    for (const entry of this.entries) if (!dirty(entry) && !list.some(({ key }) => key === entry.key)) this.#drop(entry);
+    for (const each of list) {
+      const known = this.entries.find(({ key }) => key === each.key);
+      if (!known) this.entries = [...this.entries, each];
+      else if (!dirty(known)) Object.assign(known, { objects: each.objects, done: each.done, thumbnail: known.thumbnail ?? each.thumbnail });
+    }
+    this.#emit("entries");
+    if (!this.current && this.entries.length) this.select(this.entries[0]);
   }
 
   /** A click, or another image: what is encoded ahead waits. */
@@ -264,6 +319,7 @@ export class Project extends EventTarget {
     const next = this.entries.slice(this.index + 1, this.index + 1 + AHEAD).map((entry) => this.work(entry));
     const work = next.find(({ phase }) => phase === "new");
     if (!work || next.some(({ phase }) => phase === "loading" || phase === "encoding")) return;
+    this.#use(work);
     await work.open();
     this.#forget();
     if (work.phase === "ready" && performance.now() - this.#usedAt >= QUIET_MS) this.#encodeAhead();
@@ -287,6 +343,7 @@ export class Project extends EventTarget {
     const before = this.server?.ready;
     try {
       this.server = await api.status();
+      this.#reach();
     } catch {
       const { model = null, url = "", max_image_bytes = Infinity, folder = null } = this.server ?? {};
       this.server = { ready: false, model, url, max_image_bytes, folder };

@@ -14,8 +14,17 @@ import * as api from "./api.js";
  * @property {Blob | string | null} thumbnail an image, or its address; null if there is none
  *
  * @typedef {import("./document.js").Saved} Saved
+ * @typedef {{saved: Saved | null, revision: string}} Kept revision: for `save`, which replaces no other one
  * @typedef {readonly import("../model/classes.js").Class[]} ClassList
  */
+
+/** The revision of work that does not exist. */
+export const NOTHING = "none";
+
+/** Stands for every revision. */
+export const ANY = "*";
+
+const CHANGED = "The work on this image was changed in another tab. Reload to see that, or try again to replace it.";
 
 const NOT_KEPT = "The browser does not keep this work: it has no room for it, or storage is off. Download it before you leave.";
 
@@ -37,9 +46,14 @@ export class BrowserStore {
     return (await kept(db.get("entries"))) ?? [];
   }
 
-  /** @param {Entry[]} entries */
-  async saveList(entries) {
-    await kept(db.set("entries", entries.map(({ key, name, objects, done, thumbnail }) => ({ key, name, objects, done, thumbnail }))));
+  /** Add an image to the list, or replace what the list says of it; other tabs may change the list, too. @param {Entry} entry */
+  async saveEntry({ key, name, objects, done, thumbnail }) {
+    const entry = { key, name, objects, done, thumbnail };
+    await kept(
+      db.update("entries", (/** @type {Entry[]} */ list = []) =>
+        list.some((each) => each.key === key) ? list.map((each) => (each.key === key ? entry : each)) : [...list, entry],
+      ),
+    );
   }
 
   /** @param {Entry} entry @param {Blob} file */
@@ -49,6 +63,7 @@ export class BrowserStore {
 
   /** @param {Entry} entry */
   async remove(entry) {
+    await kept(db.update("entries", (/** @type {Entry[]} */ list = []) => list.filter(({ key }) => key !== entry.key)));
     await kept(db.delMany([`file ${entry.key}`, `work ${entry.key}`]));
   }
 
@@ -59,14 +74,31 @@ export class BrowserStore {
     return file;
   }
 
-  /** @param {Entry} entry @returns {Promise<Saved | null>} */
+  /** @param {Entry} entry @returns {Promise<Kept>} */
   async load(entry) {
-    return (await kept(db.get(`work ${entry.key}`))) ?? null;
+    const saved = await kept(db.get(`work ${entry.key}`));
+    return { saved: saved ?? null, revision: revisionOf(saved) };
   }
 
-  /** @param {Entry} entry @param {Saved} saved */
-  async save(entry, saved) {
-    await kept(db.set(`work ${entry.key}`, saved));
+  /**
+   * Save the work on an image; returns its revision.
+   *
+   * @param {Entry} entry @param {Saved} saved @param {string} revision that it replaces
+   * @returns {Promise<string>}
+   * @throws {api.CallError} "changed" if it has another one, "not-saved"
+   */
+  async save(entry, saved, revision) {
+    let found = NOTHING;
+    let next = NOTHING;
+    await kept(
+      db.update(`work ${entry.key}`, (old) => {
+        found = revisionOf(old);
+        next = String((Number(found) || 0) + 1);
+        return revision === found || revision === ANY ? { ...saved, revision: next } : old;
+      }),
+    );
+    if (revision !== found && revision !== ANY) throw new api.CallError("changed", CHANGED);
+    return next;
   }
 
   /** @returns {Promise<ClassList>} */
@@ -80,11 +112,12 @@ export class BrowserStore {
   }
 }
 
+/** @param {{revision?: string} | undefined} saved */
+const revisionOf = (saved) => saved?.revision ?? NOTHING;
+
 /** Keeps work and classes beside the images of a folder. */
 export class FolderStore {
   folder = true;
-  /** The revisions that this page has seen, by name. @type {Map<string, string>} */
-  #seen = new Map();
 
   /** @returns {Promise<Entry[]>} */
   async list() {
@@ -94,45 +127,45 @@ export class FolderStore {
     }));
   }
 
-  async saveList() {}
+  async saveEntry() {}
 
   /** @param {Entry} entry @returns {Promise<Blob>} */
   async file(entry) {
     return (await api.call(`/api/folder/image/${path(entry.key)}`)).blob();
   }
 
-  /** @param {Entry} entry @returns {Promise<Saved | null>} */
+  /** @param {Entry} entry @returns {Promise<Kept>} */
   async load(entry) {
-    return this.#load(entry.key);
+    const { content, revision } = await this.#load(entry.key);
+    return { saved: content, revision };
   }
 
-  /** @param {Entry} entry @param {Saved} saved @param {boolean} [anyway] replace what others have saved */
-  async save(entry, saved, anyway) {
-    await this.#save(entry.key, saved, anyway);
+  /** As that of `BrowserStore`. @param {Entry} entry @param {Saved} saved @param {string} revision @returns {Promise<string>} */
+  async save(entry, saved, revision) {
+    return this.#save(entry.key, saved, revision);
   }
 
   /** @returns {Promise<ClassList>} */
   async classes() {
-    return (await this.#load("classes.hqsam.json")) ?? [];
+    return (await this.#load("classes.hqsam.json")).content ?? [];
   }
 
   /** @param {ClassList} list */
   async saveClasses(list) {
-    await this.#save("classes.hqsam.json", list, true);
+    await this.#save("classes.hqsam.json", list, ANY);
   }
 
   /** @param {string} name */
   async #load(name) {
     const response = await api.call(`/api/folder/work/${path(name)}`);
-    this.#seen.set(name, response.headers.get("etag") ?? "");
-    return response.json();
+    return { content: await response.json(), revision: (response.headers.get("etag") ?? NOTHING).replaceAll('"', "") };
   }
 
-  /** @param {string} name @param {unknown} content @param {boolean} [anyway] */
-  async #save(name, content, anyway) {
-    const headers = { "content-type": "application/json", "if-match": anyway ? "*" : (this.#seen.get(name) ?? "none") };
+  /** @param {string} name @param {unknown} content @param {string} revision */
+  async #save(name, content, revision) {
+    const headers = { "content-type": "application/json", "if-match": revision };
     const response = await api.call(`/api/folder/work/${path(name)}`, { method: "PUT", headers, body: JSON.stringify(content) });
-    this.#seen.set(name, (await response.json()).revision);
+    return (await response.json()).revision;
   }
 }
 

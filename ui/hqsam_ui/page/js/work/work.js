@@ -6,6 +6,7 @@ import { hasPrompts, isAsked, isBlank, promptKey } from "../model/item.js";
 import * as api from "./api.js";
 import { read, write } from "./document.js";
 import { showable } from "./showable.js";
+import { ANY, NOTHING } from "./stores.js";
 
 /** @typedef {import("../model/item.js").Item} Item @typedef {import("./stores.js").Entry} Entry */
 /** @typedef {import("./api.js").Opened} Opened @typedef {import("./project.js").Project} Project */
@@ -48,6 +49,8 @@ export class Work extends EventTarget {
   /** @type {Promise<void> | null} */
   #sendingAgain = null;
   #loaded = false;
+  /** Of the saved work that is shown, or was made here. */
+  #revision = NOTHING;
   #edited = false;
   #timer = 0;
   /** @type {Promise<void> | null} */
@@ -109,7 +112,7 @@ export class Work extends EventTarget {
     this.file ??= await store.file(this.entry);
     this.shown ??= await showable(this.file);
     if (!this.entry.thumbnail) this.project.makeThumbnail(this.entry, this.shown);
-    await this.ensureLoaded();
+    await this.reload();
     this.#changed();
   }
 
@@ -118,15 +121,19 @@ export class Work extends EventTarget {
     if (!this.#loaded) await this.reload();
   }
 
-  /** Show the work that is saved. */
+  /** Show the work that is saved, unless it is what is here; work that is not saved yet stays. */
   async reload() {
-    const saved = await this.project.store.load(this.entry);
+    const { saved, revision } = await this.project.store.load(this.entry);
+    if (this.#loaded && (this.isDirty || revision === this.#revision)) return;
     this.#loaded = true;
+    this.#revision = revision;
     if (!saved) return;
     try {
       const { items, next } = read(saved);
       if (saved.width) this.size ??= { width: saved.width, height: saved.height };
       this.sha256 = saved.sha256;
+      this.entry.objects = items.length;
+      if (!this.#edited) this.entry.done = saved.done;
       this.history.load(items, next);
     } catch (error) {
       this.#loaded = false;
@@ -152,6 +159,14 @@ export class Work extends EventTarget {
   pause() {
     if (this.phase !== "loading" && this.phase !== "encoding") return;
     this.#opening?.abort();
+    this.#enter("new");
+  }
+
+  /** Free all that can be loaded again. The history stays. */
+  release() {
+    this.pause();
+    this.compact();
+    this.file = this.shown = this.image = null;
     this.#enter("new");
   }
 
@@ -276,7 +291,8 @@ export class Work extends EventTarget {
     if (size) for (const { mask } of items) if (mask?.logits && mask.shape === undefined) mask.shape = cut(mask.logits, size);
     entry.objects = items.filter((item) => !isBlank(item)).length;
     try {
-      await this.project.store.save(entry, write({ name: entry.name, size, sha256: this.sha256, done: entry.done }, history.state), anyway);
+      const saved = write({ name: entry.name, size, sha256: this.sha256, done: entry.done }, history.state);
+      this.#revision = await this.project.store.save(entry, saved, anyway ? ANY : this.#revision);
       this.unsaved = null;
     } catch (error) {
       this.#edited = true;
