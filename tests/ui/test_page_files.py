@@ -32,6 +32,7 @@ from tests.ui.driving import (
     masks_of,
     open_coins,
     open_image,
+    open_plain,
     payload,
     put,
     rectangle,
@@ -214,3 +215,26 @@ def test_annotations_of_another_size_are_refused(visit: Visit) -> None:
         re.compile(r"plain.png is 120 . 80 here, 300 . 200 there")
     )
     assert rows(page) == ["Object 1"]
+
+
+def test_the_page_goes_on_while_a_large_file_is_made(visit: Visit) -> None:
+    page = visit()
+    size = (3000, 2000)
+    open_plain(page, "large.png", size)
+    corners = [(x, y) for x in range(0, 3000, 500) for y in range(0, 2000, 500)]
+    put(page, coco_of("large.png", [rectangle(x, y, x + 490, y + 490, size) for x, y in corners]))
+    # Counts the turns that others get between the click and the file.
+    page.evaluate(
+        """() => {
+            let turns = 0;
+            (function again() { turns++; setTimeout(again); })();
+            document.getElementById("save").addEventListener("click", () => (turns = 0), true);
+            const make = URL.createObjectURL;
+            URL.createObjectURL = (blob) => {
+                document.documentElement.dataset.turns = turns;
+                return make.call(URL, blob);
+            };
+        }"""
+    )
+    saved(page, "coco-polygons")
+    assert int(page.locator("html").get_attribute("data-turns") or 0) >= 3

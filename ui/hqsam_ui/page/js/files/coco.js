@@ -4,6 +4,7 @@ import { filled, joined, polygons } from "../mask/outline.js";
 import { fromRle, toRle } from "../mask/rle.js";
 import { union } from "../mask/shape.js";
 import { blankItem } from "../model/item.js";
+import { rest } from "./collect.js";
 
 /** @typedef {import("./collect.js").Collection} Collection @typedef {import("../mask/shape.js").Shape} Shape */
 
@@ -14,6 +15,7 @@ export async function writeCoco(collection, asPolygons) {
   for await (const { name, sha256, size, objects } of collection.images()) {
     images.push({ id: images.length + 1, file_name: name, width: size.width, height: size.height, sha256 });
     for (const { title, category, iou, shape } of objects) {
+      await rest();
       annotations.push({
         id: annotations.length + 1,
         image_id: images.length,
@@ -67,6 +69,7 @@ export async function readCoco(text, project) {
     }
     const items = [];
     for (const annotation of found) {
+      await rest();
       try {
         const item = itemOf(annotation, size);
         const category = categories.get(annotation.category_id);

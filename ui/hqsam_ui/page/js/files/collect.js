@@ -10,6 +10,18 @@ import { read } from "../work/document.js";
 
 const NO_CLASS = "object";
 
+/** Time for which files may keep the page from drawing and taking input, milliseconds. */
+const BUSY_MS = 30;
+
+let restedAt = 0;
+
+/** Let the page draw and take input, if it had no time for that lately. Called before each object. */
+export async function rest() {
+  if (performance.now() - restedAt < BUSY_MS) return;
+  await new Promise((resolve) => setTimeout(resolve));
+  restedAt = performance.now();
+}
+
 export class Collection {
   /** Objects that the model has not answered for yet. */
   missing = 0;
@@ -51,12 +63,13 @@ export class Collection {
     return null;
   }
 
-  /** @param {string} name @param {string} sha256 @param {{width: number, height: number}} size @param {readonly import("../model/item.js").Item[]} items @returns {LabelledImage} */
-  #labelled(name, sha256, size, items) {
+  /** @param {string} name @param {string} sha256 @param {{width: number, height: number}} size @param {readonly import("../model/item.js").Item[]} items @returns {Promise<LabelledImage>} */
+  async #labelled(name, sha256, size, items) {
     const { classes } = this.project;
     const objects = [];
     for (const item of items) {
       if (isBlank(item)) continue;
+      await rest();
       const shape = shapeOfItem(item, size);
       if (isAsked(item) && !shape) this.missing++;
       if (!shape) continue;

@@ -6,7 +6,7 @@ import { drawShape } from "../mask/draw.js";
 import { joined, polygons } from "../mask/outline.js";
 import { blank, stamp } from "../mask/shape.js";
 import { writeCoco } from "./coco.js";
-import { stem } from "./collect.js";
+import { rest, stem } from "./collect.js";
 import { writePng } from "./png.js";
 
 /** @typedef {import("./collect.js").Collection} Collection @typedef {import("./collect.js").LabelledImage} LabelledImage */
@@ -24,7 +24,7 @@ export const FORMATS = {
   classes: (collection) => eachImage(collection, "classes.png", (image) => labels(image, collection)),
   objects: (collection) => eachImage(collection, "objects.png", numbers),
   masks: writeMasks,
-  geojson: (collection) => eachImage(collection, "geojson", async (image) => geojson(image, collection)),
+  geojson: (collection) => eachImage(collection, "geojson", (image) => geojson(image, collection)),
 };
 
 /** @param {Files} files @returns {Blob} */
@@ -57,13 +57,15 @@ async function writeYolo(collection) {
   /** @type {Files} */
   const files = {};
   for await (const { name, size, objects } of collection.images()) {
-    const lines = objects.map(({ category, shape }) => {
+    const lines = [];
+    for (const { category, shape } of objects) {
+      await rest();
       // Parts and holes are joined by cuts without width: the format has one ring for an object.
       const [first, ...others] = polygons(shape).flatMap(({ outline, holes }) => [outline, ...holes]);
       const ring = joined(first, others).flatMap(([x, y]) => [x / size.width, y / size.height]);
-      return [category - 1, ...ring.map((part) => Number(part.toFixed(6)))].join(" ");
-    });
-    put(files, `labels/${stem(name)}.txt`, lines.map((line) => `${line}\n`).join(""));
+      lines.push(`${[category - 1, ...ring.map((part) => Number(part.toFixed(6)))].join(" ")}\n`);
+    }
+    put(files, `labels/${stem(name)}.txt`, lines.join(""));
   }
   const names = collection.categories.map(({ name }, i) => `  ${i}: ${JSON.stringify(name)}\n`).join("");
   return { "data.yaml": `path: .\ntrain: images\nval: images\nnames:\n${names}`, ...files };
@@ -73,6 +75,7 @@ async function writeYolo(collection) {
 async function labels({ size, objects }, collection) {
   const map = blank(0, 0, size.width, size.height);
   for (const { shape, category } of objects) {
+    await rest();
     if (category > 255) throw new CallError("file", "A class image has 255 classes at most. Choose another format.");
     stamp(map, shape, category);
   }
@@ -83,7 +86,10 @@ async function labels({ size, objects }, collection) {
 /** @param {LabelledImage} image */
 async function numbers({ size, objects }) {
   const map = { ...blank(0, 0, 0, 0), width: size.width, height: size.height, data: new Uint16Array(size.width * size.height) };
-  for (const { shape, id } of objects) stamp(map, shape, id);
+  for (const { shape, id } of objects) {
+    await rest();
+    stamp(map, shape, id);
+  }
   return writePng(map.data, size.width, size.height);
 }
 
@@ -93,6 +99,7 @@ async function writeMasks(collection) {
   const files = {};
   for await (const { name, size, objects } of collection.images()) {
     for (const { id, title, shape } of objects) {
+      await rest();
       const label = title.replace(/[^\p{L}\p{N}]+/gu, "-");
       files[`${stem(name)}/${id}-${label}.png`] = await maskPng(shape, size);
     }
@@ -108,13 +115,15 @@ export function maskPng(shape, size) {
 }
 
 /** Coordinates are pixels, (x, y) from the image's top left corner. @param {LabelledImage} image @param {Collection} collection */
-function geojson({ objects }, collection) {
-  const features = objects.map(({ id, title, category, iou, shape }) => {
+async function geojson({ objects }, collection) {
+  const features = [];
+  for (const { id, title, category, iou, shape } of objects) {
+    await rest();
     const coordinates = polygons(shape).map(({ outline, holes }) => [outline, ...holes].map((ring) => [...ring, ring[0]]));
     const { name, color } = collection.categories[category - 1];
     const properties = { objectType: "annotation", name: title, classification: { name, color }, predicted_iou: iou };
-    return { type: "Feature", id, geometry: { type: "MultiPolygon", coordinates }, properties };
-  });
+    features.push({ type: "Feature", id, geometry: { type: "MultiPolygon", coordinates }, properties });
+  }
   return JSON.stringify({ type: "FeatureCollection", features }, null, 1);
 }
 
@@ -133,6 +142,7 @@ export async function overlay({ size, objects }, stage) {
   const line = Math.max(1.5, Math.max(size.width, size.height) / 640);
   const tint = stage.look.outline ? 0 : stage.look.opacity;
   for (const { color, shape } of objects) {
+    await rest();
     const { canvas: drawn, region: part } = drawShape(shape, region, { color, tint, line });
     if (drawn) context.drawImage(drawn, part.x, part.y);
   }
