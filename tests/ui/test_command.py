@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -11,10 +13,13 @@ from pathlib import Path
 
 import pytest
 from hqsam_client import AsyncHQSam, OptionError
+from hqsam_server import TritonServer
 from hqsam_testing.browser import hqsam_ui
 from hqsam_testing.waiting import TIMEOUT_S
+from hqsam_ui import wire
 from hqsam_ui.errors import PageStartError
 from hqsam_ui.serving import PageServer
+from PIL import Image
 
 
 def run(*arguments: str, missing: str = "") -> subprocess.CompletedProcess[str]:
@@ -105,3 +110,26 @@ def test_a_port_in_use_is_refused() -> None:
         PageServer("127.0.0.1", int(page.address.rsplit(":", 1)[1])),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_objects_on_a_large_image(server: TritonServer) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (16000, 8000), 128).save(buffer, "PNG")
+    with hqsam_ui("--url", server.grpc_url) as (address, command):
+
+        def post(path: str, body: bytes) -> bytes:
+            request = urllib.request.Request(address + path, body)  # noqa: S310
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+                content: bytes = answer.read()
+                return content
+
+        image_id = json.loads(post("/api/images", buffer.getvalue()))["image_id"]
+        for i in range(64):
+            prompt = json.dumps({"points": [[200 * i, 100 * i]], "labels": [1]}).encode()
+            assert len(post(f"/api/images/{image_id}/mask", prompt)) == wire.MASK_BYTES
+        # The highest since it started. One mask of this image has 122 MiB.
+        status = Path(f"/proc/{command.process.pid}/status").read_text()
+        peak = re.search(r"VmHWM:\s*(\d+) kB", status)
+        assert peak is not None
+        assert int(peak[1]) * 1024 < 200 * 2**20
