@@ -199,17 +199,27 @@ def test_leaving_with_work_that_is_not_saved_asks_first(visit: Visit) -> None:
     expect(page.locator("#objects")).to_contain_text("1 point")
 
 
-def test_a_file_that_is_chosen_while_the_page_starts_is_kept(visit: Visit) -> None:
+def test_what_is_given_while_the_page_starts_is_kept(visit: Visit) -> None:
     page = visit()
+    page.locator("#class-new").fill("cat")
+    page.locator("#class-new").press("Enter")
     held: list[Route] = []
     page.route("**/api/status", lambda route: held.append(route))
     with page.expect_request("**/api/status"):
         page.reload()
     choose(page, COINS.name, COINS.read_bytes())
+    page.locator("#class-new").fill("dog")
+    page.locator("#class-new").press("Enter")
     held[0].continue_()
     page.unroute("**/api/status")
     shown(page, COINS.name)
     expect(page.locator("#strip li")).to_have_count(1)
+    expect(page.locator("#classes li")).to_have_count(2)
+    kept(page)
+    page.reload()
+    shown(page, COINS.name)
+    names = page.locator("#classes input").evaluate_all("all => all.map(({value}) => value)")
+    assert names == ["cat", "dog"]
 
 
 def test_an_image_is_removed_with_its_work(visit: Visit) -> None:

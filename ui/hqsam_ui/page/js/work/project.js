@@ -71,6 +71,7 @@ export class Project extends EventTarget {
     if (this.server?.folder) this.store = new FolderStore();
     while (!(await this.#load())) await new Promise((resolve) => setTimeout(resolve, WATCH_MS));
     this.classes.addEventListener("change", () => this.#saveClasses());
+    this.#saveClasses();
     this.#tabs.addEventListener("message", ({ data }) => this.#savedElsewhere(data));
     this.#emit("entries");
     const last = sessionStorage.getItem("hqsam-image");
@@ -83,7 +84,11 @@ export class Project extends EventTarget {
   async #load() {
     try {
       this.entries = await this.store.list();
-      this.#setClasses(await this.store.classes());
+      const saved = await this.store.classes();
+      // Classes may be typed before it is known which there are.
+      const typed = this.classes.list;
+      this.#setClasses(saved);
+      for (const { name } of typed) this.classes.add(name);
       return true;
     } catch (error) {
       this.#failed(error);
