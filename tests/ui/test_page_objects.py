@@ -231,11 +231,31 @@ def test_all_objects_are_found_and_those_that_are_there_stay(visit: Visit) -> No
     expect(page.locator("#state")).to_have_text(re.compile("Found [0-9]+ new objects"))
     count = len(rows(page))
     assert count > 3
+    # Nothing is exported before it is kept, by a click, by work on it, or all together.
+    assert len(exported(page)) == 1
+    page.locator("#keep-all").click()
     found = exported(page)
     assert len(found) == count
     assert np.array_equal(found[0], mine)
-    # Looking again finds nothing new, and one step takes all away.
+    page.keyboard.press("z")
+    assert len(exported(page)) == 1
+    smallest = min(found[1:], key=np.count_nonzero)
+    row, column = np.argwhere(smallest)[0]
+    page.mouse.click(*place(page, (column, row)))
+    assert np.array_equal(exported(page)[1], smallest)
+    assert page.locator("#prompts li").count() == 0
+    page.locator("#objects .pick", has_text="found").first.click()
+    page.locator("#name").fill("named")
+    page.locator("#name").press("Enter")
+    assert len(exported(page)) == 3
+    page.locator("#drop-found").click()
+    assert len(rows(page)) == len(exported(page)) == 3
+    expect(page.locator("#drop-found")).to_be_hidden()
+    page.keyboard.press("z")
+    assert len(rows(page)) == count
+    # Looking again finds nothing new. The first step of all took one object to many.
     page.keyboard.press("a")
     expect(page.locator("#state")).to_have_text(re.compile("Found no new objects"))
-    page.keyboard.press("z")
+    for _ in range(3):
+        page.keyboard.press("z")
     assert len(rows(page)) == 1

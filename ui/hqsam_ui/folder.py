@@ -124,9 +124,12 @@ class Folder:
 
     def _summary(self, name: str, path: Path) -> dict[str, Any]:
         summary = {"name": name, "bytes": path.stat().st_size, "objects": 0, "done": False}
-        with suppress(OSError, ValueError, AttributeError, TypeError, RecursionError):
+        with suppress(OSError, ValueError, AttributeError, LookupError, TypeError, RecursionError):
             work = json.loads(path.with_name(path.name + WORK_ENDING).read_bytes())
-            summary |= {"objects": len(work["objects"]), "done": work.get("done") is True}
+            summary |= {
+                "objects": sum(not each.get("found") for each in work["objects"]),
+                "done": work.get("done") is True,
+            }
         return summary
 
     @staticmethod

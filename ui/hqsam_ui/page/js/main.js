@@ -42,7 +42,7 @@ const pointing = new Pointing(stage, {
   tool: () => tools.tool,
   radius: () => Number(input("radius").value) / stage.view.scale,
   selected: () => project.current?.history.selected ?? null,
-  onPoint: (x, y, label) => prompt((history) => history.addPoint({ x, y, label })),
+  onPoint: (x, y, label) => (label && tools.keepAt(x, y)) || prompt((history) => history.addPoint({ x, y, label })),
   onPointChange: (index, pixel) =>
     prompt((history) => {
       if (pixel) history.movePoint(index, { ...history.selected.points[index], ...pixel });
@@ -166,6 +166,8 @@ const clicks = {
   duplicate: edit((history) => history.duplicate()),
   clean: () => tools.cleanUp(),
   everything: () => tools.everything(),
+  "keep-all": edit((history) => history.keepAll()),
+  "drop-found": edit((history) => history.dropFound()),
   "zoom-in": () => stage.view.zoom(1.4),
   "zoom-out": () => stage.view.zoom(1 / 1.4),
   fit: () => stage.view.fit(),

@@ -2,7 +2,7 @@
 
 import { cleaned } from "./mask/parts.js";
 import { fromRle } from "./mask/rle.js";
-import { overlap } from "./mask/shape.js";
+import { contains, overlap } from "./mask/shape.js";
 import { brushed } from "./model/brush.js";
 import { blankItem, isBlank, shapeOfItem } from "./model/item.js";
 import { element, input } from "./panel/dom.js";
@@ -100,13 +100,27 @@ export class Tools {
     try {
       const masks = await work.everything(search.signal);
       const count = add(work, masks);
-      this.status.note(count ? `Found ${count} new objects. Delete those that you do not need.` : "Found no new objects.");
+      this.status.note(count ? `Found ${count} new objects. Click on those to keep.` : "Found no new objects.");
     } catch (error) {
       this.status.note("");
       if (!search.signal.aborted) this.status.showError(error);
     } finally {
       if (this.#search === search) this.stopSearch();
     }
+  }
+
+  /** Keep the smallest object that was found at a pixel; tells whether there is one. @param {number} x @param {number} y */
+  keepAt(x, y) {
+    const work = this.#work;
+    const { size } = work ?? {};
+    if (!work || !size) return false;
+    const there = work.history.state.items.flatMap((item) => {
+      const shape = item.found && !item.hidden ? shapeOfItem(item, size) : null;
+      return shape && contains(shape, x, y) ? [{ id: item.id, area: shape.area }] : [];
+    });
+    if (!there.length) return false;
+    work.history.keep(there.reduce((a, b) => (b.area < a.area ? b : a)).id);
+    return true;
   }
 
   stopSearch() {
@@ -145,6 +159,6 @@ function add(work, masks) {
   const found = masks.map(fromRle).filter((shape) => shape !== null);
   const made = found.filter((shape) => known.every((other) => overlap(shape, other) <= SAME));
   made.sort((a, b) => b.area - a.area);
-  if (made.length) history.import(made.map((given) => ({ ...blankItem(0, history.mode), cls: history.cls, given })));
+  if (made.length) history.import(made.map((given) => ({ ...blankItem(0, history.mode), cls: history.cls, given, found: true })));
   return made.length;
 }

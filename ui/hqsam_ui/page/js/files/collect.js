@@ -1,6 +1,6 @@
 // What is exported: the objects of one image or of all, one image at a time.
 
-import { isAsked, isBlank, shapeOfItem, titleOf } from "../model/item.js";
+import { isAsked, isKept, shapeOfItem, titleOf } from "../model/item.js";
 import { read } from "../work/document.js";
 
 /** @typedef {import("../work/project.js").Project} Project @typedef {import("../mask/shape.js").Shape} Shape */
@@ -27,6 +27,8 @@ export class Collection {
   missing = 0;
   /** Objects with a mask. */
   count = 0;
+  /** Objects that a search found and that were not kept. */
+  found = 0;
   /** Whether some object has no class. */
   #unclassed = false;
 
@@ -68,7 +70,8 @@ export class Collection {
     const { classes } = this.project;
     const objects = [];
     for (const item of items) {
-      if (isBlank(item)) continue;
+      if (item.found) this.found++;
+      if (!isKept(item)) continue;
       await rest();
       const shape = shapeOfItem(item, size);
       if (isAsked(item) && !shape) this.missing++;

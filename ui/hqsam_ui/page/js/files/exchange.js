@@ -47,6 +47,7 @@ export class Exchange {
     const entries = Object.entries(files);
     if (!collection.count) throw new CallError("file", "There are no objects to download yet.");
     if (collection.missing) this.status.note(`${collection.missing} objects have no mask yet and are left out: open their images.`);
+    if (collection.found) this.status.note(`${collection.found} objects that were found are left out: click on those to keep.`);
     if (entries.length === 1) {
       const [path, content] = entries[0];
       const ending = path.slice(stem(path).length);

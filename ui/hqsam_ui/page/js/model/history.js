@@ -160,10 +160,28 @@ export class History extends EventTarget {
     this.#change({ items: [...others, ...made], selected: start, next: Math.max(next, start + made.length) });
   }
 
+  /** Keep an object that was found, and select it. @param {number} id */
+  keep(id) {
+    this.#change({ ...this.state, items: this.state.items.map((item) => (item.id === id ? { ...item, found: false } : item)), selected: id });
+  }
+
+  /** Keep all objects that were found. */
+  keepAll() {
+    this.#change({ ...this.state, items: this.state.items.map((item) => ({ ...item, found: false })) });
+  }
+
+  /** Take away the objects that were found and not kept. */
+  dropFound() {
+    const { items, selected, next } = this.state;
+    const rest = items.filter(({ found }) => !found);
+    if (!rest.length) return this.#change(this.#initial(next));
+    this.#change({ items: rest, selected: rest.some(({ id }) => id === selected) ? selected : rest[rest.length - 1].id, next });
+  }
+
   duplicate() {
     const { items, next } = this.state;
     if (isBlank(this.selected)) return;
-    this.#change({ items: [...items, { ...this.selected, id: next }], selected: next, next: next + 1 });
+    this.#change({ items: [...items, { ...this.selected, found: false, id: next }], selected: next, next: next + 1 });
   }
 
   /** Add an object's pixels to the selected one, and delete it. @param {number} id @param {Size} size */
@@ -230,7 +248,9 @@ export class History extends EventTarget {
   /** @param {(item: Item) => Item} edit of the selected object */
   edit(edit) {
     const { selected } = this;
-    this.#change({ ...this.state, items: this.state.items.map((item) => (item === selected ? edit(item) : item)) });
+    // What somebody works on is kept.
+    const items = this.state.items.map((item) => (item === selected ? { ...edit(item), found: false } : item));
+    this.#change({ ...this.state, items });
   }
 
   /** @param {State} state */

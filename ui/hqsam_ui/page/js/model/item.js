@@ -18,6 +18,7 @@ import { cut, minus, union } from "../mask/shape.js";
  * @property {string} name
  * @property {number | null} cls the id of its class
  * @property {boolean} hidden
+ * @property {boolean} found by a search, and not kept yet: it is neither exported nor counted
  * @property {readonly Point[]} points
  * @property {Box | null} box
  * @property {string} mode of the model
@@ -29,7 +30,7 @@ import { cut, minus, union } from "../mask/shape.js";
 
 /** @param {number} id @param {string} mode @returns {Item} */
 export const blankItem = (id, mode) => ({
-  id, name: "", cls: null, hidden: false, points: [], box: null, mode, mask: null, given: null, added: null, removed: null,
+  id, name: "", cls: null, hidden: false, found: false, points: [], box: null, mode, mask: null, given: null, added: null, removed: null,
 });
 
 /** @param {Item} item */
@@ -37,6 +38,9 @@ export const hasPrompts = (item) => item.points.length > 0 || item.box !== null;
 
 /** Tell whether nothing has been done to an object. @param {Item} item */
 export const isBlank = (item) => !hasPrompts(item) && !item.given && !item.added;
+
+/** Tell whether it is one of the user's objects. @param {Item} item */
+export const isKept = (item) => !isBlank(item) && !item.found;
 
 /** Return a key of the prompts and the mode that a mask answers. @param {Item} item */
 export const promptKey = ({ points, box, mode, given }) =>

@@ -34,6 +34,8 @@ export class ObjectsPanel {
       control.disabled = !history || (id !== "name" && id !== "class" && isBlank(history.selected));
     }
     button("merge").disabled ||= !history || history.state.items.filter((item) => !isBlank(item)).length < 2;
+    const left = history?.state.items.some(({ found }) => found) ?? false;
+    for (const id of ["keep-all", "drop-found"]) element(id).hidden = !left;
     this.#list();
     this.#prompts();
     renew(element("class"), [{ id: "", name: "none" }, ...classes.list], (each) => each, ({ id, name }) => make("option", { value: id }, name));
@@ -114,9 +116,10 @@ export class ObjectsPanel {
 }
 
 /** @param {Item} item */
-export function summary({ points, box, given, added, removed }) {
+export function summary({ points, box, given, added, removed, found }) {
   const parts = [];
-  if (given) parts.push("mask");
+  if (found) parts.push("found");
+  else if (given) parts.push("mask");
   if (box) parts.push("box");
   if (points.length) parts.push(`${points.length} point${points.length > 1 ? "s" : ""}`);
   if (added || removed) parts.push("brush");

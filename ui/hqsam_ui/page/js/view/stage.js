@@ -164,7 +164,7 @@ export class Stage {
   /** @param {Item} item @param {boolean} selected */
   #style(item, selected) {
     const { opacity, outline } = this.look;
-    return { color: this.colorOf(item), tint: outline ? 0 : selected ? opacity : opacity * 0.7, line: (selected ? 2.5 : 1.5) * this.#density };
+    return { color: this.colorOf(item), tint: outline || item.found ? 0 : selected ? opacity : opacity * 0.7, line: (selected ? 2.5 : 1.5) * this.#density };
   }
 
   /** @param {CanvasRenderingContext2D} context @param {State} state */

@@ -2,7 +2,7 @@
 
 import { cut, logitsOf } from "../mask/shape.js";
 import { History } from "../model/history.js";
-import { hasPrompts, isAsked, isBlank, promptKey } from "../model/item.js";
+import { hasPrompts, isAsked, isKept, promptKey } from "../model/item.js";
 import * as api from "./api.js";
 import { read, write } from "./document.js";
 import { showable } from "./showable.js";
@@ -132,7 +132,7 @@ export class Work extends EventTarget {
       const { items, next } = read(saved);
       if (saved.width) this.size ??= { width: saved.width, height: saved.height };
       this.sha256 = saved.sha256;
-      this.entry.objects = items.length;
+      this.entry.objects = items.filter(isKept).length;
       if (!this.#edited) this.entry.done = saved.done;
       this.history.load(items, next);
     } catch (error) {
@@ -289,7 +289,7 @@ export class Work extends EventTarget {
     const { entry, size, history } = this;
     const { items } = history.state;
     if (size) for (const { mask } of items) if (mask?.logits && mask.shape === undefined) mask.shape = cut(mask.logits, size);
-    entry.objects = items.filter((item) => !isBlank(item)).length;
+    entry.objects = items.filter(isKept).length;
     try {
       const saved = write({ name: entry.name, size, sha256: this.sha256, done: entry.done }, history.state);
       this.#revision = await this.project.store.save(entry, saved, anyway ? ANY : this.#revision);
