@@ -268,6 +268,25 @@ def test_a_folder_is_opened_in_order(visit: Visit, tmp_path: Path) -> None:
     assert titles == ["9.png", "10.png", "11.png"]
 
 
+def test_images_are_dropped_and_pasted(visit: Visit) -> None:
+    page = visit()
+    for kind in ("drop", "paste"):
+        name = f"{kind}.png"
+        page.evaluate(
+            """([kind, name, bytes]) => {
+                const files = new DataTransfer();
+                files.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+                const event = kind === "drop"
+                    ? new DragEvent(kind, { dataTransfer: files, bubbles: true, cancelable: true })
+                    : new ClipboardEvent(kind, { clipboardData: files, bubbles: true });
+                document.body.dispatchEvent(event);
+            }""",
+            [kind, name, list(image_file(60, 40))],
+        )
+        shown(page, name)
+    expect(page.locator("#strip li")).to_have_count(2)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder of three images."""

@@ -189,7 +189,8 @@ export class History extends EventTarget {
     const { selected } = this;
     const other = this.state.items.find((item) => item.id === id);
     if (!other || other === selected) return;
-    const whole = withShape(selected, union(shapeOfItem(selected, size), shapeOfItem(other, size)), size);
+    const both = union(shapeOfItem(selected, size), shapeOfItem(other, size));
+    const whole = { ...withShape(selected, both, size), found: false };
     const items = this.state.items.filter((item) => item !== other).map((item) => (item === selected ? whole : item));
     this.#change({ ...this.state, items });
   }
@@ -202,7 +203,7 @@ export class History extends EventTarget {
     if (!others.length) return 1;
     const { items, next } = this.state;
     const made = others.map((given, i) => ({ ...blankItem(next + i, selected.mode), cls: selected.cls, name: selected.name, given }));
-    const rest = items.map((item) => (item === selected ? withShape(selected, largest, size) : item));
+    const rest = items.map((item) => (item === selected ? { ...withShape(selected, largest, size), found: false } : item));
     this.#change({ items: [...rest, ...made], selected: selected.id, next: next + made.length });
     return made.length + 1;
   }
