@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 PROMETHEUS = Path(__file__).parents[2] / "docker" / "prometheus"
+RULES = sorted(PROMETHEUS.glob("*alerts.yaml"))
 CASES = Path(__file__).with_name("alert_cases.yaml")
 
 
@@ -22,8 +23,12 @@ def run(*command: str | Path) -> None:
 
 
 def alerts() -> set[str]:
-    rules = yaml.safe_load((PROMETHEUS / "alerts.yaml").read_text(encoding="utf-8"))
-    return {rule["alert"] for rule in rules["groups"][0]["rules"]}
+    return {
+        rule["alert"]
+        for path in RULES
+        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+        for rule in group["rules"]
+    }
 
 
 def test_every_alert_fires_in_a_case_and_is_silent_in_another() -> None:
@@ -39,9 +44,9 @@ def test_the_cases_hold() -> None:
 
 
 def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
-    for name in ("prometheus.yaml", "alerts.yaml"):
-        text = (PROMETHEUS / name).read_text(encoding="utf-8")
-        (tmp_path / name).write_text(text.replace("/etc/prometheus", str(tmp_path)))
+    for path in (PROMETHEUS / "prometheus.yaml", *RULES):
+        text = path.read_text(encoding="utf-8")
+        (tmp_path / path.name).write_text(text.replace("/etc/prometheus", str(tmp_path)))
     run("promtool", "check", "config", tmp_path / "prometheus.yaml")
 
 

@@ -33,8 +33,9 @@ def queries() -> dict[str, str]:
         for panel in dashboard["panels"]
         for target in panel.get("targets", [])
     }
-    alerts = yaml.safe_load((DOCKER / "prometheus/alerts.yaml").read_text(encoding="utf-8"))
-    found |= {rule["alert"]: rule["expr"] for rule in alerts["groups"][0]["rules"]}
+    for path in (DOCKER / "prometheus").glob("*alerts.yaml"):
+        (group,) = yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+        found |= {rule["alert"]: rule["expr"] for rule in group["rules"]}
     adapter = DOCKER / "kubernetes/components/autoscaling/prometheus-adapter.yaml"
     (rule,) = yaml.safe_load(adapter.read_text(encoding="utf-8"))["rules"]["custom"]
     labels = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'pod="a"')
