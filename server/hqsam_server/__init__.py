@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ __all__ = [
     "Tuning",
     "supervise",
 ]
+
+# ONNX Runtime, since 1.31, otherwise keeps usage data in the home folder, to be sent to Microsoft.
+# It reads the variable when it is imported. Triton's processes inherit it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Imported at first use: the models, which share this package, need no gRPC.
 _LAZY = {
