@@ -27,7 +27,7 @@ test-long: $(VENV)/.dev ## Run the longest: a soak, hundreds of images, starved 
 test-cluster: $(VENV)/.dev ## Test two and three replicas, behind a real Envoy and without a proxy.
 	HQSAM_TEST_REPLICAS="2 3" $(BIN)/python -m pytest tests/cluster
 
-test-containers: $(VENV)/.dev ## Build the image on stand-ins for its bases, and run it as compose and Kubernetes do.
+test-containers: $(VENV)/.dev ## Build the image on stand-ins for its bases, and run it as Compose and Kubernetes do.
 	$(BIN)/python -m pytest -rs tests/containers
 
 # Folders of integrations/ whose tests run with the real packages.

@@ -21,7 +21,7 @@ def storage() -> Iterator[Storage]:
     with tempfile.TemporaryDirectory(prefix="hqsam-containers-") as folder:
         storage = Storage(Path(folder))
         try:
-            storage.build()
+            storage.build_server()
             yield storage
         finally:
             # Its layers are mounted as long as it has containers.

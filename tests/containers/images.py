@@ -7,24 +7,27 @@ downloaded once, before anything is built.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from hqsam_client import HQSam
 from hqsam_testing.api import new_png
 from hqsam_testing.ports import free_port
-from hqsam_testing.waiting import TIMEOUT_S
+from hqsam_testing.waiting import TIMEOUT_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 TOOLS = ("podman", "buildah", "runc", "mmdebstrap")
-CPU = "localhost/hqsam-triton:cpu"
+CPU = "docker.io/library/hqsam-triton:cpu"
+DEBIAN = "docker.io/library/python:3.12-slim"
+"""The stand-in for Python's image: Debian 12 with its Python."""
 
-_PYTHON = "docker.io/library/python:3.12-slim"
 _TRITON, _TAG = "nvcr.io/nvidia/tritonserver", "stand-in"
 _DEBIAN_PACKAGES = "ca-certificates,libexpat1,libpython3.11,python-is-python3,python3,python3-pip"
 _SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
@@ -34,7 +37,7 @@ _VARIABLES = ("PIP_BREAK_SYSTEM_PACKAGES=1", "PIP_NO_INDEX=1", f"PIP_FIND_LINKS=
 _MOST_PROCESSES = 16384
 
 _TRITON_FILE = f"""\
-FROM {_PYTHON}
+FROM {DEBIAN}
 RUN pip install --no-cache-dir nvidia-pytriton && \\
     packages=/usr/local/lib/python3.11/dist-packages && \\
     triton="$packages/pytriton/tritonserver" home=/opt/tritonserver && \\
@@ -103,30 +106,47 @@ class Storage:
             f'"nproc={_MOST_PROCESSES}:{_MOST_PROCESSES}"]\n'
             '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
         )
+        self._podman = ["podman", *self._flags, f"--network-config-dir={folder}/networks"]
         self._environment = {**os.environ, "CONTAINERS_CONF": str(configuration)}
 
     def podman(self, *arguments: str | Path) -> str:
         """Run podman, and return what it prints."""
-        return self._run("podman", *self._flags, *arguments)
+        return self.run(*self._podman, *arguments)
 
-    def build(self) -> None:
+    @contextlib.contextmanager
+    def docker_host(self) -> Iterator[str]:
+        """Serve Docker's API meanwhile, and give its address."""
+        socket = self._folder / "podman.sock"
+        url = f"unix://{socket}"
+        service = subprocess.Popen(
+            [*self._podman, "--log-level=fatal", "system", "service", "--time=0", url],
+            env=self._environment,
+        )
+        try:
+            wait_until(socket.exists, "podman to serve Docker's API")
+            yield url
+        finally:
+            service.terminate()
+            service.wait(TIMEOUT_S)
+
+    def build_server(self) -> None:
         """Build the image of docker/Dockerfile for processors, and what it is based on."""
         self._download()
         base = self._folder / "base.tar"
         own = [_SOURCES] if _SOURCES.exists() and "bookworm" in _SOURCES.read_text() else []
-        self._run(
+        self.run(
             "mmdebstrap", "--variant=apt", f"--include={_DEBIAN_PACKAGES}", "bookworm", base, *own
         )
         changes = [f"--change=ENV {variable}" for variable in _VARIABLES]
-        self.podman("import", *changes, base, _PYTHON)
+        self.podman("import", *changes, base, DEBIAN)
         base.unlink()
         triton = self._folder / "Containerfile"
         triton.write_text(_TRITON_FILE)
         entrypoint = self._folder / "nvidia_entrypoint.sh"
         entrypoint.write_text(_ENTRYPOINT)
         entrypoint.chmod(0o755)
-        self._build(f"{_TRITON}:{_TAG}", triton, self._folder)
-        self._build(
+        self.build(f"{_TRITON}:{_TAG}", triton, self._folder)
+        self.build(
             CPU, DOCKERFILE, ROOT, "--target=cpu", "--pull-never", f"--build-arg=TRITON_TAG={_TAG}"
         )
 
@@ -136,18 +156,21 @@ class Storage:
             [f"{ROOT}[triton,cpu]"],
         ):
             pip = [sys.executable, "-m", "pip", "download", "--quiet"]
-            self._run(*pip, f"--dest={self._wheels}", *packages)
+            self.run(*pip, f"--dest={self._wheels}", *packages)
 
-    def _build(self, tag: str, file: Path, context: Path, *options: str) -> None:
-        self._run(
+    def build(self, tag: str, file: Path, context: Path, *options: str) -> None:
+        """Build an image; packages come from those that were downloaded."""
+        self.run(
             "buildah", *self._flags, "build", "--isolation=chroot", "--network=host",
             "--format=docker", f"--volume={self._wheels}:{_WHEELS}:ro", f"--tag={tag}",
             f"--file={file}", *options, context,
         )  # fmt: skip
 
-    def _run(self, *command: str | Path) -> str:
+    def run(self, *command: str | Path, **variables: str) -> str:
+        """Run a command with these variables added, and return what it prints."""
+        environment = {**self._environment, **variables}
         result = subprocess.run(
-            command, env=self._environment, capture_output=True, text=True, check=False
+            command, env=environment, capture_output=True, text=True, check=False
         )
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         return result.stdout
