@@ -106,15 +106,25 @@ class Cluster:
         )
 
     def up(self) -> None:
-        """Start what does not run, and wait until all replicas answer."""
-        self.compose("up", "--detach", "--pull=never", "--no-build", "cpu", *_STAND_INS)
+        """Start what does not run, and wait until all replicas get calls."""
+        options = ("--detach", "--no-recreate", "--pull=never", "--no-build")
+        self.compose("up", *options, "cpu", *_STAND_INS)
         wait_until(lambda: self.query(_ANSWERING) == [REPLICAS], "all replicas to answer")
         wait_until(lambda: self.query(_HEALTHY) == [REPLICAS], "Envoy to have all of them")
 
-    def kill(self, *numbers: int) -> None:
-        """Kill replicas, counted from 1; Compose does not start them again."""
-        names = [f"hqsam-cluster-cpu-{number}" for number in numbers]
-        self._storage.podman("kill", "--signal=KILL", *names)
+    def replicas(self) -> list[str]:
+        """Return the containers of replicas that run."""
+        return self.compose("ps", "--quiet", "cpu").split()
+
+    def kill(self, replica: str) -> None:
+        """Kill a replica; its restart policy leaves it so."""
+        self._storage.podman("kill", "--signal=KILL", replica)
+
+    def replace(self, replica: str) -> None:
+        """Stop a replica, and start another one in its place."""
+        self._storage.podman("stop", replica)
+        self._storage.podman("rm", replica)
+        self.up()
 
     def query(self, text: str) -> list[float]:
         """Return the values of Prometheus's answer; none while it does not answer."""

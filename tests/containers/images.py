@@ -119,8 +119,7 @@ class Storage:
         socket = self._folder / "podman.sock"
         url = f"unix://{socket}"
         service = subprocess.Popen(
-            [*self._podman, "--log-level=fatal", "system", "service", "--time=0", url],
-            env=self._environment,
+            [*self._podman, "system", "service", "--time=0", url], env=self._environment
         )
         try:
             wait_until(socket.exists, "podman to serve Docker's API")
