@@ -13,7 +13,7 @@ from types import FrameType
 from hqsam_client import OptionError
 from hqsam_server import PUBLIC_BOUNDS, Bounds, Endpoint, Front, Tls, Tuning
 from hqsam_server.front.settings import KEYS_VARIABLE
-from hqsam_server.launcher.options import ANY, LOOPBACK, default_cache_dir
+from hqsam_server.launcher.options import ANY, LOOPBACK, default_cache_dir, tracing
 
 _DEFAULT_REPOSITORY = Path("model_repository")
 
@@ -168,6 +168,12 @@ def _add_front(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write a line of JSON for each call: who, what, how it ended, how long it took",
     )
+    group.add_argument(
+        "--traces",
+        metavar="URL",
+        help="send OpenTelemetry's spans of calls with a traceparent to this collector, over HTTP: "
+        "http://localhost:4318/v1/traces",
+    )
     for name, kind, text in (
         ("caller-requests", int, "requests of one caller at a time"),
         ("caller-bytes", int, "bytes of one caller's requests and responses at a time"),
@@ -303,7 +309,7 @@ def run(args: argparse.Namespace) -> int:
             args.backend_directory,
         ),
         environment={"HQSAM_STORE_FOLDER": str(args.store_folder)} if args.store_folder else {},
-        arguments=args.arguments,
+        arguments=[*(tracing(args.traces) if args.traces else ()), *args.arguments],
         self_test=args.self_test,
         start_timeout_s=args.start_timeout_secs,
         exit_timeout_s=args.exit_timeout_secs,

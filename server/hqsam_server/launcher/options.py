@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,32 @@ def absolute(path: str | Path) -> Path:
 def default_cache_dir() -> Path:
     """Return the user's folder for compiled models."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hqsam"
+
+
+def tracing(collector: str) -> list[str]:
+    """Return arguments of `tritonserver` that make it send spans of calls to a collector.
+
+    Only calls with a ``traceparent`` are traced: not those with which `hqsam serve` itself looks
+    whether the models answer.
+
+    Args:
+        collector: where it takes OTLP over HTTP, such as ``http://localhost:4318/v1/traces``.
+
+    Raises:
+        StartError: that is no URL.
+    """
+    if not re.match(r"https?://[^/]", collector):
+        raise StartError(
+            f"--traces is {collector}, expected a URL such as http://localhost:4318/v1/traces"
+        )
+    settings = {
+        "mode": "opentelemetry",
+        "level": "TIMESTAMPS",
+        "count": "0",
+        "opentelemetry,url": collector,
+        "opentelemetry,resource": "service.name=hqsam",
+    }
+    return [f"--trace-config={name}={value}" for name, value in settings.items()]
 
 
 @dataclass(frozen=True)
