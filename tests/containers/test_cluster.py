@@ -14,7 +14,7 @@ from hqsam_testing.waiting import TIMEOUT_S, wait_until
 from tests.containers.cluster import REPLICAS, Cluster, missing
 from tests.containers.images import ROOT, Storage, click
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 IMAGES = 12
 CLICKS = 24

@@ -16,7 +16,7 @@ import pytest
 import torch
 import trustme
 from hqsam_server import TritonServer
-from hqsam_testing import image_files, rebuilt
+from hqsam_testing import image_files, maps, rebuilt
 from hqsam_testing.coins import COINS, LABELS
 from hqsam_testing.command import Command
 from hqsam_testing.servers import small_server
@@ -56,6 +56,7 @@ def folder(tmp_path: Path, tiny_repository: Path) -> Path:
     (tmp_path / "phone.heic").write_bytes(image_files.heic(photo))
     grey = np.asarray(photo.convert("L")).astype(np.uint16)
     Image.fromarray(16 * grey).save(tmp_path / "microscope.tif")
+    maps.write(tmp_path / "map.tif", 2 * maps.CELL)
     shutil.copytree(tiny_repository, tmp_path / "model_repository")
     torch.save(rebuilt.state_dict(rebuilt.TINY), tmp_path / "sam_hq_vit_b.pth")
     authority = trustme.CA()

@@ -30,7 +30,7 @@ examples:
         --output '{stem}-{index}.png' --overlay '{stem}-overlay.png'
 
   A map of any number of pixels, and the outlines of objects with their place on it:
-    hqsam segment map.tif --windows --box 8100,5200,8160,5240 --output objects.geojson
+    hqsam segment map.tif --windows --box 790,500,850,540 --output objects.geojson
 
   Many images and objects, one on each line, such as
   {"image": "a.jpg", "points": [[420, 310], [90, 40]], "labels": [1, 0]}
