@@ -14,7 +14,6 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from hqsam_client.contract import INPUT_SIZE
 from hqsam_client.errors import OptionError
 from hqsam_client.mask import Mask
 from hqsam_client.shared.geometry import Size
@@ -40,8 +39,8 @@ class Windows:
         OptionError: `size` is less than 64, or `overlap` is not less than `size`.
     """
 
-    size: int = INPUT_SIZE
-    overlap: int = INPUT_SIZE // 4
+    size: int = 1024
+    overlap: int = 256
 
     def __post_init__(self) -> None:
         """Check both."""

@@ -168,7 +168,7 @@ def png_of_colours_beyond_its_palette_and_too_much_transparency() -> bytes:
 
 
 def png_of_sixteen_bits() -> bytes:
-    rows = (b"\0" + bytes(6 * WIDTH)) * HEIGHT
+    rows = (b"\0" + b"\x80" * (6 * WIDTH)) * HEIGHT
     header = png_header(WIDTH, HEIGHT, depth=16)
     return png(header=header, pixels=chunk(b"IDAT", zlib.compress(rows)))
 
