@@ -293,15 +293,11 @@ class AsyncRemoteImage(BaseImage):
         zoom: bool = False,
     ) -> Mask | list[Mask]:
         """Segment one object, or many at once; see `RemoteImage.segment`."""
-        flow = self._segmenting(points, labels, box, boxes, refine, mode, logits)
-        turn = self._turn()
-        found = await self._client.run(flow, turn=turn)
-        if not zoom:
-            return found
-        masks = found if isinstance(found, list) else [found]
-        prompts, many = check(self.size, points, labels, box, boxes)
+        prompts, many = check(self.size, points, labels, box, boxes, refine)
+        flow, turn = self._segmenting(prompts, mode, logits), self._turn()
+        masks = await self._client.run(flow, turn=turn)
         for number, (prompt, mask) in enumerate(zip(prompts, masks, strict=True)):
-            if is_small(mask):
+            if zoom and is_small(mask):
                 closer = await self._zoomed(prompt, mask, mode, logits, turn)
                 masks[number] = closer if closer.area else mask
         return masks if many else masks[0]
@@ -320,7 +316,8 @@ class AsyncRemoteImage(BaseImage):
         turn = self._turn()
         prompt = zoom_prompt(self.size, points, labels, box, mask)
         if mask is None and box is None:
-            mask = await self._client.run(self._finding(prompt, mode), turn=turn)
+            flow = self._segmenting([prompt], mode, logits=False)
+            (mask,) = await self._client.run(flow, turn=turn)
         return await self._zoomed(prompt, mask, mode, logits, turn)
 
     async def _zoomed(
@@ -429,7 +426,7 @@ class AsyncWindowedImage(BaseWindowedImage):
         logits: bool = True,
     ) -> WindowMask | list[WindowMask]:
         """Segment one object, or many at once, each in one window; see `WindowedImage.segment`."""
-        groups, many = self._groups(points, labels, box, boxes, refine, mode)
+        groups, many = self._groups(points, labels, box, boxes, refine)
         found: dict[int, WindowMask] = {}
         for group in groups:
             upload = await asyncio.to_thread(self._uploads.get, group.window)

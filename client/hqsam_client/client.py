@@ -381,15 +381,11 @@ class RemoteImage(BaseImage):
             ConnectionLostError: no server can be reached, or none answers in time.
             RequestRefusedError: the server answered with an error.
         """
-        flow = self._segmenting(points, labels, box, boxes, refine, mode, logits)
-        turn = self._turn()
-        found = self._client.run(flow, turn=turn)
-        if not zoom:
-            return found
-        masks = found if isinstance(found, list) else [found]
-        prompts, many = check(self.size, points, labels, box, boxes)
+        prompts, many = check(self.size, points, labels, box, boxes, refine)
+        flow, turn = self._segmenting(prompts, mode, logits), self._turn()
+        masks = self._client.run(flow, turn=turn)
         for number, (prompt, mask) in enumerate(zip(prompts, masks, strict=True)):
-            if is_small(mask):
+            if zoom and is_small(mask):
                 closer = self._zoomed(prompt, mask, mode, logits, turn)
                 masks[number] = closer if closer.area else mask
         return masks if many else masks[0]
@@ -428,7 +424,8 @@ class RemoteImage(BaseImage):
         turn = self._turn()
         prompt = zoom_prompt(self.size, points, labels, box, mask)
         if mask is None and box is None:
-            mask = self._client.run(self._finding(prompt, mode), turn=turn)
+            flow = self._segmenting([prompt], mode, logits=False)
+            (mask,) = self._client.run(flow, turn=turn)
         return self._zoomed(prompt, mask, mode, logits, turn)
 
     def _zoomed(
@@ -584,7 +581,7 @@ class WindowedImage(BaseWindowedImage):
         Returns:
             A mask; a list of masks, in order, if `boxes` is given or `points` is a list of lists.
         """
-        groups, many = self._groups(points, labels, box, boxes, refine, mode)
+        groups, many = self._groups(points, labels, box, boxes, refine)
         found: dict[int, WindowMask] = {}
         for group in groups:
             upload = self._uploads.get(group.window)

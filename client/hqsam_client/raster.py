@@ -6,9 +6,11 @@ of pixels; only the tiles or strips of a window are decoded.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import threading
+import warnings
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -83,7 +85,7 @@ class RasterSource:
         """
         self._path = Path(path).expanduser()
         self._lock = threading.Lock()
-        self._dataset = _open(self._path)
+        self._dataset = _open(path)
         self.size: tuple[int, int] = (self._dataset.height, self._dataset.width)
         self._bands, self._palette = self._colours()
         self._check(value_range)
@@ -98,10 +100,9 @@ class RasterSource:
         Raises:
             ImageError: they cannot be read.
         """
-        from rasterio.windows import Window as RasterWindow
-
         x0, y0, x1, y1 = window
-        values = self._read(window, window=RasterWindow(x0, y0, x1 - x0, y1 - y0))
+        part = _rasterio().windows.Window(x0, y0, x1 - x0, y1 - y0)
+        values = self._read(window, window=part)
         if self._palette is not None:
             return Image.fromarray(self._palette[values[0]])
         values = values.transpose(1, 2, 0)
@@ -126,15 +127,11 @@ class RasterSource:
 
     def _read(self, where: object, **options: Any) -> NDArray[Any]:
         """Return values of the bands, [bands, height, width]; `where` is for the message."""
-        from rasterio.errors import RasterioError
-
         try:
             with self._lock:  # GDAL's files are for one thread at a time
                 values: NDArray[Any] = self._dataset.read(self._bands, **options)
-        except RasterioError as error:
-            raise ImageError(
-                f"{self._path} cannot be read at {where}: {' '.join(str(error).split())}"
-            ) from error
+        except _rasterio().errors.RasterioError as error:
+            raise _unreadable(self._path, f"at {where}", error) from error
         return values
 
     def _sample(self) -> NDArray[Any]:
@@ -152,16 +149,15 @@ class RasterSource:
 
     def _colours(self) -> tuple[list[int], NDArray[np.uint8] | None]:
         """Return the numbers of the bands to read, and the palette: uint8 [256, 3] or None."""
-        from rasterio.enums import ColorInterp
-
+        colours_of = _rasterio().enums.ColorInterp
         meanings = list(self._dataset.colorinterp)
-        if meanings[0] == ColorInterp.palette:
+        if meanings[0] == colours_of.palette:
             colours = self._dataset.colormap(1)
             return [1], np.array([colours.get(i, (0, 0, 0))[:3] for i in range(256)], np.uint8)
-        rgb = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+        rgb = (colours_of.red, colours_of.green, colours_of.blue)
         if all(meaning in meanings for meaning in rgb):
             return [meanings.index(meaning) + 1 for meaning in rgb], None
-        if not set(meanings) <= {*rgb, ColorInterp.gray, ColorInterp.undefined, ColorInterp.alpha}:
+        if not set(meanings) <= {*rgb, colours_of.gray, colours_of.undefined, colours_of.alpha}:
             names = ", ".join(meaning.name for meaning in meanings)
             raise ImageError(f"{self._path} has the bands {names}: convert it to RGB")
         return ([1, 2, 3] if len(meanings) > 2 else [1]), None
@@ -204,11 +200,8 @@ def save_mask(mask: Mask, path: str | PathLike[str], image: str | PathLike[str])
         ImageError: the image cannot be read.
         MissingPackageError: rasterio is not installed.
     """
-    import rasterio
-    from rasterio.errors import RasterioError
-    from rasterio.windows import Window as RasterWindow
-
-    with _open(Path(image).expanduser()) as like:
+    rasterio = _rasterio()
+    with _open(image) as like:
         height, width = mask.size
         profile = {
             "driver": "GTiff",
@@ -226,8 +219,8 @@ def save_mask(mask: Mask, path: str | PathLike[str], image: str | PathLike[str])
     pixels = part.view(np.uint8) * np.uint8(255)
     try:
         with rasterio.open(path, "w", **profile) as file:
-            file.write(pixels, 1, window=RasterWindow(x, y, *part.shape[::-1]))
-    except (RasterioError, OSError) as error:
+            file.write(pixels, 1, window=rasterio.windows.Window(x, y, *part.shape[::-1]))
+    except (rasterio.errors.RasterioError, OSError) as error:
         raise OptionError(f"{path} cannot be written: {error}") from error
 
 
@@ -249,18 +242,17 @@ def feature_collection(masks: Sequence[Mask], image: str | PathLike[str]) -> dic
         ImageError: the image cannot be read.
         MissingPackageError: rasterio is not installed.
     """
-    from rasterio.features import shapes
-    from rasterio.windows import Window as RasterWindow
-    from rasterio.windows import transform as window_transform
-
-    with _open(Path(image).expanduser()) as like:
+    rasterio = _rasterio()
+    with _open(image) as like:
         crs, transform = like.crs, like.transform
     outlines = []
     for mask in masks:
         part, corner = mask.cutout()
-        window = RasterWindow(*corner, *part.shape[::-1])
-        placed = window_transform(window, transform)
-        found = shapes(part.view(np.uint8), mask=part, connectivity=4, transform=placed)
+        window = rasterio.windows.Window(*corner, *part.shape[::-1])
+        placed = rasterio.windows.transform(window, transform)
+        found = rasterio.features.shapes(
+            part.view(np.uint8), mask=part, connectivity=4, transform=placed
+        )
         parts = [shape["coordinates"] for shape, _ in found]
         outlines.append((mask, {"type": "MultiPolygon", "coordinates": parts}))
     features = collection(outlines)
@@ -288,29 +280,40 @@ def is_georeferenced(image: str | PathLike[str]) -> bool:
     """Tell whether a TIFF file says where on a map it is; False without rasterio."""
     if not is_installed() or not is_tiff(image):
         return False
-    with _open(Path(image).expanduser()) as dataset:
+    with _open(image) as dataset:
         return dataset.crs is not None or not dataset.transform.is_identity
 
 
-def _open(path: Path) -> Any:
+def _rasterio() -> Any:
+    """Return the module, with all of its parts that are used here.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
     try:
-        import rasterio
-        from rasterio.errors import RasterioError
+        for part in ("enums", "errors", "features", "windows"):
+            importlib.import_module(f"rasterio.{part}")
+        return importlib.import_module("rasterio")
     except ImportError as error:
         raise MissingPackageError(
             "large TIFF files need rasterio: pip install 'hqsam-triton[raster]'"
         ) from error
-    import warnings
 
+
+def _open(image: str | PathLike[str]) -> Any:
+    rasterio = _rasterio()
+    path = Path(image).expanduser()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             # No other driver: some read further files, or addresses, that a file names.
             return rasterio.open(path, driver="GTiff", sharing=False)
-    except RasterioError as error:
-        raise ImageError(
-            f"{path} cannot be read as TIFF: {' '.join(str(error).split())}"
-        ) from error
+    except rasterio.errors.RasterioError as error:
+        raise _unreadable(path, "as TIFF", error) from error
+
+
+def _unreadable(path: Path, how: str, error: Exception) -> ImageError:
+    return ImageError(f"{path} cannot be read {how}: {' '.join(str(error).split())}")
 
 
 def _orientation(path: Path) -> int:

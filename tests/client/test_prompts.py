@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hqsam_client import PromptError
 from hqsam_client.mask import Mask
-from hqsam_client.shared.prompt_encoding import build
+from hqsam_client.shared.prompt_encoding import build, check
 
 SIZE = (512, 1024)  # the input frame's x and y are these pixels
 
@@ -17,13 +17,18 @@ def mask(size: tuple[int, int] = SIZE, value: float = 1.0) -> Mask:
     return Mask(np.full((256, 256), value, np.float32), 0.5, size)
 
 
+def is_many(**prompts: Any) -> bool:
+    _, many = check(SIZE, **prompts)
+    return many
+
+
 def test_a_point_is_sent_without_padding_which_is_the_servers() -> None:
     prompts = build(SIZE, points=[(420, 310)])
     assert prompts.coords.tolist() == [[[420, 310]]]
     assert prompts.labels.tolist() == [[1]]
     assert prompts.masks is None
     assert prompts.has_mask is None
-    assert not prompts.many
+    assert not is_many(points=[(420, 310)])
 
 
 def test_a_box_is_its_two_corners_without_padding() -> None:
@@ -44,8 +49,9 @@ def test_coordinates_are_sent_in_the_input_frame() -> None:
 
 
 def test_ragged_prompts_are_padded_at_the_end() -> None:
-    prompts = build(SIZE, points=[[(1, 2)], [(3, 4), (5, 6), (7, 8)]], labels=[None, [1, 0, 1]])
-    assert prompts.many
+    ragged = [[(1, 2)], [(3, 4), (5, 6), (7, 8)]]
+    prompts = build(SIZE, points=ragged, labels=[None, [1, 0, 1]])
+    assert is_many(points=ragged)
     assert prompts.coords.shape == (2, 3, 2)
     assert prompts.labels.tolist() == [[1, -1, -1], [1, 0, 1]]
 
@@ -63,12 +69,12 @@ def test_arrays_are_taken_where_lists_are() -> None:
     many = build(SIZE, boxes=np.array([[0, 0, 9, 9], [1, 1, 8, 8]], np.int64))
     assert many.coords.shape == (2, 2, 2)
     nested = build(SIZE, points=np.zeros((3, 2, 2)))
-    assert nested.many
+    assert is_many(points=np.zeros((3, 2, 2)))
     assert nested.coords.shape == (3, 2, 2)
 
 
 def test_one_list_of_one_box_is_still_many() -> None:
-    assert build(SIZE, boxes=[(0, 0, 9, 9)]).many
+    assert is_many(boxes=[(0, 0, 9, 9)])
 
 
 @pytest.mark.parametrize(

@@ -170,8 +170,13 @@ def test_without_rasterio_a_large_file_says_what_it_needs(
     monkeypatch.setattr(raster, "is_installed", lambda: False)
     assert isinstance(open_source(map_file), UploadSource)
     assert not raster.is_georeferenced(map_file)
-    with pytest.raises(MissingPackageError, match=r"hqsam-triton\[raster\]"):
-        raster.RasterSource(map_file)
+    for needs_it in (
+        lambda: raster.RasterSource(map_file),
+        lambda: raster.save_mask(square(0, 0, 1, 1), map_file.with_name("mask.tif"), map_file),
+        lambda: raster.feature_collection([square(0, 0, 1, 1)], map_file),
+    ):
+        with pytest.raises(MissingPackageError, match=r"hqsam-triton\[raster\]"):
+            needs_it()
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ImageError, match=r"hqsam-triton\[raster\]"):
         open_source(map_file)

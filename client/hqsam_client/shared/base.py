@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -188,33 +188,11 @@ class BaseImage:
         return protocol.embed_flow(self._upload, ask)
 
     def _segmenting(
-        self,
-        points: Any,
-        labels: Any,
-        box: Any,
-        boxes: Any,
-        refine: Any,
-        mode: modes.Mode,
-        logits: bool,
-    ) -> Flow[Mask | list[Mask]]:
-        """Check the prompts now; return what sends them, see `RemoteImage.segment`."""
-        choice = modes.choice(mode)
-        prompts = prompt_encoding.build(self.size, points, labels, box, boxes, refine)
-
-        def flow() -> Flow[Mask | list[Mask]]:
-            if logits:
-                masks = yield from protocol.segment_flow(self._upload, prompts, choice)
-            else:
-                masks = yield from protocol.finished_flow(self._upload, prompts, mode)
-            return masks if prompts.many else masks[0]
-
-        return flow()
-
-    def _finding(self, prompt: Prompt, mode: modes.Mode) -> Flow[Mask]:
-        """Return what finds the object of a prompt, without logits."""
-        prompts = prompt_encoding.stack([prompt], self.size, many=False)
-        (mask,) = yield from protocol.finished_flow(self._upload, prompts, mode)
-        return mask
+        self, prompts: Sequence[Prompt], mode: modes.Mode, logits: bool
+    ) -> Flow[list[Mask]]:
+        """Return what segments checked prompts, see `RemoteImage.segment`."""
+        stacked = prompt_encoding.stack(prompts, self.size)
+        return protocol.masks_flow(self._upload, stacked, mode, logits)
 
 
 class BaseWindowedImage:
@@ -231,9 +209,8 @@ class BaseWindowedImage:
         self._uploads = Uploads(source)
 
     def _groups(
-        self, points: Any, labels: Any, box: Any, boxes: Any, refine: Any, mode: modes.Mode
+        self, points: Any, labels: Any, box: Any, boxes: Any, refine: Any
     ) -> tuple[list[Group], bool]:
         """Check the prompts; return them by window, and whether the caller asked for a list."""
-        modes.choice(mode)
         prompts, many = prompt_encoding.check(self.size, points, labels, box, boxes, refine)
         return windowing.groups(prompts, self.size, self.windows), many

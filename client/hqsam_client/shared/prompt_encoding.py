@@ -62,14 +62,12 @@ class Prompts:
         labels: float32 [P, N], codes of `contract`; shorter prompts end in padding.
         masks: float32 [P, 1, 256, 256], logits to refine; None when there are none.
         has_mask: float32 [P], 1 where `masks` holds one; None when there are none.
-        many: whether the caller asked for a list, even a list of one.
     """
 
     coords: NDArray[np.float32]
     labels: NDArray[np.float32]
     masks: NDArray[np.float32] | None
     has_mask: NDArray[np.float32] | None
-    many: bool
 
     def parts(self) -> Iterator[Prompts]:
         """Yield the prompts in parts of at most `contract.MAX_PROMPTS`, in order."""
@@ -80,7 +78,6 @@ class Prompts:
                 self.labels[part],
                 None if self.masks is None else self.masks[part],
                 None if self.has_mask is None else self.has_mask[part],
-                self.many,
             )
 
 
@@ -95,8 +92,8 @@ def build(
     anywhere: bool = False,
 ) -> Prompts:
     """Check prompts, see `check`, and scale them to the input frame."""
-    prompts, many = check(size, points, labels, box, boxes, refine, anywhere=anywhere)
-    return stack(prompts, size, many)
+    prompts, _ = check(size, points, labels, box, boxes, refine, anywhere=anywhere)
+    return stack(prompts, size)
 
 
 def check(
@@ -177,7 +174,7 @@ def _check_many(points: Any, boxes: Any) -> None:
         )
 
 
-def stack(prompts: Sequence[Prompt], size: Size, many: bool) -> Prompts:
+def stack(prompts: Sequence[Prompt], size: Size) -> Prompts:
     """Stack prompts of different lengths, padded at the end, and scale them to the input frame.
 
     The server adds the padding point that the model expects after a prompt without a box.
@@ -199,7 +196,7 @@ def stack(prompts: Sequence[Prompt], size: Size, many: bool) -> Prompts:
                 contract.LABEL_BOX_BOTTOM_RIGHT,
             )
     if all(prompt.refine is None for prompt in prompts):
-        return Prompts(all_coords, all_labels, None, None, many)
+        return Prompts(all_coords, all_labels, None, None)
     side = contract.MASK_SIZE
     masks = np.zeros((len(prompts), 1, side, side), np.float32)
     has_mask = np.zeros(len(prompts), np.float32)
@@ -207,7 +204,7 @@ def stack(prompts: Sequence[Prompt], size: Size, many: bool) -> Prompts:
         if prompt.refine is not None:
             masks[index, 0] = _logits(prompt.refine)
             has_mask[index] = 1
-    return Prompts(all_coords, all_labels, masks, has_mask, many)
+    return Prompts(all_coords, all_labels, masks, has_mask)
 
 
 def _is_nested(points: Any) -> bool:

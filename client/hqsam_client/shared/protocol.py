@@ -178,6 +178,18 @@ def _wherever_it_is_served(call: Call) -> Flow[Any]:
     return (yield call)
 
 
+def masks_flow(upload: Upload, prompts: Prompts, mode: Mode, logits: bool) -> Flow[list[Mask]]:
+    """Return `segment_flow`, or `finished_flow` if the masks need no logits.
+
+    Raises:
+        PromptError: there is no such mode.
+    """
+    wanted = choice(mode)
+    if logits:
+        return segment_flow(upload, prompts, wanted)
+    return finished_flow(upload, prompts, mode)
+
+
 def segment_flow(upload: Upload, prompts: Prompts, wanted: Choice) -> Flow[list[Mask]]:
     """Segment by `image_id`, in parts if there are many prompts; returns a mask for each.
 

@@ -12,9 +12,9 @@ from hqsam_client.contract import INPUT_SIZE
 from hqsam_client.errors import PromptError
 from hqsam_client.mask import Mask
 from hqsam_client.shared.geometry import Size
-from hqsam_client.shared.modes import Mode, choice
+from hqsam_client.shared.modes import Mode
 from hqsam_client.shared.prompt_encoding import Box, Labels, Points, Prompt, check, stack
-from hqsam_client.shared.protocol import Flow, finished_flow, segment_flow
+from hqsam_client.shared.protocol import Flow, masks_flow
 from hqsam_client.shared.sources import Uploads
 from hqsam_client.shared.upload import Upload
 from hqsam_client.windows import Window, WindowMask
@@ -60,10 +60,7 @@ class Group:
             mode: which masks.
             logits: whether they need logits.
         """
-        prompts = stack(self.prompts, upload.size, many=True)
-        if logits:
-            return segment_flow(upload, prompts, choice(mode))
-        return finished_flow(upload, prompts, mode)
+        return masks_flow(upload, stack(self.prompts, upload.size), mode, logits)
 
     def placed(self, masks: Sequence[Mask], uploads: Uploads) -> list[tuple[int, WindowMask]]:
         """Return the masks in pixels of the whole image, each with the number of its prompt."""
