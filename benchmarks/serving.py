@@ -33,11 +33,13 @@ from hqsam_server.models.preprocess import Limits
 from hqsam_server.store.entry import Embedding, dump
 from hqsam_testing import rebuilt
 from hqsam_testing.preprocess import preprocess
+from hqsam_testing.processes import memory_bytes
 from hqsam_testing.waiting import TIMEOUT_S
 from numpy.typing import NDArray
 
 from benchmarks import contestants, report
 from benchmarks.contestants import CLICK, IMAGE, jpeg, jpeg_variant
+from benchmarks.peak import Peak
 
 Row = dict[str, Any]
 
@@ -507,10 +509,11 @@ def memory(sam: HQSam, server: TritonServer, store: Path) -> Iterator[Row]:
         f"{total / 1e9:.2f} GB",
         ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in largest if size > 1e7),
     )
-    peak = peak_of(lambda: many(image), server)
+    with Peak(lambda: memory_bytes(server.pid)) as peak:
+        many(image)
     yield row(
         "resident memory at 256 prompts in a request",
-        f"{(peak - total) / 1e9:.2f} GB more",
+        f"{peak.grown / 1e9:.2f} GB more",
         "sampled during the request",
     )
     entries = [path.stat().st_size for path in store.iterdir() if path.stat().st_size]
@@ -524,17 +527,6 @@ def memory(sam: HQSam, server: TritonServer, store: Path) -> Iterator[Row]:
 def many(image: RemoteImage) -> object:
     """Ask for 256 masks at once."""
     return image.segment(boxes=[(i, 20, 300 + i, 500) for i in range(256)])
-
-
-def peak_of(run: Callable[[], object], server: TritonServer) -> float:
-    """Run something, and return the largest resident memory during the run, in bytes."""
-    thread = threading.Thread(target=run)
-    thread.start()
-    peak = 0.0
-    while thread.is_alive():
-        peak = max(peak, sum(resident_bytes(server).values()))
-        thread.join(0.2)
-    return peak
 
 
 def resident_bytes(server: TritonServer) -> dict[str, float]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,6 +26,7 @@ from hqsam_testing.processes import memory_bytes
 from numpy.typing import NDArray
 
 from benchmarks import report
+from benchmarks.peak import Peak
 from training import samples, scenes
 
 SIDE = 20_000
@@ -60,8 +59,8 @@ def main() -> None:
         warm_up = sam.open(np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8))
         warm_up.segment(points=[(1, 1)])
         with (
-            Peak(psutil.Process().memory_info) as client,
-            Peak(lambda: (memory_bytes(server.pid),)) as served,
+            Peak(lambda: psutil.Process().memory_info().rss) as client,
+            Peak(lambda: memory_bytes(server.pid)) as served,
         ):
             first, again, ious = in_windows(sam, path, chosen)
         without = statistics.fmean(as_a_whole(sam, path, chosen))
@@ -174,40 +173,6 @@ def as_a_whole(sam: HQSam, path: Path, objects: list[maps.Object]) -> list[float
         )
         ious.append(it.iou(mask.array[np.ix_(rows, columns)], (x0, y0), mask.area * scale**2))
     return ious
-
-
-class Peak:
-    """How much more memory something has at most during a block than before it."""
-
-    def __init__(self, measure: Callable[[], tuple[int, ...]]) -> None:
-        """Measure once.
-
-        Args:
-            measure: returns bytes, and maybe more.
-        """
-        self._measure = measure
-        self._before = self._most = measure()[0]
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    @property
-    def grown(self) -> int:
-        """Bytes."""
-        return self._most - self._before
-
-    def __enter__(self) -> Peak:
-        """Start to look."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.25):
-            self._most = max(self._most, self._measure()[0])
 
 
 if __name__ == "__main__":

@@ -118,13 +118,19 @@ def test_every_image_keeps_its_undo_while_the_page_is_open(visit: Visit) -> None
     expect(page.locator("#objects")).to_contain_text("1 point")
 
 
-def test_two_tabs_show_the_same(visit: Visit) -> None:
+def two_tabs(visit: Visit) -> tuple[Page, Page]:
+    """Open the coins in two tabs of one browser."""
     one = visit()
     open_coins(one)
     kept(one)
     two = one.context.new_page()
     two.goto(one.url)
     shown(two, COINS.name)
+    return one, two
+
+
+def test_two_tabs_show_the_same(visit: Visit) -> None:
+    one, two = two_tabs(visit)
     click(one, COIN)
     expect(two.locator("#objects")).to_contain_text("1 point")
     one.locator("#class-new").fill("coin")
@@ -143,12 +149,7 @@ def test_two_tabs_show_the_same(visit: Visit) -> None:
 
 
 def test_two_tabs_do_not_overwrite_each_other(visit: Visit) -> None:
-    one = visit()
-    open_coins(one)
-    kept(one)
-    two = one.context.new_page()
-    two.goto(one.url)
-    shown(two, COINS.name)
+    one, two = two_tabs(visit)
     # As if both were changed in the same moment.
     one.evaluate("void (BroadcastChannel.prototype.postMessage = () => {})")
     click(one, COIN)
