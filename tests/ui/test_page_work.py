@@ -204,6 +204,8 @@ def test_what_is_given_while_the_page_starts_is_kept(visit: Visit) -> None:
     page = visit()
     page.locator("#class-new").fill("cat")
     page.locator("#class-new").press("Enter")
+    # Until the class is saved, leaving asks first: also while the page starts.
+    page.wait_for_function("dispatchEvent(new Event('beforeunload', { cancelable: true }))")
     held: list[Route] = []
     page.route("**/api/status", lambda route: held.append(route))
     with page.expect_request("**/api/status"):

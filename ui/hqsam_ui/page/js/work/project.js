@@ -45,7 +45,6 @@ export class Project extends EventTarget {
   #watchTimer = 0;
   #aheadTimer = 0;
   #usedAt = 0;
-  #classesDirty = false;
   /** Writes of images and of their list that are not done yet. */
   #writing = 0;
   /** @type {Promise<void>} */
@@ -100,6 +99,10 @@ export class Project extends EventTarget {
   #setClasses(list) {
     this.#savedClasses = JSON.stringify(list);
     this.classes.set(list);
+  }
+
+  get #classesDirty() {
+    return JSON.stringify(this.classes.list) !== this.#savedClasses;
   }
 
   /** Whether leaving now would lose something. */
@@ -235,18 +238,18 @@ export class Project extends EventTarget {
   /** Save all that is not saved. */
   async saveAll() {
     await Promise.all([...this.#works.values()].map((work) => work.save()));
-    if (this.#classesDirty) await this.#saveClasses();
+    // Before, it is not known which classes there are.
+    await this.#started;
+    await this.#saveClasses();
   }
 
   async #saveClasses() {
     const { list } = this.classes;
-    if (JSON.stringify(list) === this.#savedClasses) return;
-    this.#classesDirty = true;
+    if (!this.#classesDirty) return;
     this.#emit("change");
     try {
       await this.store.saveClasses(list);
       this.#savedClasses = JSON.stringify(list);
-      this.#classesDirty = this.classes.list !== list;
       this.#tabs.postMessage({ classes: true });
     } catch (error) {
       this.#failed(error);
