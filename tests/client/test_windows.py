@@ -284,6 +284,7 @@ def test_a_cleaned_mask_stays_one_of_its_window(sam: HQSam, large: NDArray[np.ui
     assert cleaned.overlay().size == SIZE[::-1]
 
 
+@pytest.mark.slow
 def test_asyncio_gives_the_same(url: str, sam: HQSam, large: NDArray[np.uint8]) -> None:
     boxes = [(1300, 800, 1380, 880), (10, 20, 90, 80)]
     options = EverythingOptions(points_per_side=2, pred_iou_thresh=0, stability_score_thresh=0)

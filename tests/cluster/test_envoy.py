@@ -44,6 +44,7 @@ def encodes(replicas: Sequence[Replica]) -> list[int]:
     return [replica.encodes() for replica in replicas]
 
 
+@pytest.mark.slow
 def test_600_images_spread_evenly_and_each_stays_on_one_replica(envoy: Envoy) -> None:
     names = [hashlib.sha256(bytes([index % 256, index // 256])).hexdigest() for index in range(600)]
     with grpc.insecure_channel(envoy.url) as channel:

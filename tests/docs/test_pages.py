@@ -63,10 +63,16 @@ def run(block: Block, folder: Path, environment: dict[str, str], code: str) -> N
 
 LONG = (
     "README.md",
+    "docker/README.md",
     "docs/evaluating.md",
+    "docs/everything.md",
     "docs/exporting.md",
+    "docs/large-images.md",
+    "docs/prompts.md",
+    "docs/security.md",
     "docs/serving.md",
     "docs/small-model.md",
+    "docs/ui.md",
 )
 
 

@@ -420,6 +420,7 @@ def test_an_encode_that_was_cancelled_in_the_queue_does_not_run(api: Api, store:
     assert api.metric("encodes_total") == before + 3
 
 
+@pytest.mark.slow
 def test_readers_see_whole_entries_while_others_are_evicted(api: Api, store: Path) -> None:
     shown = [new_png() for _ in range(STORE_ENTRIES + 2)]
     expected = {}
@@ -492,6 +493,7 @@ def test_the_stateless_prompt_decoder_is_served_where_it_is_opened(
         assert other.infer("prompt_decoder", inputs).keys() == set(MASKS)
 
 
+@pytest.mark.slow
 def test_many_threads_report_to_the_same_metrics(cheap_repository: Path, tmp_path: Path) -> None:
     """Triton 2.51 dies of two reports to one metric at once, within a few dozen clicks."""
     tuning = Tuning(model_config_name="none")

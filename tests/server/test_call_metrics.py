@@ -59,6 +59,7 @@ def test_errors_are_counted_by_their_code(
     assert api.metric("calls_under_way", model=counted_as) == 0
 
 
+@pytest.mark.slow
 def test_a_line_of_images_shows_while_it_waits(api: Api) -> None:
     # What the autoscaler and the alerts read. Each image takes a moment to decode; a PNG file may
     # have something behind it.

@@ -138,6 +138,7 @@ def test_models_of_each_precision_are_kept_apart(repository: Path, tmp_path: Pat
     assert {blob.parent.name: 1 for blob in tmp_path.rglob("*.blob")} == {"f32": 1, "bf16": 1}
 
 
+@pytest.mark.slow
 def test_models_may_be_compiled_into_one_cache_by_many_at_once(tmp_path: Path) -> None:
     file = _prompt_decoder("fp32")
     file = replace(file, openvino={**(file.openvino or {}), "cache_dir": str(tmp_path)})

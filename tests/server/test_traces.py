@@ -59,6 +59,7 @@ def collector() -> Iterator[Collector]:
     collector.server.server_close()
 
 
+@pytest.mark.slow
 def test_only_calls_with_a_trace_are_sent_and_belong_to_it(
     collector: Collector, whole_repository: Path
 ) -> None:
@@ -83,6 +84,7 @@ def test_only_calls_with_a_trace_are_sent_and_belong_to_it(
     assert collector.services == {"hqsam"}
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_gone_fails_no_call(whole_repository: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}/v1/traces"
     with (

@@ -7,9 +7,12 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import pytest
 from hqsam_client import EverythingOptions, HQSam, Mask, Windows
 from hqsam_evaluation.measures import iou
 from hqsam_testing import maps
+
+pytestmark = pytest.mark.slow
 
 SIDE = 5 * maps.CELL
 """Pixels of the image: the model sees two of five."""

@@ -76,6 +76,7 @@ def test_coins_of_a_photograph(sam: HQSam) -> None:
     assert np.mean([iou(m.array, coin) for m, coin in zip(boxed, masks, strict=True)]) >= BOX
 
 
+@pytest.mark.slow
 def test_everything_is_what_the_authors_generator_finds(sam: HQSam) -> None:
     """The records are those of the authors' code, driven by this model's logits in fp32."""
     golden = json.loads(EVERYTHING.read_text("utf-8"))

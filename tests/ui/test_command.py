@@ -80,6 +80,7 @@ def test_a_missing_package_is_reported_before_a_server_is_started(package: str, 
     assert_one_line(ended, f"{package} is missing: pip install 'hqsam-triton{extra}'")
 
 
+@pytest.mark.slow
 def test_the_page_comes_with_a_server_of_its_own_and_both_end(
     tiny_repository: Path,
 ) -> None:
