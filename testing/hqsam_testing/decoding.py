@@ -13,7 +13,8 @@ Result = tuple[dict[str, Any], bytes]
 
 def echo(encoded: bytes, options: dict[str, Any]) -> Result:
     """Return the file, the options and the process."""
-    return {"options": options, "pid": os.getpid(), "nice": os.nice(0)}, encoded
+    policy = os.sched_getscheduler(0)
+    return {"options": options, "pid": os.getpid(), "nice": os.nice(0), "policy": policy}, encoded
 
 
 def act(encoded: bytes, options: dict[str, Any]) -> Result:
@@ -23,6 +24,9 @@ def act(encoded: bytes, options: dict[str, Any]) -> Result:
         raise HQSamError("not that one")
     if word == "spin":
         while True:
+            pass
+    if word == "wait until idle":
+        while os.sched_getscheduler(0) != os.SCHED_IDLE:
             pass
     if word.startswith("take"):
         bytearray(int(word.removeprefix("take")) * 2**20)

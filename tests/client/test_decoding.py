@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -35,6 +36,17 @@ def test_a_process_is_kept_for_the_next_file(decoders: Decoders) -> None:
     assert decoded.values["options"] == {"number": 7}
     assert decoded.values["nice"] == psutil.Process().nice() + 3
     assert decoded.values["pid"] == process(decoders)
+
+
+def test_a_file_that_takes_long_gives_way_to_all_others() -> None:
+    decoders = Decoders(ACT, 1, Budget(cpu_s=10, memory_bytes=200 * 2**20, idle_after_s=0.2))
+    slow = decoders.run(b"wait until idle", {}).values
+    assert slow["policy"] == os.SCHED_IDLE
+    # A process may not take its priority back, so the next file gets another one.
+    following = decoders.run(b"", {}).values
+    assert following["pid"] != slow["pid"]
+    assert following["policy"] == os.SCHED_OTHER
+    decoders.close()
 
 
 def test_two_files_are_decoded_at_once(decoders: Decoders) -> None:

@@ -3,7 +3,7 @@
 A small file can keep a decoder busy for hours, or make it take all memory, in more ways than a
 check of headers can know. So the file is decoded where it harms nobody: in a process that the
 kernel ends when its processor time is spent, and that gets no more memory than its budget. It is
-replaced, and the file is refused.
+replaced, and the file is refused. Before that, a file that takes long gives way to all others.
 
 Processes are started when they are needed, and kept for the next file.
 """
@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -45,11 +46,14 @@ class Budget:
         cpu_s: processor time in seconds; the kernel counts whole seconds.
         memory_bytes: memory in addition to that of an idle process.
         nice: added to the processes' priority number; higher gives way to others.
+        idle_after_s: processor time in seconds after which the file is only decoded while nothing
+            else wants the processor (``SCHED_IDLE``, where there is such a thing); None for never.
     """
 
     cpu_s: int
     memory_bytes: int
     nice: int = 0
+    idle_after_s: float | None = None
 
 
 class Decoded(NamedTuple):
@@ -111,7 +115,15 @@ class Decoders:
                 process = self._start()
             return process.run(encoded, options, is_cancelled)
         finally:
-            self._idle.put(process)
+            self._idle.put(self._kept(process))
+
+    def _kept(self, process: _Process | None) -> _Process | None:
+        """Return a process for the next file: another one, which starts now, if this one ended."""
+        if process is None or process.is_running():
+            return process
+        with suppress(OSError):
+            return self._start()
+        return None
 
     def close(self) -> None:
         """End the processes, each when its file is done."""
@@ -126,6 +138,7 @@ class _Process:
 
     def __init__(self, function: str, budget: Budget) -> None:
         self._budget = budget
+        self._is_idle = False
         patience_s = _PATIENCE * budget.cpu_s
         ours, theirs = socket.socketpair()
         with theirs:
@@ -156,7 +169,7 @@ class _Process:
         try:
             self._connection.send_bytes(json.dumps(options).encode())
             self._connection.send_bytes(encoded)
-            self._wait(is_cancelled)
+            self._wait(is_cancelled, _cpu_s(self._process.pid))
             answer = json.loads(self._connection.recv_bytes())
             content = self._connection.recv_bytes()
         except (EOFError, OSError) as error:
@@ -164,22 +177,33 @@ class _Process:
         except BaseException:
             self.end()
             raise
+        if self._is_idle:
+            self.end()  # it may not raise its priority again
         if "refusal" in answer:
             raise ImageError(answer["refusal"])
         return Decoded(answer, content)
 
-    def _wait(self, is_cancelled: Callable[[], bool]) -> None:
-        """Wait for the answer, or the end of the process."""
+    def _wait(self, is_cancelled: Callable[[], bool], used_s: float) -> None:
+        """Wait for the answer, or the end of the process, which had used so much time before."""
         patience_s = _PATIENCE * self._budget.cpu_s
         end = time.monotonic() + patience_s
         while not self._connection.poll(_POLL_S):
             if is_cancelled():
                 raise CancelledError
+            idle_after_s = self._budget.idle_after_s
+            if idle_after_s is not None and _cpu_s(self._process.pid) - used_s > idle_after_s:
+                self._make_idle()
             if time.monotonic() > end:
                 raise DecoderLostError(
                     f"the image was not decoded within {patience_s} s, because the machine is "
                     "overloaded or the process hangs: try again later"
                 )
+
+    def _make_idle(self) -> None:
+        self._is_idle = True
+        with suppress(OSError):  # a thread, or the process, has ended
+            for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
+                os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
 
     def _lost(self) -> HQSamError:
         """Return why the process does not answer, and end it."""
@@ -202,6 +226,17 @@ class _Process:
         return DecoderLostError(
             f"the process that decoded the image ended with status {status}: try again"
         )
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the processor time of a process in seconds; 0 where there is no /proc, or it ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    # The second field, the program's name in brackets, may have spaces.
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _python() -> str:

@@ -38,6 +38,9 @@ Image.MAX_IMAGE_PIXELS = None
 
 # An encode must not slow down clicks. It is added to the process's own `nice`.
 _NICE = 10
+# Nor may an image that takes long slow down the encodes of others. A photograph of 20 megapixels
+# takes half as long.
+_IDLE_AFTER_S = 0.5
 
 # Pillow tells formats apart by as many bytes.
 _SIGNATURE_BYTES = 16
@@ -72,7 +75,7 @@ class Preprocessor:
             processes: images that are decoded at once; others wait.
         """
         self._limits = limits
-        budget = Budget(limits.decode_seconds, limits.decode_bytes, _NICE)
+        budget = Budget(limits.decode_seconds, limits.decode_bytes, _NICE, _IDLE_AFTER_S)
         self._decoders = Decoders(f"{__name__}:{decode.__name__}", processes, budget)
 
     def warm_up(self) -> None:
