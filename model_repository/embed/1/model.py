@@ -1,6 +1,7 @@
 """An image's bytes in, its image_id out: adapts `hqsam_server.models.embed`."""
 
 import numpy as np
+from hqsam_server import memory
 from hqsam_server.models import adapter, settings
 from hqsam_server.models.caller import Caller
 from hqsam_server.models.embed import Embedder
@@ -21,6 +22,7 @@ class TritonPythonModel:
             (metrics, adapter.embed_metrics()),
             bounds,
         )
+        memory.give_back_in_background()
 
     def execute(self, requests):
         for request in requests:

@@ -1,6 +1,7 @@
 """An image_id and prompts in, masks out: adapts `hqsam_server.models.segment`."""
 
 from hqsam_client.contract import QUALITY_INPUTS
+from hqsam_server import memory
 from hqsam_server.models import adapter, settings
 from hqsam_server.models.caller import Caller
 from hqsam_server.models.segment import Segmenter
@@ -21,6 +22,7 @@ class TritonPythonModel:
             metrics,
             settings.segment_limits(parameters),
         )
+        memory.give_back_in_background()
 
     def execute(self, requests):
         for request in requests:

@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+from hqsam_server import memory
 from hqsam_server.errors import StartError
 from hqsam_server.front.settings import SETTINGS_FILE, Settings
 
@@ -18,6 +19,7 @@ def main(which: str) -> int:
     """Run until SIGTERM; return the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher
     settings = Settings.read(Path(SETTINGS_FILE))
+    memory.give_back_in_background()
     try:
         if which == "grpc":
             from hqsam_server.front import grpc_front

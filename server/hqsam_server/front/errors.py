@@ -22,6 +22,10 @@ class RefusedError(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
 
+    def alone(self) -> RefusedError:
+        """Return it without its traceback, which refers to frames that hold the request."""
+        return RefusedError(self.code, self.message, self.retry_after_s)
+
 
 def invalid(message: str) -> RefusedError:
     """Return the refusal of a request that can never succeed as it is."""

@@ -179,12 +179,14 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         async def handle(_: Any, context: Any) -> None:
             try:
                 await handler(_, context)
+                return
             except RefusedError as error:
-                if error.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    await asyncio.sleep(_PAUSE_S)
-                await _abort(context, error)
+                refusal = error.alone()
             except grpc.aio.AioRpcError as error:
-                await _abort(context, self._of_triton(error))
+                refusal = self._of_triton(error)
+            if refusal.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+                await asyncio.sleep(_PAUSE_S)
+            await _abort(context, refusal)
 
         return handle
 
@@ -275,7 +277,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
             try:
                 ticket.hold(most)
             except RefusedError as error:
-                refusals.append(error)
+                refusals.append(error.alone())
                 assert task is not None  # noqa: S101
                 task.cancel()
 
@@ -285,7 +287,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
                 data = await _read(context, self._settings.message_bytes)
         except asyncio.CancelledError:
             if refusals:
-                raise refusals[0] from None
+                raise refusals.pop() from None
             raise
         finally:
             timer.cancel()
@@ -298,7 +300,9 @@ def _metadata(context: Any) -> dict[str, str]:
 
 
 async def _read(context: Any, most: int) -> bytes:
-    data = await context.read()
+    # A read that is cancelled would keep its message for ever (grpc/grpc#43360); this one goes on
+    # until the call ends.
+    data = await asyncio.shield(context.read())
     if data is grpc.aio.EOF:
         raise invalid("the call has no request")
     if len(data) > most:
