@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict
 from types import TracebackType
+from weakref import WeakValueDictionary
 
 import grpc
 
@@ -16,6 +18,8 @@ RETRY_AFTER_S = 1.0
 
 _BURST_S = 10.0
 _REMEMBERED = 10_000
+_READS = 8
+"""Requests of one caller that are read at a time; those that take long reserve bytes instead."""
 
 
 class Admission:
@@ -27,6 +31,7 @@ class Admission:
         self._requests: defaultdict[str, int] = defaultdict(int)
         self._bytes: defaultdict[str, int] = defaultdict(int)
         self._total_bytes = 0
+        self._reads: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         # For each caller: requests it may send at once, and since when that is so.
         self._allowance: dict[str, tuple[float, float]] = {}
 
@@ -42,7 +47,7 @@ class Admission:
                 RETRY_AFTER_S,
             )
         self._spend(caller)
-        return Ticket(self, caller)
+        return Ticket(self, caller, self._reads.setdefault(caller, asyncio.Semaphore(_READS)))
 
     def _spend(self, caller: str) -> None:
         rate = self.bounds.caller_rate
@@ -97,11 +102,18 @@ class Admission:
 
 
 class Ticket:
-    """The part of one request in what is under way."""
+    """The part of one request in what is under way.
 
-    def __init__(self, admission: Admission, caller: str) -> None:
+    Attributes:
+        caller: who sent it.
+        reads: to hold while the request is read and has not reserved bytes. The process copies all
+            that has come, one message after the other, before it reads the next one of others.
+    """
+
+    def __init__(self, admission: Admission, caller: str, reads: asyncio.Semaphore) -> None:
         """Prepare; the request counts within the block."""
         self.caller = caller
+        self.reads = reads
         self._admission = admission
         self._bytes = 0
 

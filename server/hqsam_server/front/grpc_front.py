@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -272,8 +273,10 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         task = asyncio.current_task()
         refusals: list[RefusedError] = []
         most = min(self._settings.message_bytes, self._settings.front.bounds.caller_bytes)
+        turn = ExitStack()
 
         def expect_large() -> None:
+            turn.close()
             try:
                 ticket.hold(most)
             except RefusedError as error:
@@ -281,16 +284,18 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
                 assert task is not None  # noqa: S101
                 task.cancel()
 
-        timer = loop.call_later(_SMALL_S, expect_large)
-        try:
-            with TimeLimit(_READ_S, _too_slow):
+        with TimeLimit(_READ_S, _too_slow), turn:
+            await ticket.reads.acquire()
+            turn.callback(ticket.reads.release)
+            timer = loop.call_later(_SMALL_S, expect_large)
+            try:
                 data = await _read(context, self._settings.message_bytes)
-        except asyncio.CancelledError:
-            if refusals:
-                raise refusals.pop() from None
-            raise
-        finally:
-            timer.cancel()
+            except asyncio.CancelledError:
+                if refusals:
+                    raise refusals.pop() from None
+                raise
+            finally:
+                timer.cancel()
         ticket.hold(len(data))
         return data
 

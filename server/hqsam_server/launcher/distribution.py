@@ -42,6 +42,9 @@ class Distribution:
         """Return the environment to start the server in."""
         libraries = [*map(str, self.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
         return {
+            # Larger blocks, such as the megabytes that gRPC writes an answer in, go back to the
+            # system when they are freed. By default glibc keeps blocks of up to 32 MB.
+            "MALLOC_MMAP_THRESHOLD_": str(2**19),
             **os.environ,
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
             # From Python 3.11 on, the models' interpreter ignores PYTHONPATH. It finds its
