@@ -2,8 +2,8 @@
 
 Images come and go in a store that holds fewer of them. Clients click, draw boxes, send batches,
 zoom, look for everything, run into timeouts, supersede their own clicks, and send files that are no
-image. Every mask is compared bit by bit with the one that the server gave while nobody else used
-it.
+image; one of them attacks half of the time. Every mask is compared bit by bit with the one that the
+server gave while nobody else used it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from hqsam_client import (
     RequestTimeoutError,
     SupersededError,
 )
-from hqsam_server import TritonServer
+from hqsam_server import Front, TritonServer
 from hqsam_server.launcher.process import instances
 from hqsam_server.store.entry import max_file_bytes
 from PIL import Image
 
-from hqsam_testing import processes
+from hqsam_testing import http_attacks, processes, raw
 from hqsam_testing.image_files import encoded
 from hqsam_testing.oracle import images
 from hqsam_testing.waiting import TIMEOUT_S
@@ -56,6 +56,16 @@ _PROMPTS: dict[str, dict[str, Any]] = {
     "batch": {"boxes": [(10 * n, 10, 100 + 10 * n, 190) for n in range(5)]},
 }
 
+
+# Messages over gRPC that are refused: each ended Triton, or filled its memory.
+_OVERFLOWING = raw.Raw("FP32", (2**62 + 1, 1), bytes(4))
+_ATTACKS = {
+    "a shape that overflows": raw.request("segment", {"point_coords": _OVERFLOWING}),
+    "a model of the inside": raw.request("decoder", {"x": raw.floats(np.zeros(2**21))}),
+    "no image": raw.request("embed", {"encoded_image": raw.Raw("UINT8", (2**24,), bytes(2**24))}),
+    "an unknown image": raw.request("segment", raw.valid("segment")),
+}
+_REFUSALS = {"INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
 
 _EVERYTHING = EverythingOptions(points_per_side=4, pred_iou_thresh=0, stability_score_thresh=0)
 
@@ -102,9 +112,9 @@ def soak(plan: Plan) -> dict[str, Any]:
             "HQSAM_STORE_FOLDER": folder,
             "HQSAM_STORE_BYTES": str(plan.entries * max_file_bytes(half_precision=False)),
         }
-        with TritonServer(environment=environment) as server:
+        with TritonServer(environment=environment, front=Front(http=True)) as server:
             load = Load(server, plan)
-            before = instances(server.pid)
+            before = _processes(server)
             load.run()
             return {
                 "clients": CLIENTS,
@@ -113,8 +123,12 @@ def soak(plan: Plan) -> dict[str, Any]:
                 "expected_errors": dict(load.findings.expected_errors),
                 "memory": load.memory.summary(),
                 "store_entries": len(list(store.glob("*.safetensors"))),
-                "violations": _violations(load, plan, store, before == instances(server.pid)),
+                "violations": _violations(load, plan, store, before == _processes(server)),
             }
+
+
+def _processes(server: TritonServer) -> tuple[Any, Any]:
+    return instances(server.pid), server.front_pids
 
 
 def _memory_folder() -> str | None:
@@ -125,7 +139,7 @@ def _memory_folder() -> str | None:
 def _violations(load: Load, plan: Plan, store: Path, same_processes: bool) -> list[str]:
     found = [*load.findings.wrong_masks, *load.findings.unexplained]
     if not same_processes:
-        found.append("a model's process was replaced")
+        found.append("a process of a model or of the front was replaced")
     entries = len(list(store.glob("*.safetensors")))
     if entries > plan.entries:
         found.append(f"the store holds {entries} entries, expected at most {plan.entries}")
@@ -231,6 +245,8 @@ class Load:
         draw = random.Random(f"{seed}-{self._plan}-{time.monotonic()}")  # noqa: S311
         operations: list[Callable[[random.Random, HQSam], None]] = [self._click_around] * 14
         operations += [self._time_out, self._supersede, self._send_nonsense, self._look] * 2
+        if seed == 0:
+            operations += [self._attack] * len(operations)
         with self._client() as sam, self._client(_HASTY_S) as hasty:
             while more():
                 operation = draw.choice(operations)
@@ -303,6 +319,20 @@ class Load:
             self._count("nonsense", error)
         else:
             raise AssertionError("a damaged file was accepted as an image")
+
+    def _attack(self, draw: random.Random, _: HQSam) -> None:
+        """Send what harmed a Triton that callers reached directly."""
+        if draw.random() < 0.5:
+            name = draw.choice([*http_attacks.ATTACKS])
+            url = draw.choice([self._server.http_url, self._server.metrics_url])
+            status = http_attacks.answer(url, http_attacks.ATTACKS[name])
+            assert status == 0 or 400 <= status < 500, f"{name}: {status}"
+        else:
+            name = draw.choice([*_ATTACKS])
+            with raw.connect(self._server.grpc_url) as wire:
+                code, message, _ = wire.send(_ATTACKS[name])
+            assert code in _REFUSALS, f"{name}: {code} {message}"
+        self._count("attack")
 
     def _compare(self, number: int, name: str, masks: Sequence[Mask]) -> None:
         expected = self._expected[number][name]

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.cli.command import hqsam
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_authors_demonstration_on_a_copy_of_their_images(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

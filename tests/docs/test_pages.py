@@ -61,25 +61,25 @@ def run(block: Block, folder: Path, environment: dict[str, str], code: str) -> N
     assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"
 
 
-LONG = (
-    "README.md",
-    "docker/README.md",
-    "docs/evaluating.md",
-    "docs/everything.md",
-    "docs/exporting.md",
-    "docs/large-images.md",
-    "docs/prompts.md",
-    "docs/security.md",
-    "docs/serving.md",
-    "docs/small-model.md",
-    "docs/ui.md",
-)
+MARKS = {
+    "README.md": pytest.mark.slow,
+    "docker/README.md": pytest.mark.slow,
+    "docs/evaluating.md": pytest.mark.slow,
+    "docs/everything.md": pytest.mark.long,
+    "docs/exporting.md": pytest.mark.slow,
+    "docs/large-images.md": pytest.mark.long,
+    "docs/prompts.md": pytest.mark.slow,
+    "docs/security.md": pytest.mark.slow,
+    "docs/serving.md": pytest.mark.slow,
+    "docs/small-model.md": pytest.mark.slow,
+    "docs/ui.md": pytest.mark.slow,
+}
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(it, marks=pytest.mark.slow if it in LONG else ())
+        pytest.param(it, marks=MARKS.get(it, ()))
         for it in PAGES
         if blocks(it) and it != PROTOCOL
     ],

@@ -117,7 +117,7 @@ def test_fp16_halves_the_files(vit_b_repository: Path, fp16_repository: Path) ->
         assert half < 0.55 * whole
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_masks_in_fp16_agree_with_those_in_fp32(
     vit_b_repository: Path, fp16_repository: Path, embeddings: Embeddings
 ) -> None:

@@ -304,7 +304,7 @@ def test_clean_never_leaves_the_repository(own_repository: Path, tmp_path: Path)
     assert outside.read_text() == "mine"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_larger_model_exports_into_a_checkout_whose_configs_follow_its_width(
     tmp_path: Path,
 ) -> None:

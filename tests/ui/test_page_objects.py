@@ -221,7 +221,7 @@ def test_the_list_scrolls_to_the_selected_object(visit: Visit) -> None:
     assert saved(page, "overlay")[:4] == b"\x89PNG"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_objects_are_found_and_those_that_are_there_stay(visit: Visit) -> None:
     page = visit()
     open_coins(page)
