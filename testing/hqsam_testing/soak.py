@@ -62,7 +62,7 @@ _OVERFLOWING = raw.Raw("FP32", (2**62 + 1, 1), bytes(4))
 _ATTACKS = {
     "a shape that overflows": raw.request("segment", {"point_coords": _OVERFLOWING}),
     "a model of the inside": raw.request("decoder", {"x": raw.floats(np.zeros(2**21))}),
-    "no image": raw.request("embed", {"encoded_image": raw.Raw("UINT8", (2**24,), bytes(2**24))}),
+    "no image": raw.request("embed", {"encoded_image": raw.Raw("UINT8", (2**21,), bytes(2**21))}),
     "an unknown image": raw.request("segment", raw.valid("segment")),
 }
 _REFUSALS = {"INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}

@@ -78,11 +78,7 @@ MARKS = {
 
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(it, marks=MARKS.get(it, ()))
-        for it in PAGES
-        if blocks(it) and it != PROTOCOL
-    ],
+    [pytest.param(it, marks=MARKS.get(it, ())) for it in PAGES if blocks(it) and it != PROTOCOL],
 )
 def test_every_block_of_a_page_runs(
     page: str, folder: Path, environment: dict[str, str], addressed: Callable[[str], str]
