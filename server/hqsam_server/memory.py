@@ -17,19 +17,18 @@ _GROWTH_BYTES = 64 * 2**20
 
 
 def give_back_in_background() -> None:
-    """Start a thread that gives freed memory back whenever this process has grown."""
+    """Start a thread that gives freed memory back as long as this process is larger than it was."""
     Thread(target=_give_back, name="memory", daemon=True).start()
 
 
 def _give_back() -> None:
     give_back = ctypes.CDLL(None).malloc_trim
-    usual = resident_bytes()
+    least = resident_bytes()
     while True:
         time.sleep(_INTERVAL_S)
-        usual = min(usual, resident_bytes())
-        if resident_bytes() > usual + _GROWTH_BYTES:
+        least = min(least, resident_bytes())
+        if resident_bytes() > least + _GROWTH_BYTES:
             give_back(0)
-            usual = resident_bytes()
 
 
 def resident_bytes() -> int:
