@@ -21,7 +21,7 @@ test: $(VENV)/.dev ## Run the tests, without the slow ones: less than 10 minutes
 test-all: $(VENV)/.dev ## Run the tests of CI, with the slow ones: full-size ViT-B, training, faults.
 	$(PYTEST) -m "not long"
 
-test-long: $(VENV)/.dev ## Run the longest: a soak, hundreds of images, starved processors.
+test-long: $(VENV)/.dev ## Run the longest: a soak, hundreds of images, starved processors, the slowest pages.
 	$(PYTEST) -m long
 
 test-cluster: $(VENV)/.dev ## Test two and three replicas, behind a real Envoy and without a proxy.

@@ -23,14 +23,15 @@ def give_back_in_background() -> None:
 
 def _give_back() -> None:
     give_back = ctypes.CDLL(None).malloc_trim
-    least = resident_bytes()
+    least = _resident_bytes()
     while True:
         time.sleep(_INTERVAL_S)
-        least = min(least, resident_bytes())
-        if resident_bytes() > least + _GROWTH_BYTES:
+        resident = _resident_bytes()
+        least = min(least, resident)
+        if resident > least + _GROWTH_BYTES:
             give_back(0)
 
 
-def resident_bytes() -> int:
+def _resident_bytes() -> int:
     """Return how much of this process is in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

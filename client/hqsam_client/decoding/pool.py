@@ -169,7 +169,7 @@ class _Process:
         try:
             self._connection.send_bytes(json.dumps(options).encode())
             self._connection.send_bytes(encoded)
-            self._wait(is_cancelled, _cpu_s(self._process.pid))
+            self._wait(is_cancelled)
             answer = json.loads(self._connection.recv_bytes())
             content = self._connection.recv_bytes()
         except (EOFError, OSError) as error:
@@ -183,14 +183,15 @@ class _Process:
             raise ImageError(answer["refusal"])
         return Decoded(answer, content)
 
-    def _wait(self, is_cancelled: Callable[[], bool], used_s: float) -> None:
-        """Wait for the answer, or the end of the process, which had used so much time before."""
+    def _wait(self, is_cancelled: Callable[[], bool]) -> None:
+        """Wait for the answer, or the end of the process."""
+        idle_after_s = self._budget.idle_after_s
+        used_s = 0.0 if idle_after_s is None else _cpu_s(self._process.pid)
         patience_s = _PATIENCE * self._budget.cpu_s
         end = time.monotonic() + patience_s
         while not self._connection.poll(_POLL_S):
             if is_cancelled():
                 raise CancelledError
-            idle_after_s = self._budget.idle_after_s
             if idle_after_s is not None and _cpu_s(self._process.pid) - used_s > idle_after_s:
                 self._make_idle()
             if time.monotonic() > end:

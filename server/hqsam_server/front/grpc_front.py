@@ -280,7 +280,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
             try:
                 ticket.hold(most)
             except RefusedError as error:
-                refusals.append(error.alone())
+                refusals.append(error)
                 assert task is not None  # noqa: S101
                 task.cancel()
 
